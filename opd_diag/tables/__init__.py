@@ -1,0 +1,1 @@
+"""The data format: columns, files, manifest and runs."""

@@ -1,0 +1,61 @@
+"""Parquet files, written whole or not at all, read with one clear line when damaged."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+
+from opd_diag.errors import TableError
+from opd_diag.tables.files import atomic_path
+
+
+def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a table to Parquet, complete or not at all.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, metadata=dict(metadata) if metadata else None)
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """Read a Parquet file.
+
+    Raises:
+        TableError: If the file is missing or damaged.
+    """
+    with _readable(path):
+        return pl.read_parquet(path, hive_partitioning=False)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the key-value metadata of a Parquet file.
+
+    Raises:
+        TableError: If the file is missing or damaged.
+    """
+    with _readable(path):
+        return pl.read_parquet_metadata(path)
+
+
+def n_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file, read from its footer.
+
+    Raises:
+        TableError: If the file is missing or damaged.
+    """
+    with _readable(path):
+        return int(pl.scan_parquet(path, hive_partitioning=False).select(pl.len()).collect().item())
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file; expected a Parquet table") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise TableError(f"{path}: damaged ({reason}); expected a whole Parquet file") from error

@@ -1,0 +1,41 @@
+"""The rollouts of a run: one row per rollout."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.parquet import read_parquet
+from opd_diag.tables.schema import check_table
+
+ROLLOUTS_NAME = "rollouts.parquet"
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Rollouts, and what was seen while they were read.
+
+    Attributes:
+        table: One row per rollout, the columns of `ROLLOUTS`.
+        report: Files, format and why it was taken, unknown keys, counts. JSON values only.
+    """
+
+    table: pl.DataFrame
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def n_tokens(table: pl.DataFrame) -> pl.Series:
+    """Return the number of response tokens of every rollout. Shape (rollouts,)."""
+    return table["response_token_ids"].list.len()
+
+
+def read_rollouts_table(path: Path) -> pl.DataFrame:
+    """Read a rollouts table and check it.
+
+    Raises:
+        TableError: If the file is missing, damaged or breaks the schema.
+    """
+    return check_table(read_parquet(path), ROLLOUTS, str(path))

@@ -1,0 +1,185 @@
+"""A run on disk: one set of rollouts, one teacher, one or more checkpoints on the same tokens."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from opd_diag.errors import TableError
+from opd_diag.tables.columns.rollouts import VOCAB
+from opd_diag.tables.gradients import GradientSums, read_gradients
+from opd_diag.tables.manifest import Manifest, digest, read_manifest
+from opd_diag.tables.parquet import read_parquet
+from opd_diag.tables.results import read_result, read_result_metadata, result_path, write_results
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, read_rollouts_table
+from opd_diag.tables.schema import check_table
+from opd_diag.tables.tokens import read_part_metadata, scan_tokens
+
+VOCAB_NAME = "vocab.parquet"
+
+
+def open_run(path: str | Path) -> "Run":
+    """Open a run that `score` has made.
+
+    Args:
+        path: Folder of the run.
+
+    Raises:
+        ManifestError: If the folder holds no run, or one of another schema version.
+    """
+    folder = Path(path)
+    return Run(folder, read_manifest(folder))
+
+
+class Run:
+    """A run on disk. Tables are read and checked when they are asked for.
+
+    Attributes:
+        path: Folder of the run.
+        manifest: What made it.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, checkpoints={list(self.checkpoints)})"
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints, in the order in which they were given to `score`."""
+        return tuple(self.manifest["checkpoints"])
+
+    @property
+    def k_grid(self) -> tuple[int, ...]:
+        """The K of the columns that hold one value per K."""
+        return tuple(self.manifest["fingerprint"]["k_grid"])
+
+    @cached_property
+    def rollouts(self) -> pl.DataFrame:
+        """One row per rollout.
+
+        Raises:
+            TableError: If the table is missing, damaged or breaks its schema.
+        """
+        return read_rollouts_table(self.path / ROLLOUTS_NAME)
+
+    @cached_property
+    def vocab(self) -> pl.DataFrame:
+        """One row per decodable token id.
+
+        Raises:
+            TableError: If the table is missing, damaged or breaks its schema.
+        """
+        path = self.path / VOCAB_NAME
+        return check_table(read_parquet(path), VOCAB, str(path))
+
+    def tokens(self, checkpoint: str | None = None) -> pl.LazyFrame:
+        """Scan the token table of one checkpoint, or of all in order.
+
+        Raises:
+            TableError: If the checkpoint is unknown, not yet complete, or a part is damaged,
+                or if a part has other tokens than the same part of the first checkpoint.
+        """
+        names = self.checkpoints if checkpoint is None else (checkpoint,)
+        return pl.concat([self._tokens(name) for name in names])
+
+    def _tokens(self, checkpoint: str) -> pl.LazyFrame:
+        self._know(checkpoint)
+        rows = [part["rows"] for part in self.manifest["parts"]]
+        tokens = scan_tokens(self.path, checkpoint, rows)
+        first = self.checkpoints[0]
+        for part in range(len(rows)) if checkpoint != first else ():
+            ours = read_part_metadata(self.path, checkpoint, part)["keys"]
+            if ours != read_part_metadata(self.path, first, part)["keys"]:
+                raise TableError(
+                    f"{self.path}: part {part} of checkpoint {checkpoint!r} holds other tokens "
+                    f"than that of {first!r}; expected the same rollouts, positions and ids"
+                )
+        return tokens
+
+    def gradients(self, checkpoint: str) -> GradientSums:
+        """Read the gradient sums of one checkpoint.
+
+        Raises:
+            TableError: If the checkpoint is unknown, not yet complete, or a part is damaged.
+        """
+        self._know(checkpoint)
+        return read_gradients(self.path, checkpoint, len(self.manifest["parts"]))
+
+    def input_hash(self, checkpoints: Sequence[str]) -> str:
+        """Return the hash of what a result over `checkpoints` is made from."""
+        prints = {name: self.manifest["checkpoints"][name]["fingerprint"] for name in checkpoints}
+        return digest([self.manifest["fingerprint"], prints])
+
+    @property
+    def results_folder(self) -> Path:
+        """Folder of the result tables."""
+        return self.path / "results"
+
+    def is_stale(self, name: str) -> bool:
+        """Tell whether a result was made from other tokens than the run holds now.
+
+        Raises:
+            TableError: If there is no such result.
+        """
+        metadata = read_result_metadata(result_path(self.results_folder, name))
+        covered = metadata["checkpoints"]
+        known = all(checkpoint in self.checkpoints for checkpoint in covered)
+        return not known or metadata["input_hash"] != self.input_hash(covered)
+
+    def result(self, name: str) -> pl.DataFrame:
+        """Read a result table.
+
+        Raises:
+            TableError: If there is none, it is damaged, or it is stale.
+        """
+        if self.is_stale(name):
+            path = result_path(self.results_folder, name)
+            raise TableError(f"{path}: made from another run; expected a result of {self.path}")
+        return read_result(result_path(self.results_folder, name))
+
+    def save(
+        self,
+        tables: Mapping[str, pl.DataFrame],
+        *,
+        arguments: Mapping[str, Any],
+        folder: Path | None = None,
+    ) -> list[Path]:
+        """Write the result tables of one analysis, in place of those of an earlier one.
+
+        Args:
+            tables: Tables by name.
+            arguments: Every choice that made them, JSON values.
+            folder: Folder of the results; by default the run's own.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            TableError: If a table breaks its schema; then none is written.
+            StorageError: If one cannot be written.
+        """
+        covered = {name for table in tables.values() for name in table["checkpoint"].unique()}
+        checkpoints = [name for name in self.checkpoints if name in covered]
+        return write_results(
+            self.results_folder if folder is None else folder,
+            tables,
+            arguments=arguments,
+            input_hash=self.input_hash(checkpoints),
+            checkpoints=checkpoints,
+        )
+
+    def results(self) -> list[str]:
+        """Return the names of the result tables on disk, stale ones too."""
+        return sorted(path.stem for path in self.results_folder.glob("*.parquet"))
+
+    def _know(self, checkpoint: str) -> None:
+        if checkpoint not in self.checkpoints:
+            raise TableError(
+                f"{self.path}: no checkpoint {checkpoint!r}; expected one of "
+                f"{', '.join(self.checkpoints)}"
+            )
