@@ -1,0 +1,89 @@
+"""Diagnose on-policy distillation of language models, offline, from saved rollouts.
+
+    import opd_diag as od
+
+    rollouts = od.read_rollouts("dump/*.jsonl")
+    run = od.score(rollouts, teacher="teacher", students={"step0": "student"}, out="run")
+    points = od.release_points(run)
+
+Names are imported when they are first used, so `import opd_diag` costs nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+from opd_diag.errors import (
+    ManifestError,
+    ModelError,
+    ModelMismatchError,
+    OpdDiagError,
+    RolloutError,
+    StorageError,
+    TableError,
+)
+
+if TYPE_CHECKING:
+    from opd_diag import datasets, plots, stats
+    from opd_diag.analyses.agreement_traps import agreement_traps
+    from opd_diag.analyses.release_points import release_points
+    from opd_diag.analyses.rock_tokens import rock_tokens
+    from opd_diag.analyses.teachability import teachability, teachability_features
+    from opd_diag.rollouts import read_rollouts
+    from opd_diag.scoring.check import check
+    from opd_diag.scoring.score import score
+    from opd_diag.tables.info import info
+    from opd_diag.tables.run import Run, open_run
+
+__version__ = _version("opd-diag")
+
+_HOMES = {
+    "Run": "opd_diag.tables.run",
+    "agreement_traps": "opd_diag.analyses.agreement_traps",
+    "check": "opd_diag.scoring.check",
+    "info": "opd_diag.tables.info",
+    "open_run": "opd_diag.tables.run",
+    "read_rollouts": "opd_diag.rollouts",
+    "release_points": "opd_diag.analyses.release_points",
+    "rock_tokens": "opd_diag.analyses.rock_tokens",
+    "score": "opd_diag.scoring.score",
+    "teachability": "opd_diag.analyses.teachability",
+    "teachability_features": "opd_diag.analyses.teachability",
+}
+_SUBPACKAGES = ("datasets", "plots", "stats")
+
+__all__ = [
+    "ManifestError",
+    "ModelError",
+    "ModelMismatchError",
+    "OpdDiagError",
+    "RolloutError",
+    "Run",
+    "StorageError",
+    "TableError",
+    "agreement_traps",
+    "check",
+    "datasets",
+    "info",
+    "open_run",
+    "plots",
+    "read_rollouts",
+    "release_points",
+    "rock_tokens",
+    "score",
+    "stats",
+    "teachability",
+    "teachability_features",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return import_module(f"opd_diag.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'opd_diag' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,57 @@
+"""opd-diag info: what a run holds."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opd_diag.cli import show
+from opd_diag.cli.app import app
+
+
+@app.command()
+def info(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a run holds: models, rows, columns, results (stale ones marked), warnings."""
+    from opd_diag.tables.info import info as library_info
+
+    found = library_info(run)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    rollouts = found["rollouts"]
+    show.lines(
+        [
+            f"run       {found['path']}",
+            f"teacher   {found['teacher']['path']}",
+            f"rollouts  {rollouts['rows']:,} of {rollouts['prompts']:,} prompts, "
+            f"{rollouts['tokens']:,} response tokens, {rollouts['token_exact']:,} token-exact",
+            f"columns   {', '.join(found['columns'])}",
+        ]
+    )
+    show.table(
+        "checkpoints",
+        ("name", "path", "parts", "of", "rows"),
+        [
+            (name, one["path"], one["parts"], one["parts_expected"], one["rows"])
+            for name, one in found["checkpoints"].items()
+        ],
+    )
+    if found["results"]:
+        show.table(
+            "results",
+            ("name", "state", "checkpoints"),
+            [
+                (name, one["state"], ", ".join(one.get("checkpoints", [])) or one.get("reason"))
+                for name, one in found["results"].items()
+            ],
+        )
+    show.lines(f"warning: {text}" for text in found["warnings"])
