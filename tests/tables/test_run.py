@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from opd_diag.datasets import null_run, save_run
+from opd_diag.errors import TableError
+from opd_diag.tables.info import info
+from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.source import as_source, gradient_sums, paired_tokens, vocabulary
+from opd_diag.tables.tokens import part_path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    data = null_run(prompts=6, samples=2, tokens=30, types=80, checkpoints=("step0", "40"))
+    return save_run(data, tmp_path / "run")
+
+
+def test_a_saved_run_gives_back_its_tables(run: Run) -> None:
+    data = null_run(prompts=6, samples=2, tokens=30, types=80, checkpoints=("step0", "40"))
+    assert run.tokens().collect().equals(data.tokens)
+    assert run.rollouts.equals(data.rollouts)
+    assert run.checkpoints == ("step0", "40")
+    assert run.vocab.height > data.tokens["token_id"].max()
+
+
+def test_a_checkpoint_with_a_number_for_a_name_stays_text(run: Run) -> None:
+    tokens = run.tokens("40").collect()
+    assert tokens.schema["checkpoint"] == pl.String
+    assert tokens["checkpoint"].unique().to_list() == ["40"]
+
+
+def test_gradient_sums_count_every_token_in_loss(run: Run) -> None:
+    sums = gradient_sums(run, "step0")
+    assert sums is not None
+    assert sums.n.sum() == run.tokens("step0").filter("in_loss").collect().height
+    assert ((sums.S**2).sum(axis=1) <= sums.n * sums.Q * (1 + 1e-5)).all()  # Cauchy and Schwarz
+
+
+def test_a_run_is_a_source(run: Run) -> None:
+    source = as_source(run.path)
+    pair = paired_tokens(source, "step0", "40", ["reverse_kl"])
+    alone = run.tokens("40").select("reverse_kl").collect()["reverse_kl"]
+    assert pair["reverse_kl_last"].equals(alone.alias("reverse_kl_last"))
+    assert vocabulary(source) is not None
+
+
+def test_unknown_and_incomplete_checkpoints_are_refused(run: Run) -> None:
+    with pytest.raises(TableError, match="no checkpoint 'x'; expected one of step0, 40"):
+        run.tokens("x")
+    part_path(run.path, "40", 0).unlink()
+    with pytest.raises(TableError, match="1 of 1 parts are missing, first part-00000.parquet"):
+        run.tokens("40")
+    assert any("checkpoint 40: 0 of 1 parts" in warning for warning in info(run)["warnings"])
+
+
+def test_a_truncated_part_is_named(run: Run) -> None:
+    path = part_path(run.path, "step0", 0)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(TableError, match=r"part-00000.parquet: damaged"):
+        run.tokens("step0")
+
+
+def test_a_part_of_another_run_is_refused(run: Run, tmp_path: Path) -> None:
+    other = null_run(prompts=6, samples=2, tokens=30, types=80, checkpoints=("40",), seed=1)
+    stranger = save_run(other, tmp_path / "other")
+    part_path(run.path, "40", 0).write_bytes(part_path(stranger.path, "40", 0).read_bytes())
+    with pytest.raises(TableError, match="holds other tokens than that of 'step0'"):
+        run.tokens("40")
+
+
+def test_info_tells_what_a_run_holds(run: Run) -> None:
+    found = info(run.path)
+    assert found["rollouts"]["rows"] == 12
+    assert found["rollouts"]["prompts"] == 6
+    assert found["rollouts"]["tokens"] == 360
+    assert list(found["checkpoints"]) == ["step0", "40"]
+    assert found["checkpoints"]["40"]["parts"] == 1
+    assert "reverse_kl" in found["columns"]
+    assert found["results"] == {}
+    assert found["warnings"] == []
+    assert open_run(run.path).manifest == run.manifest
