@@ -1,0 +1,1 @@
+"""Tokens, the bytes that they stand for, and the segments that they form."""

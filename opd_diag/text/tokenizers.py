@@ -1,0 +1,153 @@
+"""Tokenizers: loading, comparing, and encoding prompts and responses."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opd_diag.errors import ModelError, ModelMismatchError
+from opd_diag.text.vocabulary import token_pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Digits, spaces, a newline run, code, LaTeX, accents, a joined emoji and another script: where
+# tokenizers with equal vocabularies but other merges or rules part.
+PROBE = (
+    "The answer is 12,345.678 - isn't it?  Yes:\n\n\tx_1 = \\frac{a}{b} + 3e-10;\n"
+    "def f(x): return x**2  # naïve café\r\nÜbergröße 你好，世界 привет 👩‍🔬 www.example.org   \n"
+)
+MOST_IDS = 5
+
+
+def load_tokenizer(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a model folder or hub id.
+
+    Raises:
+        ModelError: If there is none that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    if name.startswith(("/", "./", "../")) and not Path(name).is_dir():
+        raise ModelError(f"{name}: no such folder; expected a model folder or hub id")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # the readers below raise whatever they like, Exception itself too
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{name}: no tokenizer ({reason}); expected tokenizer files that transformers reads"
+        ) from error
+    return tokenizer
+
+
+def compare_tokenizers(
+    teacher: "PreTrainedTokenizerBase",
+    student: "PreTrainedTokenizerBase",
+    *,
+    names: tuple[str, str] = ("teacher", "student"),
+) -> int:
+    """Check that two tokenizers give the same ids the same meaning.
+
+    The vocabularies are compared id by id, then a probe text is encoded. One may go on where the
+    other ends, with added tokens only: these ids are then not shared.
+
+    Args:
+        teacher: The one tokenizer.
+        student: The other one.
+        names: What a message calls them.
+
+    Returns:
+        The number of shared decodable ids, from 0.
+
+    Raises:
+        ModelMismatchError: If they differ. The message names the first ids that do.
+    """
+    ours, theirs = token_pieces(teacher), token_pieces(student)
+    shared = min(len(ours), len(theirs))
+    added = teacher.added_tokens_decoder.keys() | student.added_tokens_decoder.keys()
+    differing = [
+        (token_id, a, b)
+        for token_id, (a, b) in enumerate(zip_longest(ours, theirs))
+        if a != b and not (token_id >= shared and token_id in added)
+    ]
+    where = " and ".join(names)
+    if differing:
+        shown = ", ".join(f"{i} ({a!r} and {b!r})" for i, a, b in differing[:MOST_IDS])
+        raise ModelMismatchError(
+            f"{where}: their tokenizers differ in {len(differing)} ids, first {shown}; "
+            "expected one tokenizer"
+        )
+    one, other = (_encode(tokenizer, PROBE) for tokenizer in (teacher, student))
+    if one != other:
+        at = next(n for n, (a, b) in enumerate(zip_longest(one, other)) if a != b)
+        raise ModelMismatchError(
+            f"{where}: their tokenizers encode a probe text differently from token {at} on, ids "
+            f"{one[at : at + MOST_IDS]} and {other[at : at + MOST_IDS]}; expected one tokenizer"
+        )
+    return shared
+
+
+def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Encode texts as they stand: no special tokens are added; those in the text are read."""
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return encoded
+
+
+def encode_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | Sequence[Mapping[str, Any]],
+    *,
+    template: str = "chat",
+) -> list[int]:
+    """Encode a prompt as the generator would have read it.
+
+    Args:
+        tokenizer: The student's tokenizer.
+        prompt: Text, or chat messages, which always go through the chat template.
+        template: `chat` wraps a text as one user turn; `raw` takes it as it stands, after the
+            token that the tokenizer starts a text with unless it stands there already.
+
+    Raises:
+        ModelError: If the chat template is wanted and missing, or refuses the messages.
+    """
+    if isinstance(prompt, str):
+        if template not in ("chat", "raw"):
+            raise ValueError(f"template: {template!r}; expected chat or raw")
+        if template == "raw":
+            start = tokenizer.bos_token
+            bare = bool(start) and prompt.startswith(str(start))
+            return list(tokenizer(prompt, add_special_tokens=not bare)["input_ids"])
+        prompt = [{"role": "user", "content": prompt}]
+    return _encode(tokenizer, render_chat(tokenizer, prompt))
+
+
+def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> str:
+    """Write messages as the text that the model reads, up to the start of its answer.
+
+    Raises:
+        ModelError: If the chat template is missing, or refuses the messages.
+    """
+    answered = messages[-1]["role"] == "assistant"
+    try:
+        text: str = tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=not answered,
+            continue_final_message=answered,
+        )
+    except Exception as error:  # the template is a program of the model's author
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"chat template: {reason}; expected a template that takes the prompt, or template 'raw'"
+        ) from error
+    return text
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
