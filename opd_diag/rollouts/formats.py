@@ -1,0 +1,99 @@
+"""The formats by name, in the order in which they are tried, and how each is known."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from opd_diag.errors import RolloutError
+from opd_diag.rollouts import (
+    areal,
+    generic,
+    kdflow,
+    lm_eval,
+    ms_swift,
+    nemo_rl,
+    prime_rl,
+    slime,
+    ta_opd,
+    trl,
+    verl,
+    vllm,
+)
+from opd_diag.rollouts.dump import DumpFile
+from opd_diag.rollouts.values import Row
+
+
+class Format(NamedTuple):
+    """How the dumps of one program are known and read.
+
+    Attributes:
+        name: As `--format` takes it.
+        keys: Keys that the first row has, all of them.
+        used: Keys that are read; the others are left out and named.
+        rollouts: Yields the rollouts of a row in the generic keys.
+        fits: A further condition on the first row.
+        rendered: Whether a text prompt is what the model read, chat template and all.
+        stripped: Whether special tokens were taken out of the texts.
+        repeats: Whether a batch is written again while the trainer goes on learning from it.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    used: tuple[str, ...]
+    rollouts: Callable[[Row, DumpFile], Iterator[dict[str, Any]]]
+    fits: Callable[[Row], bool] | None = None
+    rendered: bool = True
+    stripped: bool = False
+    repeats: bool = False
+
+
+GENERIC = Format("generic", (), generic.USED, generic.rollouts, rendered=False)
+# Where one format's keys hold another's, the one that asks for more comes first.
+FORMATS = (
+    Format("slime", slime.KEYS, slime.USED, slime.rollouts),
+    Format("prime-rl", prime_rl.KEYS, prime_rl.USED, prime_rl.rollouts),
+    Format("nemo-rl", nemo_rl.KEYS, nemo_rl.USED, nemo_rl.rollouts),
+    Format("vllm", vllm.KEYS, vllm.USED, vllm.rollouts),
+    Format("ta-opd", ta_opd.KEYS, ta_opd.USED, ta_opd.rollouts, fits=ta_opd.holds_strings),
+    Format("lm-eval", lm_eval.KEYS, lm_eval.USED, lm_eval.rollouts),
+    Format("areal", areal.KEYS, areal.USED, areal.rollouts),
+    Format("ms-swift", ms_swift.KEYS, ms_swift.USED, ms_swift.rollouts, fits=ms_swift.holds_lists),
+    Format("trl", trl.KEYS, trl.USED, trl.rollouts, repeats=True),
+    Format("verl", verl.KEYS, verl.USED, verl.rollouts, stripped=True),
+    Format("kdflow", kdflow.KEYS, kdflow.USED, kdflow.rollouts),
+    GENERIC,
+)
+
+
+def named_format(name: str) -> Format:
+    """Return the format of a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for candidate in FORMATS:
+        if candidate.name == name:
+            return candidate
+    names = ", ".join(candidate.name for candidate in FORMATS)
+    raise ValueError(f"format: {name!r}; expected one of {names}")
+
+
+def detect_format(row: Row, where: str) -> tuple[Format, str]:
+    """Find the format of a dump from a row of it.
+
+    Returns:
+        The format, and why it was taken.
+
+    Raises:
+        RolloutError: If the row has the keys of none.
+    """
+    for candidate in FORMATS[:-1]:
+        if row.keys() >= set(candidate.keys) and (candidate.fits is None or candidate.fits(row)):
+            return candidate, f"its rows have {', '.join(candidate.keys)}"
+    present = [key for key in (*generic.TOKENS, *generic.TEXT) if key in row]
+    if present:
+        return GENERIC, f"its rows have {', '.join(present)}"
+    raise RolloutError(
+        f"{where}: no known format, its keys are {', '.join(sorted(map(str, row))) or 'none'}; "
+        f"expected {', '.join(generic.TOKENS)}, or {', '.join(generic.TEXT)}, or those of "
+        f"{', '.join(candidate.name for candidate in FORMATS[:-1])}"
+    )

@@ -1,0 +1,253 @@
+import json
+
+import polars as pl
+import pytest
+import torch
+
+from opd_diag.errors import RolloutError
+from opd_diag.rollouts import read_rollouts
+from opd_diag.rollouts.formats import FORMATS
+from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.schema import check_table
+from opd_diag.text.tokenizers import encode_prompt
+
+EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd"}
+PROMPT, RESPONSE, LOGP = [1, 20, 21], [30, 31, 2], [-0.5, -0.25, -1.0]
+
+
+def test_every_format_is_detected_and_gives_a_valid_table(dump, tiny_tokenizer) -> None:
+    name, path = dump
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert read.report["format"] == name
+    assert read.report["why"].startswith("its rows have ")
+    check_table(read.table, ROLLOUTS, name)
+    assert read.table["token_exact"].to_list() == [name in EXACT] * read.table.height
+    assert read.table["step"].to_list() == [None if name in ("vllm", "lm-eval") else 7] * (
+        read.table.height
+    )
+    json.dumps(read.report)
+
+
+def test_the_given_format_reads_the_same(dump, tiny_tokenizer) -> None:
+    name, path = dump
+    detected = read_rollouts(path, tokenizer=tiny_tokenizer)
+    given = read_rollouts(path, tokenizer=tiny_tokenizer, format=name)
+    assert given.table.equals(detected.table)
+    assert given.report["why"] == "given"
+
+
+def test_token_exact_formats_need_no_tokenizer_and_text_does(dump) -> None:
+    name, path = dump
+    if name in EXACT:
+        assert read_rollouts(path).table["response_token_ids"][0].to_list() == RESPONSE
+    else:
+        with pytest.raises(RolloutError, match="text without token ids; expected a tokenizer"):
+            read_rollouts(path)
+
+
+def test_a_format_that_does_not_fit_is_one_error(dump, tiny_tokenizer) -> None:
+    name, path = dump
+    for other in FORMATS:
+        if other.name not in (name, "generic", "kdflow", "trl", "ms-swift", "prime-rl"):
+            with pytest.raises(RolloutError):
+                read_rollouts(path, tokenizer=tiny_tokenizer, format=other.name)
+
+
+def first(table: pl.DataFrame) -> dict[str, object]:
+    return table.row(0, named=True)
+
+
+def test_slime(make, tmp_path) -> None:
+    read = read_rollouts(make("slime", tmp_path))
+    row = first(read.table)
+    assert row["prompt_token_ids"] == PROMPT
+    assert row["sampled_logp"] == LOGP
+    assert read.table["reward"].to_list() == [1.0, None]
+    assert read.table["finish_reason"].to_list() == ["stop", "length"]
+    assert read.table["loss_mask"].to_list() == [None, [True, False, True]]
+    assert read.report["skipped"] == {
+        "aborted before its prompt was tokenised": 1,
+        "removed by the trainer": 1,
+    }
+    assert read.report["unknown_keys"]["teacher_log_probs"] == 4
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("code of the pickle runs",))
+
+
+def test_a_pickle_with_code_is_refused_unless_trusted(make, tmp_path, capsys) -> None:
+    path = make("slime", tmp_path)
+    content = torch.load(path)
+    content["samples"][0]["metadata"] = {"x": Hostile()}
+    torch.save(content, path)
+    with pytest.raises(RolloutError, match="--trust-pickle"):
+        read_rollouts(path)
+    assert capsys.readouterr().out == ""
+    assert read_rollouts(path, trust_pickle=True).table.height == 2
+    assert "code of the pickle runs" in capsys.readouterr().out
+
+
+def test_prime_rl_reads_stable_steps_only(make, tmp_path) -> None:
+    read = read_rollouts(make("prime-rl", tmp_path))
+    assert read.table["response_token_ids"].to_list() == [RESPONSE] * 3
+    assert read.table["loss_mask"].to_list() == [None, [True, False, True], None]
+    assert read.table["sampled_logp"].to_list() == [LOGP, LOGP, None]
+    assert read.table["reward"].to_list() == [1.0, None, 1.0]
+    assert read.report["skipped"] == {
+        "no token in the loss": 1,
+        "in a step that is not marked STABLE": 1,
+    }
+
+
+def test_nemo_rl_is_cut_at_the_length(make, tmp_path) -> None:
+    read = read_rollouts(make("nemo-rl", tmp_path))
+    row = first(read.table)
+    assert (row["prompt_token_ids"], row["response_token_ids"]) == (PROMPT, RESPONSE)
+    assert (row["sampled_logp"], row["reward"]) == (LOGP, 1.0)
+    assert read.table["loss_mask"].to_list() == [None, [True, False, True]]
+
+
+def test_vllm_picks_the_sampled_logprob(make, tmp_path) -> None:
+    read = read_rollouts(make("vllm", tmp_path))
+    assert read.table["rollout_id"].to_list() == [
+        *("outputs.json:1.0", "outputs.json:1.1", "outputs.json:2.0", "outputs.json:2.1")
+    ]
+    assert read.table["sampled_logp"].to_list() == [LOGP] * 4
+    assert read.table["sample"].to_list() == [0, 1, 2, 3]
+    assert read.table["finish_reason"].to_list() == ["stop", "length"] * 2
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_ta_opd_reads_lists_out_of_strings(make, tmp_path, suffix) -> None:
+    path = make("ta-opd", tmp_path)
+    frame = pl.read_csv(path, infer_schema=False)
+    other = tmp_path / f"bank_again.{suffix}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[suffix](
+        other
+    )
+    read = read_rollouts(other)
+    assert read.table["rollout_id"].to_list() == ["a", "b"]
+    assert read.table["prompt_token_ids"].to_list() == [PROMPT] * 2
+    assert read.table["sampled_logp"].to_list() == [LOGP] * 2
+    assert read.table["reward"].to_list() == [1.0, None]
+    assert read.table["correct"].to_list() == [True, True]
+
+
+def test_verl_prompts_get_their_special_tokens_back_where_possible(
+    make, tmp_path, tiny_tokenizer
+) -> None:
+    read = read_rollouts(make("verl", tmp_path), tokenizer=tiny_tokenizer)
+    chat = encode_prompt(tiny_tokenizer, "Add 3 and 4.")
+    raw = encode_prompt(tiny_tokenizer, "Add 3 and 4.", template="raw")
+    assert read.table["prompt_token_ids"].to_list() == [chat, raw]
+    assert read.report["retokenised"]["prompts_restored"] == 1
+    assert read.report["retokenised"]["prompts_without_special_tokens"] == 1
+    assert read.table["reward"].to_list() == [1.0, 1.0]
+    assert read.table["correct"].to_list() == [True, True]
+    assert tiny_tokenizer.decode(read.table["response_token_ids"][0]) == "So 7."
+
+
+def test_trl_takes_the_only_reward_and_its_nan_as_missing(make, tmp_path, tiny_tokenizer) -> None:
+    read = read_rollouts(make("trl", tmp_path), tokenizer=tiny_tokenizer)
+    assert read.table["reward"].to_list() == [1.0, None]
+    chat = encode_prompt(tiny_tokenizer, "Add 3 and 4.")
+    assert read.table["prompt_token_ids"].to_list() == [chat] * 2
+    assert read.report["unknown_keys"] == {"advantage": 2}
+
+
+def test_of_several_reward_columns_none_is_the_reward(make, tmp_path, tiny_tokenizer) -> None:
+    path = make("trl", tmp_path)
+    frame = pl.read_parquet(path).with_columns(format_reward=pl.lit(0.5))
+    frame.write_parquet(path)
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert read.table["reward"].to_list() == [None, None]
+    assert set(read.report["unknown_keys"]) == {"accuracy_reward", "format_reward", "advantage"}
+
+
+def test_trl_batches_that_are_logged_again_are_left_out(make, tmp_path, tiny_tokenizer) -> None:
+    # What the trainer writes with num_iterations=2: two files a batch, with two steps.
+    path = make("trl", tmp_path)
+    frame = pl.read_parquet(path)
+    other = frame.with_columns(completion=pl.Series([[{"role": "assistant", "content": "No"}]] * 2))
+    for step, batch in ((8, frame), (9, other), (10, other), (11, frame)):
+        again = batch.with_columns(step=pl.lit(step, dtype=pl.Int64))
+        again.write_parquet(path.with_name(f"completions_{step:05d}.parquet"))
+    read = read_rollouts(path.parent, tokenizer=tiny_tokenizer)
+    assert read.table["step"].to_list() == [7, 7, 9, 9, 11, 11]
+    assert read.report["skipped"] == {"logged again at a later step": 4}
+
+
+def test_ms_swift_batches_are_taken_apart(make, tmp_path, tiny_tokenizer) -> None:
+    read = read_rollouts(make("ms-swift", tmp_path), tokenizer=tiny_tokenizer)
+    assert read.table["reward"].to_list() == [1.0, 0.0]
+    assert read.table["source_row"].to_list() == [1, 1]
+    texts = [tiny_tokenizer.decode(ids) for ids in read.table["response_token_ids"]]
+    assert texts == ["So 7.<|end|>", "So"]
+    chat = encode_prompt(tiny_tokenizer, "Add 3 and 4.")
+    assert read.table["prompt_token_ids"].to_list() == [chat] * 2
+
+
+def test_ms_swift_batches_that_are_logged_again_are_left_out(
+    make, tmp_path, tiny_tokenizer, lines
+) -> None:
+    batch = json.loads(make("ms-swift", tmp_path).read_text())
+    rows = [batch, batch | {"step": ["8", "8"]}, batch | {"completion": ["No", "No"]}]
+    read = read_rollouts(lines(tmp_path / "completions.jsonl", rows), tokenizer=tiny_tokenizer)
+    assert read.table["source_row"].to_list() == [1, 1, 3, 3]
+    assert read.report["skipped"] == {"logged again at a later step": 2}
+
+
+def test_kdflow_prompts_stand_as_the_model_read_them(make, tmp_path, tiny_tokenizer) -> None:
+    read = read_rollouts(make("kdflow", tmp_path), tokenizer=tiny_tokenizer)
+    chat = encode_prompt(tiny_tokenizer, "Add 3 and 4.")
+    assert read.table["prompt_token_ids"].to_list() == [chat] * 2
+    assert read.table["reward"].to_list() == [1.0, None]
+    assert read.report["empty_responses"] == 1
+
+
+def test_lm_eval_reads_a_document_once(make, tmp_path, tiny_tokenizer) -> None:
+    read = read_rollouts(make("lm-eval", tmp_path), tokenizer=tiny_tokenizer)
+    texts = [tiny_tokenizer.decode(ids) for ids in read.table["response_token_ids"]]
+    assert texts == ["So 7.", "So", "7."]
+    # One metric for a document says nothing of each of its repeats.
+    assert read.table["correct"].to_list() == [True, None, None]
+    assert read.report["skipped"] == {"the same document under another filter": 1}
+
+
+def test_lm_eval_chat_messages_are_read(make, tmp_path, tiny_tokenizer, lines) -> None:
+    row = json.loads(make("lm-eval", tmp_path).read_text().splitlines()[0])
+    messages = json.dumps([{"role": "user", "content": "Add 3 and 4."}])
+    row["arguments"]["gen_args_0"]["arg_0"] = [messages]
+    read = read_rollouts(lines(tmp_path / "samples_chat.jsonl", [row]), tokenizer=tiny_tokenizer)
+    chat = encode_prompt(tiny_tokenizer, "Add 3 and 4.")
+    assert read.table["prompt_token_ids"].to_list() == [chat]
+
+
+def test_lm_eval_log_likelihoods_are_refused(make, tmp_path, tiny_tokenizer, lines) -> None:
+    row = json.loads(make("lm-eval", tmp_path).read_text().splitlines()[0])
+    path = lines(tmp_path / "samples_mc.jsonl", [row | {"resps": [[["-3.2", "False"]]]}])
+    with pytest.raises(RolloutError, match="line 1: resps are no texts"):
+        read_rollouts(path, tokenizer=tiny_tokenizer)
+
+
+@pytest.mark.parametrize(("more", "differ"), [(0, 0), (2, 1)])
+def test_areal_lengths_verify_the_tokens(
+    make, tmp_path, tiny_tokenizer, lines, more, differ
+) -> None:
+    row = json.loads(make("areal", tmp_path).read_text().splitlines()[0])
+    n_prompt = len(encode_prompt(tiny_tokenizer, row["prompt"], template="raw"))
+    n_response = len(tiny_tokenizer(row["completion"])["input_ids"])
+    lengths = {"prompt_len": n_prompt, "seqlen": n_prompt + n_response + more}
+    path = lines(tmp_path / "told.jsonl", [row | lengths])
+    drift = read_rollouts(path, tokenizer=tiny_tokenizer).report["retokenised"]
+    assert (drift["lengths_told"], drift["lengths_differ"]) == (1, differ)
+    assert (drift["tokens_told"], drift["tokens_made"]) == (n_response + more, n_response)
+    assert (drift["prompt_lengths_told"], drift["prompt_lengths_differ"]) == (1, 0)
+
+
+def test_areal_turns_are_left_out_and_counted(make, tmp_path, tiny_tokenizer) -> None:
+    read = read_rollouts(make("areal", tmp_path), tokenizer=tiny_tokenizer)
+    assert read.table.height == 1
+    assert read.report["skipped"] == {"several turns without their loss mask": 1}
