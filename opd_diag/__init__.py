@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.release_points import release_points
     from opd_diag.analyses.rock_tokens import rock_tokens
     from opd_diag.analyses.teachability import teachability, teachability_features
+    from opd_diag.plots.figures import plot
     from opd_diag.rollouts import read_rollouts
     from opd_diag.scoring.check import check
     from opd_diag.scoring.score import score
@@ -43,6 +44,7 @@ _HOMES = {
     "check": "opd_diag.scoring.check",
     "info": "opd_diag.tables.info",
     "open_run": "opd_diag.tables.run",
+    "plot": "opd_diag.plots.figures",
     "read_rollouts": "opd_diag.rollouts",
     "release_points": "opd_diag.analyses.release_points",
     "rock_tokens": "opd_diag.analyses.rock_tokens",
@@ -66,6 +68,7 @@ __all__ = [
     "datasets",
     "info",
     "open_run",
+    "plot",
     "plots",
     "read_rollouts",
     "release_points",

@@ -29,6 +29,10 @@ class ModelMismatchError(OpdDiagError, ValueError):
     """Two models, or a model and a run, do not belong together."""
 
 
+class OptionError(OpdDiagError, ValueError):
+    """An option has a value that makes no sense; the command line exits with 2."""
+
+
 class StorageError(OpdDiagError, OSError):
     """A file cannot be written, or the run is in use."""
 

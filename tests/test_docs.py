@@ -42,5 +42,7 @@ def test_every_figure_that_readme_shows_exists() -> None:
 
 
 def test_every_path_that_readme_names_exists() -> None:
-    for path in re.findall(r"`((?:benchmarks|sample_data|notebooks|tests)/[\w./-]*)`", README.read_text()):
+    for path in re.findall(
+        r"`((?:benchmarks|sample_data|notebooks|tests)/[\w./-]*)`", README.read_text()
+    ):
         assert (README.parent / path).exists(), path

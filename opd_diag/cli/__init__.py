@@ -1,5 +1,6 @@
 """The command line: thin commands over the library functions of the same names."""
 
+from opd_diag.cli import analyze, info, plot, score
 from opd_diag.cli.app import app
 
 
@@ -8,4 +9,4 @@ def main() -> None:
     app(prog_name="opd-diag")
 
 
-__all__ = ["app", "main"]
+__all__ = ["analyze", "app", "info", "main", "plot", "score"]

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from opd_diag.errors import OpdDiagError
+from opd_diag.errors import OpdDiagError, OptionError
 
 
 class OneLineErrors(TyperGroup):
-    """A group that prints an OpdDiagError as its message and exits with 1.
+    """A group that prints an OpdDiagError as its message and exits with 1, or 2 for bad usage.
 
     Typer carries its own copy of click, so raising a click exception would print nothing.
     """
@@ -20,7 +20,7 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except OpdDiagError as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from None
+            raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
 
 
 app = typer.Typer(
