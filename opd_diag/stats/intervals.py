@@ -1,0 +1,122 @@
+"""Hold what every cluster bootstrap shares: the draws, the quantiles and the form of the answer."""
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+TOO_FEW = "too few prompts"
+FEW = "few prompts"
+CONSTANT = "too little variation between prompts"
+UNDEFINED = "not defined"
+
+FEWEST_CLUSTERS = 5
+ENOUGH_CLUSTERS = 24
+
+_CELLS = 1_000_000  # draws x clusters in one block: 8 MB
+
+
+class Interval(NamedTuple):
+    """Estimates with intervals; every field has one entry per statistic.
+
+    `low` and `high` are NaN where there is no interval, and `reason` says why. `reason` is
+    "few prompts" where there is one from fewer than 24 clusters, and "" otherwise. `clusters`
+    counts those with data.
+    """
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+    clusters: npt.NDArray[np.int64]
+    reason: npt.NDArray[np.str_]
+
+
+def cluster_groups(clusters: int, strata: npt.ArrayLike | None) -> list[npt.NDArray[np.intp]]:
+    """List the cluster numbers of each stratum, all of them in one list without strata."""
+    labels = np.zeros(clusters, np.int64) if strata is None else np.asarray(strata)
+    if labels.shape != (clusters,):
+        raise ValueError(f"strata: shape {labels.shape}; expected ({clusters},)")
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def cluster_counts(
+    clusters: int, *, draws: int = 1000, seed: int = 0, strata: npt.ArrayLike | None = None
+) -> npt.NDArray[np.uint16]:
+    """Count how often each cluster occurs in each bootstrap draw.
+
+    Args:
+        clusters: Number of clusters, C.
+        draws: Number of draws, B.
+        seed: Seed; equal seeds give equal counts, so statistics can be compared draw by draw.
+        strata: Group of each cluster, shape (C,): clusters are drawn inside it. None: one group.
+
+    Returns:
+        Counts, shape (B, C). Each row sums to C, and to the group's size inside each group.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((draws, clusters), np.uint16)
+    for members in cluster_groups(clusters, strata):
+        size = len(members)
+        step = max(1, _CELLS // size)
+        for start in range(0, draws, step):
+            rows = min(step, draws - start)
+            drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+            found = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+            counts[start : start + rows, members] = found
+    return counts
+
+
+def percentile(
+    draws: npt.ArrayLike, estimate: npt.ArrayLike, clusters: npt.ArrayLike, *, level: float = 0.95
+) -> Interval:
+    """Give percentile intervals for statistics of which only bootstrap draws are known.
+
+    Args:
+        draws: The statistic in each draw, shape (B,) or (B, k); NaN where a draw has no value.
+        estimate: The statistic itself, shape () or (k,).
+        clusters: Number of clusters behind each statistic, shape () or (k,).
+        level: Two-sided level.
+
+    Returns:
+        Estimates and intervals; no interval where fewer than half of the draws have a value.
+    """
+    low, high = draw_quantiles(np.moveaxis(np.asarray(draws, np.float64), 0, -1), level)
+    return as_interval(np.asarray(estimate, np.float64), low, high, np.asarray(clusters, np.int64))
+
+
+def draw_quantiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
+    """Find the two quantiles of a level along the last axis, NaN left out.
+
+    Where fewer than half of the draws are a number both are NaN. Interpolated linearly.
+    """
+    ordered = np.sort(draws, axis=-1)  # NaN last
+    valid = (~np.isnan(ordered)).sum(axis=-1)
+    ends = []
+    for share in ((1 - level) / 2, (1 + level) / 2):
+        place = share * np.maximum(valid - 1, 0)
+        below = np.floor(place).astype(np.int64)
+        above = np.minimum(below + 1, np.maximum(valid - 1, 0))
+        left = np.take_along_axis(ordered, below[..., None], -1)[..., 0]
+        right = np.take_along_axis(ordered, above[..., None], -1)[..., 0]
+        with np.errstate(invalid="ignore"):
+            end = left + (place - below) * (right - left)
+        ends.append(np.where(valid * 2 >= draws.shape[-1], end, np.nan))
+    return ends[0], ends[1]
+
+
+def as_interval(
+    estimate: Floats, low: Floats, high: Floats, clusters: npt.NDArray[np.int64]
+) -> Interval:
+    """Withhold intervals from too few clusters and give every statistic its reason."""
+    clusters = np.broadcast_to(clusters, estimate.shape)
+    enough = clusters >= FEWEST_CLUSTERS
+    bounded = enough & np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, np.nan), np.where(bounded, high, np.nan)
+    reason = np.select(
+        [~enough, np.isnan(estimate), ~bounded, clusters < ENOUGH_CLUSTERS],
+        [TOO_FEW, UNDEFINED, CONSTANT, FEW],
+        "",
+    )
+    return Interval(estimate, low, high, clusters, reason)

@@ -1,0 +1,112 @@
+"""Test whether the members of a group differ in value, by permuting values inside clusters.
+
+Every group holds so many places of each cluster. If membership did not matter, its sum would be
+that of so many values drawn without replacement from the cluster: mean and variance are known in
+closed form, and small groups are drawn.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from opd_diag.stats.intervals import Floats
+
+Integers = npt.NDArray[np.int64]
+
+_CELLS = 4_000_000  # picks in one block: 32 MB an array
+
+
+def permutation_moments(
+    n: Any, size: npt.ArrayLike, total: npt.ArrayLike, square: npt.ArrayLike
+) -> tuple[Floats, Floats]:
+    """Give mean and variance of each group's sum under permutation inside clusters.
+
+    Args:
+        n: Places of each cluster that each group holds. Sparse, shape (clusters, groups).
+        size: Values in each cluster. Shape (clusters,).
+        total: Their sum.
+        square: Sum of their squares.
+
+    Returns:
+        Mean and variance, each of shape (groups,).
+
+    Source: sampling without replacement, summed over clusters (Hajek and Sidak 1967, II.3).
+    """
+    count, added, squared = (np.asarray(a, np.float64) for a in (size, total, square))
+    average = added / np.maximum(count, 1)
+    spread = np.maximum(squared - count * average**2, 0) / np.maximum(count * (count - 1), 1)
+    mean = n.T @ average
+    variance = n.T @ (spread * count) - n.multiply(n).T @ spread
+    return np.asarray(mean), np.maximum(np.asarray(variance), 0)
+
+
+def normal_p(observed: Floats, mean: Floats, variance: Floats) -> Floats:
+    """Give the two-sided p of sums by the normal law; 1 where the permutation cannot move them."""
+    moved = variance > 1e-20 * np.maximum(mean**2, observed**2)
+    z = np.abs(observed - mean) / np.sqrt(np.where(moved, variance, 1))
+    return np.where(moved, 2 * stats.norm.sf(z), 1.0)
+
+
+def drawn_p(
+    n: Any,
+    observed: Floats,
+    mean: Floats,
+    values: npt.NDArray[np.floating],
+    size: npt.ArrayLike,
+    *,
+    draws: int = 999,
+    seed: int = 0,
+) -> Floats:
+    """Give the two-sided p of sums by drawing them, for groups of few places.
+
+    Args:
+        n: Places of each cluster that each group holds. Sparse, shape (clusters, groups).
+        observed: Sum of each group. Shape (groups,).
+        mean: Its mean under permutation.
+        values: Values of all clusters, one cluster after the other. Shape (sum of size,).
+        size: Values in each cluster. Shape (clusters,).
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        (1 + draws at least as far from the mean) / (1 + draws). Shape (groups,).
+    """
+    rng = np.random.default_rng(seed)
+    cells = n.T.tocoo()
+    order = np.lexsort((cells.col, cells.row))
+    group, cluster = cells.row[order], cells.col[order]
+    picks = cells.data[order].astype(np.int64)
+    sizes = np.asarray(size, np.int64)
+    start, length = (np.cumsum(sizes) - sizes)[cluster], sizes[cluster]
+    farther = np.zeros(n.shape[1], np.int64)
+    # Rounding must not tell a draw of the very same values from what was observed.
+    bound = np.abs(observed - mean) - 1e-9 * (np.abs(observed) + np.abs(mean))
+    step = max(1, _CELLS // max(int(picks.sum()), 1))
+    for done in range(0, draws, step):
+        width = min(step, draws - done)
+        sums = np.zeros((n.shape[1], width))
+        for count in np.unique(picks):
+            rows = np.flatnonzero(picks == count)
+            chosen = _without_replacement(rng, length[rows], int(count), width)
+            chosen += start[rows, None]
+            np.add.at(sums, group[rows], values[chosen].sum(axis=0, dtype=np.float64))
+        farther += (np.abs(sums - mean[:, None]) >= bound[:, None]).sum(axis=1)
+    return np.asarray((1 + farther) / (1 + draws))
+
+
+def _without_replacement(
+    rng: np.random.Generator, length: Integers, count: int, width: int
+) -> Integers:
+    """Draw `count` different numbers below each length, `width` times; (count, rows, width).
+
+    Source: Floyd's algorithm (Bentley and Floyd, CACM 30, 1987).
+    """
+    chosen = np.empty((count, length.size, width), np.int64)
+    for i in range(count):
+        top = (length - count + i)[:, None]
+        drawn = (rng.random((length.size, width)) * (top + 1)).astype(np.int64)
+        again = (chosen[:i] == drawn).any(axis=0)
+        chosen[i] = np.where(again, top, drawn)
+    return chosen

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.stats
+
+from opd_diag.stats.bootstrap import (
+    cluster_counts,
+    mean,
+    percentile,
+    ratio,
+    ratio_difference,
+    ratio_of_ratios,
+)
+
+
+def uneven_ratios(seed, clusters, statistics, spread):
+    """Cluster sums whose true ratio is 1: sizes vary, and clusters differ in level."""
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(1, 1 + spread, (clusters, statistics))
+    return size * rng.gamma(2.0, 0.5, size.shape), size
+
+
+def test_draws_keep_the_size_of_every_stratum():
+    strata = np.array([0] * 7 + [1] * 12)
+    counts = cluster_counts(19, draws=50, seed=3, strata=strata)
+    assert (counts[:, :7].sum(axis=1) == 7).all()
+    assert (counts[:, 7:].sum(axis=1) == 12).all()
+    assert (cluster_counts(19, draws=50, seed=3, strata=strata) == counts).all()
+    assert (cluster_counts(19, draws=50, seed=4, strata=strata) != counts).any()
+
+
+def test_mean_agrees_with_a_loop_over_resampled_values():
+    values = np.random.default_rng(5).exponential(size=30)
+    error = values.std(ddof=1) / np.sqrt(30)
+    t = []
+    for counts in cluster_counts(30, draws=400, seed=9):
+        drawn = np.repeat(values, counts)
+        t.append((drawn.mean() - values.mean()) / (drawn.std(ddof=1) / np.sqrt(30)))
+    low, high = np.quantile(t, [0.025, 0.975])
+    found = mean(values, draws=400, seed=9)
+    assert found.estimate == pytest.approx(values.mean(), rel=1e-12)
+    assert found.low == pytest.approx(values.mean() - high * error, rel=1e-9)
+    assert found.high == pytest.approx(values.mean() - low * error, rel=1e-9)
+
+
+def test_mean_of_many_normal_values_has_the_student_t_interval():
+    values = np.random.default_rng(0).normal(3.0, 1.0, (600, 50))
+    found = mean(values)
+    low, high = scipy.stats.t.interval(
+        0.95, 599, loc=values.mean(axis=0), scale=scipy.stats.sem(values, axis=0)
+    )
+    assert np.median((found.high - found.low) / (high - low)) == pytest.approx(1.0, abs=0.03)
+
+
+def test_sparse_and_dense_sums_give_the_same_intervals():
+    rng = np.random.default_rng(2)
+    m = rng.poisson(0.6, (60, 40)).astype(float)
+    x = m * rng.exponential(size=m.shape)
+    total_x, total_m = x.sum(axis=1, keepdims=True), m.sum(axis=1, keepdims=True)
+    csr = scipy.sparse.csr_array
+    pairs = [
+        (ratio(x, m), ratio(csr(x), csr(m))),
+        (
+            ratio_of_ratios(x, m, total_x, total_m),
+            ratio_of_ratios(csr(x), csr(m), total_x, total_m),
+        ),
+    ]
+    for dense, sparse in pairs:
+        for left, right in zip(dense[:4], sparse[:4], strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-9)
+
+
+def test_one_statistic_alone_is_the_same_as_among_many(monkeypatch):
+    x, m = uneven_ratios(1, 30, 7, 1.0)
+    together = ratio(x, m)
+    monkeypatch.setattr("opd_diag.stats.studentised._CELLS", 2_000)
+    in_blocks = ratio(x, m)
+    for j in range(7):
+        alone = ratio(x[:, j], m[:, j])
+        assert alone.low.shape == ()
+        for column in (together, in_blocks):
+            assert column.low[j] == pytest.approx(float(alone.low), rel=1e-9)
+            assert column.high[j] == pytest.approx(float(alone.high), rel=1e-9)
+
+
+def test_units_of_numerator_and_denominator_do_not_matter():
+    x, m = uneven_ratios(4, 25, 1, 2.0)
+    base, scaled = ratio(x, m, log=True), ratio(1e6 * x, 1e-3 * m, log=True)
+    for left, right in zip(base[:3], scaled[:3], strict=True):
+        np.testing.assert_allclose(left * 1e9, right, rtol=1e-9)
+
+
+def test_a_shift_between_strata_is_no_spread():
+    rng = np.random.default_rng(6)
+    strata = np.repeat([0, 1], 20)
+    values = rng.normal(size=40)
+    shifted = values + 100.0 * strata
+    plain, moved = mean(values, strata=strata), mean(shifted, strata=strata)
+    assert moved.high - moved.low == pytest.approx(float(plain.high - plain.low), rel=1e-6)
+    assert mean(shifted).high - mean(shifted).low > 20 * (plain.high - plain.low)
+
+
+def test_what_two_ratios_share_cancels_in_their_difference():
+    rng = np.random.default_rng(7)
+    level = rng.normal(0.0, 10.0, 50)
+    noise = rng.normal(0.0, 0.1, 50)
+    m = np.ones(50)
+    found = ratio_difference(level + noise + 2.0, m, level, m)
+    assert found.low < 2.0 < found.high
+    assert found.high - found.low < 0.1
+
+
+@pytest.mark.parametrize("clusters", [24, 96])
+@pytest.mark.parametrize("log", [False, True])
+def test_intervals_cover_a_ratio_at_their_level(clusters, log):
+    x, m = uneven_ratios(11, clusters, 600, 1.0)
+    found = ratio(x, m, log=log, draws=500)
+    hits = int(((found.low <= 1) & (found.high >= 1)).sum())
+    assert scipy.stats.binom.sf(hits, 600, 0.92) < 1 - 1e-4
+    assert scipy.stats.binom.cdf(hits, 600, 0.97) < 1 - 1e-4
+
+
+def test_intervals_cover_differences_and_lifts():
+    x, m = uneven_ratios(12, 48, 400, 1.0)
+    y, n = uneven_ratios(13, 48, 400, 1.0)
+    for found, truth in (
+        (ratio_difference(x, m, y, n, draws=500), 0.0),
+        (ratio_of_ratios(x, m, y, n, draws=500), 1.0),
+    ):
+        hits = int(((found.low <= truth) & (found.high >= truth)).sum())
+        assert 0.91 * 400 <= hits <= 0.985 * 400
+
+
+def test_few_prompts_are_marked_and_too_few_give_no_interval():
+    rng = np.random.default_rng(8)
+    m = np.ones((24, 3))
+    m[4:, 0] = 0
+    m[23:, 1] = 0
+    found = ratio(m * rng.exponential(size=m.shape), m)
+    assert found.clusters.tolist() == [4, 23, 24]
+    assert found.reason.tolist() == ["too few prompts", "few prompts", ""]
+    assert np.isnan(found.low).tolist() == [True, False, False]
+    assert np.isnan(found.high).tolist() == [True, False, False]
+    assert np.isfinite(found.estimate).all()
+
+
+def test_no_clusters_and_no_variation_say_so():
+    assert ratio(np.zeros(0), np.zeros(0)).reason == "too few prompts"
+    constant = ratio(np.full(30, 0.3), np.full(30, 3.0))
+    assert constant.reason == "too little variation between prompts"
+    assert constant.estimate == pytest.approx(0.1)
+    assert np.isnan(constant.low)
+    assert ratio(-np.ones(30), np.ones(30), log=True).reason == "not defined"
+
+
+def test_an_event_in_one_to_three_clusters_has_no_interval():
+    events = np.zeros((96, 5))
+    for clusters in range(5):
+        events[:clusters, clusters] = 1
+    found = mean(events)
+    assert np.isnan(found.high).tolist() == [True, True, True, True, False]
+    assert found.reason[1] == "too little variation between prompts"
+    assert found.low[4] < 4 / 96 < 0.08 < found.high[4]
+
+
+def test_percentile_takes_the_quantiles_of_the_draws_that_have_a_value():
+    draws = np.column_stack([np.arange(101.0), np.arange(101.0), np.full(101, np.nan)])
+    draws[60:, 1] = np.nan
+    found = percentile(draws, [50.0, 29.5, 1.0], 30)
+    np.testing.assert_allclose(found.low[:2], [2.5, 0.025 * 59])
+    np.testing.assert_allclose(found.high[:2], [97.5, 0.975 * 59])
+    assert found.reason.tolist() == ["", "", "too little variation between prompts"]
+
+
+def test_bad_sums_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        ratio(np.array([1.0, np.nan]), np.ones(2))
+    with pytest.raises(ValueError, match="expected equal numbers"):
+        ratio(np.ones(3), np.ones(4))
+    with pytest.raises(ValueError, match="expected 1 or 3"):
+        ratio(np.ones((9, 3)), np.ones((9, 2)))
+    with pytest.raises(ValueError, match=r"expected \(9,\)"):
+        ratio(np.ones(9), np.ones(9), strata=[0, 1])

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opd_diag.stats.quantiles import quantile_of_others
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40),
+    st.floats(0, 1),
+)
+def test_quantile_of_others_equals_numpy_on_the_others(pairs, share):
+    values, groups = (np.array(column) for column in zip(*pairs, strict=True))
+    found, others = quantile_of_others(values / 8, groups, share=share)
+    for i, group in enumerate(groups):
+        rest = values[groups != group] / 8
+        assert others[i] == rest.size
+        expected = np.quantile(rest, share) if rest.size else np.nan
+        np.testing.assert_allclose(found[i], expected, rtol=1e-12)
+
+
+def test_by_hand():
+    # Outside group 0 stand 2, 4, 6: the 70 % point is at place 1.4 of 0..2, 4 + 0.4 x 2 = 4.8.
+    found, others = quantile_of_others([1.0, 2.0, 4.0, 6.0], [0, 1, 2, 1], share=0.7)
+    assert found[0] == pytest.approx(4.8)
+    # Outside group 1 stand 1, 4: place 0.7, 1 + 0.7 x 3 = 3.1.
+    assert found[[1, 3]] == pytest.approx([3.1, 3.1])
+    assert others.tolist() == [3, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "share", "message"),
+    [
+        ([1.0, np.nan], [0, 1], 0.5, "values: not finite"),
+        ([1.0], [0, 1], 0.5, r"groups: shape \(2,\); expected \(1,\)"),
+        ([1.0, 2.0], [0, 1], 1.5, "share: 1.5; expected 0 to 1"),
+    ],
+)
+def test_bad_input_is_refused(values, groups, share, message):
+    with pytest.raises(ValueError, match=message):
+        quantile_of_others(values, groups, share=share)
