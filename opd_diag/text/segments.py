@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from opd_diag.errors import OptionError
+
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
@@ -38,7 +40,7 @@ def segmenter_spec(name: str) -> dict[str, object]:
         Name, version and parameters: equal specifications give equal segments.
 
     Raises:
-        ValueError: If there is no such segmenter.
+        OptionError: If there is no such segmenter.
     """
     parameters: dict[str, object] = {}
     if name == "punkt":
@@ -73,7 +75,7 @@ def segment_tokens(
         Segment numbers, not falling, contiguous from 0. Shape (n,).
 
     Raises:
-        ValueError: If there is no such segmenter.
+        OptionError: If there is no such segmenter.
     """
     (segments,) = segment_responses([token_ids], vocab_bytes, is_special, segmenter=segmenter)
     return segments
@@ -98,7 +100,7 @@ def segment_responses(
         One array of segment numbers for each response.
 
     Raises:
-        ValueError: If there is no such segmenter.
+        OptionError: If there is no such segmenter.
     """
     ids = [np.asarray(response, dtype=np.int64) for response in responses]
     if segmenter not in ("punkt", "newline"):
@@ -179,7 +181,7 @@ def _byte_offsets(characters: str) -> NDArray[np.int64]:
 def _block_size(name: str) -> int:
     found = re.fullmatch(r"block:([1-9]\d*)", name)
     if found is None:
-        raise ValueError(f"segmenter: {name!r}; expected punkt, newline or block:N with N >= 1")
+        raise OptionError(f"segmenter: {name!r}; expected punkt, newline or block:N with N >= 1")
     return int(found.group(1))
 
 

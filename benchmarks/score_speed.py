@@ -1,0 +1,299 @@
+"""Speed of `score` against its limit and against two usual ways to write it.
+
+bare    both models' bodies on the batches of `score` and both output heads, nothing else
+score   all columns, gradient sums and files
+plain   padded batches, full logits, log_softmax and topk: 8 numbers a token
+script  one rollout at a time, a Python loop over its tokens: 8 numbers a token
+
+All in one process, in turn, on the same rollouts of random ids; the best of the rounds counts. A
+row with device, versions, shapes and date goes to benchmarks/results/score_speed.md. `--cpu-time`
+with one thread counts the process's own time, for a machine that has other work.
+"""
+
+import argparse
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from opd_diag.scoring.batches import (
+    chunk_rows,
+    default_batch_tokens,
+    plan_batches,
+    plan_parts,
+    sequences,
+)
+from opd_diag.scoring.forward import response_states
+from opd_diag.scoring.inputs import Inputs
+from opd_diag.scoring.models import (
+    LanguageModel,
+    default_device,
+    default_dtype,
+    find_head,
+    load_model,
+)
+from opd_diag.scoring.parts import Job
+from opd_diag.scoring.plan import claim_run
+from opd_diag.scoring.progress import StderrProgress
+from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.writer import RunWriter
+from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.schema import polars_schema
+
+RESULTS = Path(__file__).parent / "results" / "score_speed.md"
+# hidden, inner, layers, heads, key-value heads, tied: the shapes of Qwen3
+SHAPES = {
+    "0.6B": (1024, 3072, 28, 16, 8, True),
+    "1.7B": (2048, 6144, 28, 16, 8, True),
+    "4B": (2560, 9728, 36, 32, 8, True),
+    "8B": (4096, 12288, 36, 32, 8, False),
+}
+WIDTH, IDS = 151_936, 151_669
+H200_BF16 = 989e12
+
+
+def load(name: str, device: str, dtype: str) -> LanguageModel:
+    """Load a model from a folder, or build one at random with a shape of Qwen3."""
+    if name not in SHAPES:
+        return load_model(name, device=device, dtype=dtype)
+    hidden, inner, layers, heads, groups, tied = SHAPES[name]
+    config = Qwen3Config(
+        vocab_size=WIDTH,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=128,
+        tie_word_embeddings=tied,
+        max_position_embeddings=40_960,
+        dtype=dtype,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        model = Qwen3ForCausalLM(config).eval()
+    torch.set_default_dtype(torch.float32)
+    return LanguageModel(name, model, model.get_decoder(), find_head(name, model, device))
+
+
+def make_inputs(ids: int, rollouts: int, prompt: int, response: int, seed: int) -> Inputs:
+    """Make rollouts of random ids, their lengths within a fifth of `response`."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(int(0.8 * response), response + 1, rollouts)
+    n = range(rollouts)
+    base = {
+        "rollout": n,
+        "rollout_id": [f"r{i}" for i in n],
+        "prompt_id": [f"p{i}" for i in n],
+        "half": [i % 2 for i in n],
+        "sample": [0] * rollouts,
+        "prompt_token_ids": [rng.integers(0, ids, prompt).tolist() for _ in n],
+        "response_token_ids": [rng.integers(0, ids, length).tolist() for length in lengths],
+        "token_exact": [True] * rollouts,
+        "source": ["random"] * rollouts,
+        "source_row": range(1, rollouts + 1),
+    }
+    schema = polars_schema(ROLLOUTS)
+    absent = {name: [None] * rollouts for name in schema if name not in base}
+    table = pl.DataFrame(base | absent, schema=schema)
+    vocab = pl.DataFrame(
+        {
+            "token_id": range(ids),
+            "text": [f" {i}." for i in range(ids)],
+            "bytes": [f" {i}.".encode() for i in range(ids)],
+            "is_special": [False] * ids,
+        },
+        schema=polars_schema(VOCAB),
+    )
+    return Inputs(table, sequences(table), vocab, {"student": ids})
+
+
+def bare(job: Job, batches: list[np.ndarray]) -> None:
+    """Run both bodies and both heads."""
+    prompts, teacher_prompts, responses = job.sequences
+    (student,) = job.students.values()
+    heads = job.teacher.head.cut(0, job.ids), student.head.cut(0, job.ids)
+    for batch in batches:
+        numbers = [int(i) for i in batch]
+        states = (
+            response_states(job.teacher, teacher_prompts, responses, numbers),
+            response_states(student, prompts, responses, numbers),
+        )
+        for start in range(0, len(states[0]), job.chunk_rows):
+            for head, own in zip(heads, states, strict=True):
+                head.logits(own[start : start + job.chunk_rows])
+
+
+def plain(job: Job, batches: list[np.ndarray]) -> None:
+    """Score as is usual: full logits of a padded batch."""
+    prompts, _, responses = job.sequences
+    (student,) = job.students.values()
+    for batch in batches:
+        rows = [np.concatenate((prompts[i], responses[i])) for i in batch]
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        mask = torch.zeros(len(rows), width, dtype=torch.int64)
+        for n, row in enumerate(rows):
+            ids[n, : len(row)] = torch.from_numpy(row.astype(np.int64))
+            mask[n, : len(row)] = 1
+        device = student.model.device
+        ids, mask = ids.to(device), mask.to(device)
+        log_p, log_q = (
+            model.model(ids, attention_mask=mask, use_cache=False)
+            .logits[:, :-1, : job.ids]
+            .float()
+            .log_softmax(-1)
+            for model in (student, job.teacher)
+        )
+        _eight(log_p, log_q, ids[:, 1:])
+
+
+def script(job: Job, rollouts: int) -> None:
+    """Score as a script does: one rollout at a time, token by token."""
+    prompts, _, responses = job.sequences
+    (student,) = job.students.values()
+    for i in range(rollouts):
+        row = np.concatenate((prompts[i], responses[i])).astype(np.int64)
+        ids = torch.from_numpy(row)[None].to(student.model.device)
+        logits = [model.model(ids, use_cache=False).logits[0] for model in (student, job.teacher)]
+        for t in range(len(prompts[i]) - 1, len(row) - 1):
+            log_p, log_q = (own[t, : job.ids].float().log_softmax(-1) for own in logits)
+            for value in _eight(log_p[None, None], log_q[None, None], ids[:, t + 1 : t + 2]):
+                value.tolist()
+
+
+def _eight(log_p: torch.Tensor, log_q: torch.Tensor, ids: torch.Tensor) -> list[torch.Tensor]:
+    p, q = log_p.exp(), log_q.exp()
+    top = log_p.topk(64).indices
+    return [
+        log_p.gather(-1, ids[..., None]),
+        log_q.gather(-1, ids[..., None]),
+        (p * (log_p - log_q)).sum(-1),
+        (q * (log_q - log_p)).sum(-1),
+        -(p * log_p).sum(-1),
+        -(q * log_q).sum(-1),
+        q.gather(-1, top).sum(-1),
+        (top == log_q.topk(64).indices).sum(-1),
+    ]
+
+
+def timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
+    """Return the seconds that some work takes."""
+    begin = clock()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return clock() - begin
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure, print, and add a row for each way."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teacher", default="1.7B", help=f"folder, or one of {', '.join(SHAPES)}")
+    parser.add_argument("--student", default="0.6B", help="likewise")
+    parser.add_argument("--rollouts", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--response", type=int, default=512)
+    parser.add_argument("--batch-tokens", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", default="bare,score,plain,script")
+    parser.add_argument("--script-rollouts", type=int, default=2)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = default_device()
+    dtype = default_dtype(device) if device == "cpu" else "bfloat16"
+    teacher, student = (load(name, device, dtype) for name in (options.teacher, options.student))
+    ids = min(IDS, teacher.width, student.width)
+    inputs = make_inputs(ids, options.rollouts, options.prompt, options.response, seed=0)
+    size = options.batch_tokens or default_batch_tokens([teacher, student])
+    read = inputs.sequences
+    job = Job(read, Measures(K_GRID), ids, chunk_rows(ids, device), teacher, {"student": student})
+    batches = plan_batches(read.lengths, size)
+    tokens = int(read.responses.offsets[-1])
+    by_script = int(read.responses.offsets[options.script_rollouts])
+    parts = plan_parts(read.responses.lengths, 262_144)
+
+    def scored() -> None:
+        with tempfile.TemporaryDirectory() as folder, StderrProgress() as progress:
+            progress.start("score", tokens)
+            manifest = claim_run(Path(folder), fingerprint={}, parts=parts, teacher={}, rollouts={})
+            writer = RunWriter(Path(folder), manifest, inputs, parts, "punkt", size, progress)
+            for number in range(len(parts)):
+                writer.write_part(job, number)
+
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "bare": (lambda: bare(job, batches), tokens),
+        "score": (scored, tokens),
+        "plain": (lambda: plain(job, batches), tokens),
+        "script": (lambda: script(job, options.script_rollouts), by_script),
+    }
+    chosen = options.ways.split(",")
+    speed, memory = dict.fromkeys(chosen, 0.0), dict.fromkeys(chosen, 0.0)
+    weights = torch.cuda.memory_allocated() if device == "cuda" else 0
+    bare(job, batches[-1:])
+    for _ in range(options.rounds):
+        for way in chosen:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            work, n = ways[way]
+            speed[way] = max(speed[way], n / timed(work, device, clock))
+            if device == "cuda":
+                memory[way] = torch.cuda.max_memory_allocated() - weights
+            else:
+                memory[way] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            print(f"{way:6s} {speed[way]:10.1f} tokens/s", flush=True)
+    where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    if device == "cpu":
+        where += f", {torch.get_num_threads()} threads" + (", CPU time" * options.cpu_time)
+    flops = 2 * sum(
+        sum(weight.numel() for weight in model.body.parameters()) + model.head.weight.numel()
+        for model in (teacher, student)
+    )
+    what = (
+        f"{date.today()} | {where} | torch {torch.__version__} | {Path(options.teacher).name} | "
+        f"{Path(options.student).name} | {options.rollouts} x {options.response}"
+    )
+    rows = []
+    for way in chosen:
+        used = f"{flops * speed[way] / H200_BF16:.2f}" if device == "cuda" else ""
+        rows.append(
+            f"| {what} | {way} | {speed[way]:.1f} | {speed[way] / speed['bare']:.3f} | "
+            f"{memory[way] / 2**30:.2f} | {used} |"
+        )
+    if not RESULTS.exists():
+        RESULTS.write_text(HEADER)
+    with RESULTS.open("a") as file:
+        file.write("\n".join(rows) + "\n")
+    print("\n".join(rows))
+
+
+HEADER = """# Speed of scoring
+
+Rows of `python -m benchmarks.score_speed`. Peak memory: on a GPU what is held beside the weights,
+on the CPU the whole process so far. MFU: model FLOP utilisation, weights only, against 989
+TFLOP/s.
+
+| date | device | versions | teacher | student | tokens | way | tokens/s | of bare | GiB | MFU |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The only place with models: rollouts in, token table out."""

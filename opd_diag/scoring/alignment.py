@@ -1,0 +1,118 @@
+"""Whether the generator's own log-probs agree with the student's: they must, if it generated."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Shift s compares the generator's value at a token with the student's s tokens later.
+SHIFTS = (0, 1, -1)
+# Edges of a histogram of |difference|, 10 % apart: histograms of parts add up exactly.
+EDGES = np.geomspace(1e-6, 1e2, 201)
+# Inference engines in bfloat16 stay below these; another checkpoint does not.
+MEDIAN_ALIGNED = 0.02
+P95_ALIGNED = 0.25
+FEWEST_TOKENS = 16
+
+Values = NDArray[np.float32]
+Counts = dict[int, NDArray[np.int64]]
+
+
+class Alignment(NamedTuple):
+    """How far the generator's log-probs lie from the student's.
+
+    Attributes:
+        n: Number of tokens compared.
+        median: Median of |difference|, nat; None if there is none.
+        p95: 95th percentile of |difference|, nat; None if there is none.
+        diagnosis: `aligned`, `shifted by one`, `other temperature`, `other checkpoint`, or
+            `too few tokens`.
+        detail: One clause that says what was seen.
+    """
+
+    n: int
+    median: float | None
+    p95: float | None
+    diagnosis: str
+    detail: str
+
+
+def count_differences(sampled: Values, student: Values, response: NDArray[np.integer]) -> Counts:
+    """Count |sampled - student| in a histogram, for each shift.
+
+    Args:
+        sampled: The generator's log-probs, NaN where there is none. Shape (tokens,).
+        student: The student's, NaN where there is none. Shape (tokens,).
+        response: Which response each token belongs to. Shape (tokens,).
+
+    Returns:
+        Counts by shift. Shape (len(EDGES) + 1,) each.
+    """
+    counts = {}
+    for shift in SHIFTS:
+        ahead, behind = max(shift, 0), max(-shift, 0)
+        stop = len(sampled)
+        ours, theirs = slice(behind, stop - ahead), slice(ahead, stop - behind)
+        difference = np.abs(sampled[ours] - student[theirs])
+        compared = (response[ours] == response[theirs]) & np.isfinite(difference)
+        places = np.searchsorted(EDGES, difference[compared])
+        counts[shift] = np.bincount(places, minlength=len(EDGES) + 1)
+    return counts
+
+
+def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> Alignment:
+    """Tell from the differences what kind of generator wrote the rollouts.
+
+    Args:
+        counts: Histograms of the student at the run's temperature, by shift.
+        tempered: The same at other temperatures, where they were computed.
+    """
+    plain = counts[0]
+    n = int(plain.sum())
+    if n < FEWEST_TOKENS:
+        return Alignment(n, None, None, "too few tokens", f"{n} tokens with a log-prob")
+    median, p95 = _quantile(plain, 0.5), _quantile(plain, 0.95)
+    seen = f"median |difference| {median:.2g} nat, 95th percentile {p95:.2g} nat"
+    if _aligned(plain):
+        return Alignment(n, median, p95, "aligned", seen)
+    for shift in SHIFTS[1:]:
+        if _aligned(counts[shift]):
+            where = "after" if shift > 0 else "before"
+            detail = f"{seen}; they fit the student's at the token {where}"
+            return Alignment(n, median, p95, "shifted by one", detail)
+    for temperature, others in (tempered or {}).items():
+        if _aligned(others[0]):
+            detail = f"{seen}; they fit temperature {temperature:g}"
+            return Alignment(n, median, p95, "other temperature", detail)
+    return Alignment(n, median, p95, "other checkpoint", seen)
+
+
+def _aligned(counts: NDArray[np.int64]) -> bool:
+    if counts.sum() < FEWEST_TOKENS:
+        return False
+    return _quantile(counts, 0.5) <= MEDIAN_ALIGNED and _quantile(counts, 0.95) <= P95_ALIGNED
+
+
+def _quantile(counts: NDArray[np.int64], share: float) -> float:
+    """Upper edge of the bin that holds a quantile."""
+    place = int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
+    return float(EDGES[min(place, len(EDGES) - 1)])
+
+
+def pack(counts: Counts) -> dict[str, list[list[int]]]:
+    """Write histograms as JSON values: [bin, count] of every bin that holds something."""
+    return {
+        str(shift): [[int(place), int(bins[place])] for place in np.flatnonzero(bins)]
+        for shift, bins in counts.items()
+    }
+
+
+def add_packed(packed: Iterable[Mapping[str, list[list[int]]]]) -> Counts:
+    """Add histograms that `pack` wrote."""
+    counts = {shift: np.zeros(len(EDGES) + 1, np.int64) for shift in SHIFTS}
+    for one in packed:
+        for shift, bins in one.items():
+            for place, count in bins:
+                counts[int(shift)][place] += count
+    return counts

@@ -1,0 +1,171 @@
+"""Preflight: what a scoring job will meet, from its files and from one batch."""
+
+from pathlib import Path
+
+import numpy as np
+
+from opd_diag.errors import OpdDiagError
+from opd_diag.scoring.costs import cost_findings, plan_findings
+from opd_diag.scoring.findings import (
+    GREEN,
+    RED,
+    YELLOW,
+    Finding,
+    rollout_findings,
+    tokenizer_findings,
+)
+from opd_diag.scoring.fingerprints import fingerprint
+from opd_diag.scoring.frames import flat
+from opd_diag.scoring.inputs import Inputs, Origin, read_inputs
+from opd_diag.scoring.loading import Loading, load_jobs
+from opd_diag.scoring.models import LanguageModel, default_device, default_dtype
+from opd_diag.scoring.parts import Job
+from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.trial import Trial, choose_batch, run_trial
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.rollouts import Rollouts
+
+# Mean KL of a student from itself in another batch: rounding of its dtype.
+_MOST_SELF_KL = {4: 1e-6, 2: 1e-2}
+_LEVELS = {
+    "aligned": GREEN,
+    "shifted by one": RED,
+    "other temperature": YELLOW,
+    "other checkpoint": YELLOW,
+    "too few tokens": GREEN,
+}
+
+
+def check(
+    rollouts: Rollouts,
+    *,
+    teacher: str,
+    student: str,
+    out: str | Path | None = None,
+    max_response_tokens: int | None = None,
+    temperature: float = 1.0,
+    dtype: str | None = None,
+    device: str | None = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    batch_tokens: int | None = None,
+    part_tokens: int = 262_144,
+) -> list[Finding]:
+    """Foresee a scoring job: look at its files, and score one batch.
+
+    Args:
+        rollouts: What `read_rollouts` returns.
+        teacher: Folder or hub id.
+        student: Folder or hub id.
+        out: Where the run would be written; the current folder by default.
+        max_response_tokens: Only so many tokens of each response would be scored.
+        temperature: Both models' logits are divided by it.
+        dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
+        device: Where both models go; a GPU if there is one.
+        attn: Attention implementation, as transformers names it.
+        revision: Branch, tag or commit of hub ids.
+        trust_remote_code: Whether code that comes with a model may run.
+        batch_tokens: Most tokens of a batch; by default from free memory.
+        part_tokens: Response tokens of a part of the tables, about.
+
+    Returns:
+        Findings in the order in which they were made. A red one that leaves nothing to go on with
+        is the last.
+    """
+    found = rollout_findings(rollouts)
+    origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
+    found += tokenizer_findings(rollouts.table, teacher, student, **origin)
+    if any(finding.level == RED for finding in found):
+        return found
+    device = device or default_device()
+    load = {"dtype": dtype or default_dtype(device), "device": device, "attn": attn, **origin}
+    try:
+        for name in (teacher, student):
+            fingerprint(name, **origin)
+        inputs = read_inputs(
+            rollouts,
+            teacher,
+            {"student": student},
+            max_response_tokens=max_response_tokens,
+            origin=origin,
+        )
+        measures = Measures(tuple(k for k in K_GRID if k <= inputs.vocab.height), 16, temperature)
+        (job,) = load_jobs(inputs, measures, teacher, {"student": student}, Loading(load, load))
+    except OpdDiagError as error:
+        return [*found, Finding(RED, "models", str(error))]
+    found += _model_findings(job)
+    found += plan_findings(job, batch_tokens, part_tokens)
+    lengths = job.sequences.lengths
+    batch = choose_batch(lengths, job.sequences.responses.lengths)
+    trial = run_trial(job, batch, _sampled(inputs, job, batch))
+    return found + _trial_findings(job, trial) + cost_findings(inputs, job, trial, out, part_tokens)
+
+
+def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
+    lists = inputs.table["sampled_logp"].gather(batch)
+    return flat(lists, job.sequences.responses.lengths[batch]).to_numpy()
+
+
+def _model_findings(job: Job) -> list[Finding]:
+    (student,) = job.students.values()
+    found = []
+    for role, model in (("teacher", job.teacher), ("student", student)):
+        saved = getattr(model.model.config, "dtype", None)
+        found.append(
+            Finding(
+                GREEN,
+                role,
+                f"{type(model.model).__name__}, {_plain(model.model.dtype)} (saved as "
+                f"{_plain(saved)}), {model.width:,} logits of which {job.ids:,} are decodable; "
+                f"head {_head(model)}, agrees with the model's own logits",
+            )
+        )
+        positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = int(job.sequences.lengths.max())
+        if isinstance(positions, int) and longest > positions:
+            found.append(
+                Finding(
+                    YELLOW, role, f"made for {positions:,} positions; one rollout has {longest:,}"
+                )
+            )
+    return found
+
+
+def _plain(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _head(model: LanguageModel) -> str:
+    head = model.head
+    features = [
+        "with bias" if head.bias is not None else "",
+        f"scale {head.scale:g}" if head.scale != 1.0 else "",
+        f"soft cap {head.soft_cap:g}" if head.soft_cap is not None else "",
+        "tied" if model.model.config.get_text_config().tie_word_embeddings else "",
+    ]
+    return ", ".join(feature for feature in features if feature) or "plain"
+
+
+def _trial_findings(job: Job, trial: Trial) -> list[Finding]:
+    (student,) = job.students.values()
+    limit = _MOST_SELF_KL[student.model.dtype.itemsize]
+    aligned = trial.alignment
+    return [
+        Finding(
+            GREEN if trial.self_kl <= limit else RED,
+            "self-KL",
+            f"mean {trial.self_kl:.2g} nat of the student from itself in another batch; at most "
+            f"{limit:g} expected",
+        ),
+        Finding(
+            GREEN if trial.reverse_kl > 10 * trial.self_kl else YELLOW,
+            "reverse KL",
+            f"mean {trial.reverse_kl:.3g} nat on {trial.rows:,} tokens",
+        ),
+        Finding(
+            _LEVELS[aligned.diagnosis],
+            "generator's log-probs",
+            f"{aligned.diagnosis}: {aligned.detail}",
+        ),
+    ]

@@ -1,0 +1,127 @@
+"""What a model's weights are: a sha256 of each file, or the commit of a hub id."""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+
+from opd_diag.errors import ModelError, StorageError
+from opd_diag.tables.files import atomic_path
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+_SETTINGS = ("config.json", "adapter_config.json")
+
+
+def fingerprint(
+    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> dict[str, str]:
+    """Return what identifies the weights of a model.
+
+    Args:
+        name: Model folder or hub id.
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        The sha256 of every weights and config file of a folder, or the commit of a hub id.
+
+    Raises:
+        ModelError: If the folder holds no weights, or the hub id cannot be found.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"commit": _commit(name, revision, trust_remote_code)}
+    # A folder may hold the same weights in two formats; transformers takes the first kind found.
+    weights = next((files for kind in _WEIGHTS if (files := sorted(folder.glob(kind)))), [])
+    if not weights:
+        raise ModelError(f"{name}: no weights in this folder; expected *.safetensors")
+    settings = [folder / setting for setting in _SETTINGS if (folder / setting).exists()]
+    prints = {path.name: digest_file(path) for path in (*settings, *weights)}
+    base = _base_of_adapter(folder)
+    if base is not None:
+        below = fingerprint(base, trust_remote_code=trust_remote_code)
+        prints |= {f"base:{file}": value for file, value in below.items()}
+    return prints
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file, from the user's cache while size and time are the same."""
+    stat = path.stat()
+    cache_path = _cache_path()
+    key = str(path.resolve())
+    cache = _read_cache(cache_path)
+    if cache.get(key, [])[:2] == [stat.st_size, stat.st_mtime_ns]:
+        return str(cache[key][2])
+    with path.open("rb") as file:
+        value = hashlib.file_digest(file, "sha256").hexdigest()
+    # Read again: another process may have hashed other files meanwhile.
+    cache = _read_cache(cache_path) | {key: [stat.st_size, stat.st_mtime_ns, value]}
+    with contextlib.suppress(StorageError), atomic_path(cache_path) as temporary:
+        temporary.write_text(json.dumps(cache))
+    return value
+
+
+def _commit(name: str, revision: str | None, trust_remote_code: bool) -> str:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name}: no such folder, and not on the hub ({first_line(error)}); "
+            "expected a model folder or a hub id"
+        ) from error
+    return str(config._commit_hash)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _base_of_adapter(folder: Path) -> str | None:
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        return None
+    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def _cache_path() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "opd-diag" / "digests.json"
+
+
+def _read_cache(path: Path) -> dict[str, list[int | str]]:
+    try:
+        cache = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return cache if isinstance(cache, dict) else {}
+
+
+def digest_table(table: pl.DataFrame) -> str:
+    """Return a sha256 over names, dtypes and values of a table."""
+    whole = hashlib.sha256()
+    for column in table:
+        whole.update(f"{column.name} {column.dtype}\n".encode())
+        _add_column(whole, column)
+    return whole.hexdigest()
+
+
+def _add_column(whole: "hashlib._Hash", column: pl.Series) -> None:
+    whole.update(column.is_null().to_numpy().tobytes())
+    if isinstance(column.dtype, pl.List):
+        whole.update(column.list.len().fill_null(0).to_numpy().tobytes())
+        _add_column(whole, column.drop_nulls().list.explode(empty_as_null=False))
+    elif column.dtype in (pl.String, pl.Binary):
+        column = column.cast(pl.Binary)
+        whole.update(column.bin.size().fill_null(0).to_numpy().tobytes())
+        whole.update(b"".join(column.drop_nulls()))
+    else:
+        whole.update(column.drop_nulls().to_numpy().tobytes())

@@ -1,0 +1,91 @@
+"""Progress on stderr: a bar with tokens per second and the time left, and plain messages."""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Progress(Protocol):
+    """What `score` tells while it works."""
+
+    def __enter__(self) -> "Progress":
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        """End, also after an error."""
+
+    def start(self, task: str, tokens: int) -> None:
+        """Begin a task of so many tokens."""
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens as done."""
+
+    def say(self, message: str) -> None:
+        """Show one line."""
+
+
+class StderrProgress:
+    """A bar where stderr is a terminal, and messages in any case."""
+
+    _bar: "RichProgress"
+
+    def __enter__(self) -> "StderrProgress":
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class TokensPerSecond(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("" if speed is None else f"{speed:,.0f} tokens/s")
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TokensPerSecond(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, task: str, tokens: int) -> None:
+        """Begin a task of so many tokens."""
+        for old in self._bar.task_ids:
+            self._bar.remove_task(old)
+        self._bar.add_task(task, total=tokens)
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens as done."""
+        self._bar.advance(self._bar.task_ids[-1], tokens)
+
+    def say(self, message: str) -> None:
+        """Show one line."""
+        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)

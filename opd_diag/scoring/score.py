@@ -1,0 +1,169 @@
+"""Score saved rollouts under a teacher and one or more students."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from opd_diag.errors import OptionError
+from opd_diag.scoring.batches import plan_parts
+from opd_diag.scoring.fingerprints import digest_table, fingerprint
+from opd_diag.scoring.inputs import Inputs, Origin, named_students, read_inputs
+from opd_diag.scoring.loading import Loading, load_jobs
+from opd_diag.scoring.models import default_device, default_dtype
+from opd_diag.scoring.plan import claim_checkpoints, claim_run
+from opd_diag.scoring.progress import Progress, StderrProgress
+from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.writer import RunWriter
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.files import run_lock
+from opd_diag.tables.manifest import SCHEMA_VERSION
+from opd_diag.tables.parquet import write_table
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, Rollouts
+from opd_diag.tables.run import VOCAB_NAME, Run, open_run
+from opd_diag.text.segments import segmenter_spec
+
+
+def score(
+    rollouts: Rollouts,
+    *,
+    teacher: str,
+    students: Mapping[str, str] | str,
+    out: str | Path,
+    limit: int | None = None,
+    max_response_tokens: int | None = None,
+    temperature: float = 1.0,
+    k_grid: Sequence[int] = K_GRID,
+    union_k: int = 16,
+    segmenter: str = "punkt",
+    dtype: str | None = None,
+    device: str | None = None,
+    teacher_device: str | None = None,
+    teacher_bits: int | None = None,
+    device_map: str | None = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    batch_tokens: int | None = None,
+    part_tokens: int = 262_144,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Run:
+    """Score saved rollouts with the teacher and each student checkpoint.
+
+    The run is written part by part. The same call on the same folder goes on at the first missing
+    part; a call with another checkpoint name adds it to the run.
+
+    Args:
+        rollouts: What `read_rollouts` returns.
+        teacher: Folder or hub id of the teacher.
+        students: Folders or hub ids of the checkpoints by name, in order; a single one is named
+            like its folder.
+        out: Folder of the run.
+        limit: Score only so many rollouts.
+        max_response_tokens: Score only so many tokens of each response.
+        temperature: Both models' logits are divided by it.
+        k_grid: The K of the columns with one value per K, rising, from 2; cut at the size of the
+            vocabulary.
+        union_k: K of union_kl.
+        segmenter: `punkt`, `newline` or `block:N`.
+        dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
+        device: Device of the students and of all logits; a GPU if there is one.
+        teacher_device: Device of the teacher; by default that of the students.
+        teacher_bits: 4 or 8 quantises the teacher's weights (bitsandbytes).
+        device_map: `auto` spreads the teacher over all devices (accelerate).
+        attn: Attention implementation, as transformers names it.
+        revision: Branch, tag or commit of hub ids.
+        trust_remote_code: Whether code that comes with a model may run.
+        batch_tokens: Most tokens of a batch, padding counted; by default from free memory. A run
+            that goes on keeps its own.
+        part_tokens: Response tokens of a part of the tables, about.
+        seed: Seed of the sample for the noise floor.
+        progress: Where progress and warnings go; by default stderr.
+
+    Returns:
+        The run, opened.
+
+    Raises:
+        RolloutError: If an id lies outside the vocabulary, or there is nothing to score.
+        ModelError: If a model cannot be loaded or used, or one rollout does not fit into memory.
+        ModelMismatchError: If tokenizers differ, or the folder holds another run.
+        StorageError: If the folder cannot be written or another process writes to it.
+        OptionError: If a number makes no sense, or the segmenter is unknown.
+    """
+    _check_numbers(k_grid, union_k, temperature)
+    folder, names = Path(out), named_students(students)
+    origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
+    inputs = read_inputs(
+        rollouts,
+        teacher,
+        names,
+        limit=limit,
+        max_response_tokens=max_response_tokens,
+        origin=origin,
+    )
+    k_grid = tuple(k for k in k_grid if k <= inputs.vocab.height)
+    device = device or default_device()
+    dtype = dtype or default_dtype(device)
+    loading = Loading(
+        teacher={
+            "dtype": dtype,
+            "device": teacher_device or device,
+            "head_device": device,
+            "device_map": device_map,
+            "attn": attn,
+            "bits": teacher_bits,
+            **origin,
+        },
+        student={"dtype": dtype, "device": device, "attn": attn, **origin},
+    )
+    with run_lock(folder), progress or StderrProgress() as tell:
+        parts = plan_parts(inputs.sequences.responses.lengths, part_tokens)
+        manifest = claim_run(
+            folder,
+            fingerprint={
+                "schema_version": SCHEMA_VERSION,
+                "rollouts": digest_table(inputs.table),
+                "teacher": fingerprint(teacher, **origin),
+                "teacher_bits": teacher_bits,
+                "tokenizer": digest_table(inputs.vocab),
+                "k_grid": list(k_grid),
+                "union_k": union_k,
+                "temperature": temperature,
+                "dtype": dtype,
+                "max_response_tokens": max_response_tokens,
+                "segmenter": segmenter_spec(segmenter),
+                "part_tokens": part_tokens,
+            },
+            parts=parts,
+            teacher={"path": teacher},
+            rollouts=rollouts.report,
+        )
+        prints = {name: fingerprint(path, **origin) for name, path in names.items()}
+        claim_checkpoints(folder, manifest, names, prints)
+        _write_once(folder, inputs)
+        writer = RunWriter(folder, manifest, inputs, parts, segmenter, batch_tokens, tell)
+        pending = {name: path for name, path in names.items() if writer.is_pending(name)}
+        if pending:
+            measures = Measures(k_grid, union_k, temperature)
+            try:
+                for job in load_jobs(inputs, measures, teacher, pending, loading):
+                    writer.run(job, seed=seed)
+            except KeyboardInterrupt:
+                tell.say(f"interrupted: {writer.state()}; the same command goes on from there")
+                raise
+    return open_run(folder)
+
+
+def _check_numbers(k_grid: Sequence[int], union_k: int, temperature: float) -> None:
+    if not k_grid or k_grid[0] < 2 or any(b <= a for a, b in pairwise(k_grid)):
+        raise OptionError(f"k_grid: {list(k_grid)}; expected rising numbers from 2")
+    if union_k < 1:
+        raise OptionError(f"union_k: {union_k}; expected at least 1")
+    if not temperature > 0:
+        raise OptionError(f"temperature: {temperature}; expected a positive number")
+
+
+def _write_once(folder: Path, inputs: Inputs) -> None:
+    for name, table in ((ROLLOUTS_NAME, inputs.table), (VOCAB_NAME, inputs.vocab)):
+        if not (folder / name).exists():
+            write_table(table, folder / name)

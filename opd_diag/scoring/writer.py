@@ -1,0 +1,183 @@
+"""Scoring a job into a run: the missing parts, then what is known once they are all there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from opd_diag.errors import ModelError
+from opd_diag.scoring.alignment import count_differences, pack
+from opd_diag.scoring.batches import Part, default_batch_tokens
+from opd_diag.scoring.finish import noise_floors, totals, warnings
+from opd_diag.scoring.forward import is_out_of_memory
+from opd_diag.scoring.frames import flat, key_columns, part_responses
+from opd_diag.scoring.inputs import Inputs
+from opd_diag.scoring.parts import Job, ScoredPart, score_part
+from opd_diag.scoring.plan import batch_tokens_of, set_batch_tokens
+from opd_diag.scoring.progress import Progress
+from opd_diag.tables.gradients import gradients_path, write_gradients
+from opd_diag.tables.manifest import Manifest, write_manifest
+from opd_diag.tables.tokens import part_path, read_part_metadata, write_part
+
+
+@dataclass(frozen=True)
+class RunWriter:
+    """Writes the parts of a run.
+
+    Attributes:
+        folder: The run, held by its lock.
+        manifest: Its manifest, changed and written as the work goes on.
+        inputs: Rollouts and vocabulary.
+        parts: Parts of the run.
+        segmenter: Name of the segmenter.
+        batch_tokens: Most tokens of a batch, or None to size it from free memory.
+        progress: Where progress and warnings go.
+    """
+
+    folder: Path
+    manifest: Manifest
+    inputs: Inputs
+    parts: list[Part]
+    segmenter: str
+    batch_tokens: int | None
+    progress: Progress
+
+    def missing(self, checkpoint: str) -> list[int]:
+        """Return the parts that a checkpoint lacks.
+
+        Raises:
+            TableError: If a part that is there is damaged.
+        """
+        found = []
+        for number in range(len(self.parts)):
+            place = (self.folder, checkpoint, number)
+            if part_path(*place).exists() and gradients_path(*place).exists():
+                read_part_metadata(*place)
+            else:
+                found.append(number)
+        return found
+
+    def is_pending(self, checkpoint: str) -> bool:
+        """Tell whether a checkpoint is not finished."""
+        known = self.manifest["checkpoints"][checkpoint]
+        return "noise_floor" not in known or bool(self.missing(checkpoint))
+
+    def state(self) -> str:
+        """Say how far the run is."""
+        left = {name: len(self.missing(name)) for name in self.manifest["checkpoints"]}
+        return ", ".join(
+            f"{name} has {len(self.parts) - n} of {len(self.parts)} parts"
+            for name, n in left.items()
+        )
+
+    def run(self, job: Job, *, seed: int) -> None:
+        """Score what the students of a job lack, and finish them.
+
+        Args:
+            job: The models.
+            seed: Seed of the sample for the noise floor.
+
+        Raises:
+            ModelError: If one rollout does not fit into memory.
+            StorageError: If a file cannot be written.
+        """
+        lacking = {name: set(self.missing(name)) for name in job.students}
+        numbers = sorted(set().union(*lacking.values()))
+        rows = sum(self.parts[number].rows for number in numbers)
+        self.progress.start(", ".join(job.students), rows)
+        with torch.inference_mode():
+            for number in numbers:
+                students = {
+                    name: model for name, model in job.students.items() if number in lacking[name]
+                }
+                self.write_part(job._replace(students=students), number)
+            self._finish(job, seed)
+
+    def write_part(self, job: Job, number: int) -> None:
+        """Score one part under every student of a job, and write it."""
+        part = self.parts[number]
+        responses = part_responses(job.sequences.responses, part)
+        keys = key_columns(self.inputs.table, part, responses, self.inputs.vocab, self.segmenter)
+        sampled = flat(self.inputs.table["sampled_logp"][part.start : part.stop], responses.lengths)
+        for name, scored in self._halving(job, number, keys).items():
+            student = scored.frame["student_logp"].to_numpy()
+            counts = count_differences(sampled.to_numpy(), student, keys["rollout"].to_numpy())
+            statistics = {**scored.statistics, "sampled_difference": pack(counts)}
+            # The tokens come last: a part is there once they are.
+            write_gradients(scored.sums, self.folder, name, number)
+            write_part(
+                scored.frame,
+                self.folder,
+                name,
+                number,
+                k_grid=job.measures.k_grid,
+                statistics=statistics,
+            )
+
+    def _halving(self, job: Job, number: int, keys: pl.DataFrame) -> dict[str, ScoredPart]:
+        """Score a part; where memory runs out, begin it again with half the batch size."""
+        part = self.parts[number]
+        longest = int(job.sequences.lengths[part.start : part.stop].max())
+        size = batch_tokens_of(self.manifest, number)
+        if size is None:
+            size = self.batch_tokens or default_batch_tokens([job.teacher, *job.students.values()])
+            set_batch_tokens(self.folder, self.manifest, number, size)
+        while True:
+            count = _Count(self.progress)
+            try:
+                return score_part(job, part, keys, batch_tokens=size, advance=count)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size <= longest:
+                    raise ModelError(
+                        f"rollouts: one of {longest} tokens does not fit into memory alone; "
+                        "expected more memory, or fewer response tokens"
+                    ) from error
+            count(-count.tokens)
+            size //= 2
+            set_batch_tokens(self.folder, self.manifest, number, size)
+            self.progress.say(f"out of memory: going on with batches of {size} tokens")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _finish(self, job: Job, seed: int) -> None:
+        size = batch_tokens_of(self.manifest, len(self.parts) - 1)
+        assert size is not None
+        floors = noise_floors(job, self.folder, self.manifest, batch_tokens=size, seed=seed)
+        checkpoints = self.manifest["checkpoints"]
+        for name, student in job.students.items():
+            statistics, alignment = totals(self.folder, name, len(self.parts))
+            checkpoints[name] |= {
+                "dtype": str(student.model.dtype).removeprefix("torch."),
+                "logits": student.width,
+                "decodable": job.ids,
+                "statistics": statistics,
+                "alignment": alignment._asdict(),
+                "noise_floor": floors[name],
+            }
+        self.manifest["teacher"] |= {
+            "dtype": str(job.teacher.model.dtype).removeprefix("torch."),
+            "logits": job.teacher.width,
+        }
+        finished: dict[str, Any] = {
+            name: found for name, found in checkpoints.items() if "noise_floor" in found
+        }
+        self.manifest["warnings"] = warnings(finished)
+        write_manifest(self.folder, self.manifest)
+        for text in self.manifest["warnings"]:
+            self.progress.say(f"warning: {text}")
+
+
+class _Count:
+    """Counts tokens, so that those of a part that is begun again can be taken back."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.tokens = 0
+
+    def __call__(self, tokens: int) -> None:
+        self.tokens += tokens
+        self._progress.advance(tokens)

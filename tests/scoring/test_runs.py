@@ -1,0 +1,343 @@
+"""Runs on disk: resumed, extended, refused, interrupted, out of memory."""
+
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from opd_diag.errors import (
+    ModelError,
+    ModelMismatchError,
+    RolloutError,
+    StorageError,
+    TableError,
+)
+from opd_diag.scoring import parts, writer
+from opd_diag.scoring.score import score
+from opd_diag.tables.files import run_lock
+from opd_diag.tables.rollouts import Rollouts
+from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.tokens import part_path
+
+PART_TOKENS = 30
+
+# Scores in a process of its own that kills itself, as kill -9 would, when it begins its third part.
+KILLED = """
+import os, pickle, signal, sys
+import torch
+from opd_diag.scoring import writer
+from opd_diag.scoring.score import score
+
+torch.set_num_threads(1)
+plain, calls = writer.score_part, []
+
+def score_part(*args, **options):
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*args, **options)
+
+writer.score_part = score_part
+rollouts, options = pickle.load(open(sys.argv[1], "rb"))
+score(rollouts, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def whole_run(rollouts, teacher, student, later, tmp_path_factory) -> Run:
+    """An uninterrupted run."""
+    return score(
+        rollouts,
+        teacher=teacher,
+        students={"a": student, "b": later},
+        out=tmp_path_factory.mktemp("whole") / "run",
+        part_tokens=PART_TOKENS,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(whole_run) -> dict[str, pl.DataFrame]:
+    """Its tables."""
+    return {name: whole_run.tokens(name).collect() for name in whole_run.checkpoints}
+
+
+class Heard:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.tokens = 0
+
+    def __enter__(self) -> "Heard":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start(self, task: str, tokens: int) -> None:
+        self.expected = tokens
+
+    def advance(self, tokens: int) -> None:
+        self.tokens += tokens
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(
+    rollouts, teacher, student, later, folder, tmp_path, whole, whole_run
+):
+    options = {
+        "teacher": teacher,
+        "students": {"a": student, "b": later},
+        "out": str(folder),
+        "part_tokens": PART_TOKENS,
+    }
+    call = tmp_path / "call"
+    call.write_bytes(pickle.dumps((rollouts, options)))
+    done = subprocess.run([sys.executable, "-c", KILLED, call], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    with pytest.raises(TableError, match="parts are missing"):
+        open_run(folder).tokens("a")
+    kept = part_path(folder, "a", 1)
+    before = kept.stat().st_mtime_ns
+    run = score(rollouts, **options)
+    assert kept.stat().st_mtime_ns == before
+    for name, table in whole.items():
+        assert run.tokens(name).collect().equals(table)
+        for ours, theirs in zip(run.gradients(name), whole_run.gradients(name), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_ctrl_c_says_how_to_go_on(rollouts, teacher, student, folder, monkeypatch, whole):
+    plain, heard = writer.score_part, Heard()
+
+    def interrupted(job, part, *args, **options):
+        if part.start > 0:
+            raise KeyboardInterrupt
+        return plain(job, part, *args, **options)
+
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    options |= {"part_tokens": PART_TOKENS}
+    monkeypatch.setattr(writer, "score_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score(rollouts, **options, progress=heard)
+    assert any("a has 1 of" in line and "the same command" in line for line in heard.said)
+    monkeypatch.setattr(writer, "score_part", plain)
+    assert score(rollouts, **options).tokens("a").collect().equals(whole["a"])
+
+
+def test_a_checkpoint_added_later_gets_what_it_would_have_got_at_once(
+    rollouts, teacher, student, later, folder, whole
+):
+    options = {"teacher": teacher, "out": folder, "part_tokens": PART_TOKENS}
+    score(rollouts, students={"a": student}, **options)
+    run = score(rollouts, students={"b": later}, **options)
+    assert run.checkpoints == ("a", "b")
+    for name, table in whole.items():
+        assert run.tokens(name).collect().equals(table)
+
+
+def test_a_finished_run_loads_no_model_again(rollouts, teacher, student, folder, monkeypatch):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    score(rollouts, **options)
+    monkeypatch.setattr("opd_diag.scoring.loading.load_model", None)
+    assert score(rollouts, **options).checkpoints == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"temperature": 0.9}, "temperature was 1.0, is 0.9"),
+        ({"k_grid": (2, 4)}, "k_grid was"),
+        ({"segmenter": "newline"}, "segmenter name was punkt, is newline"),
+        ({"limit": 5}, "rollouts was"),
+        ({"max_response_tokens": 9}, "max_response_tokens was missing, is 9"),
+        ({"part_tokens": 50}, "part_tokens was 262144, is 50"),
+        ({"dtype": "bfloat16"}, "dtype was float32, is bfloat16"),
+    ],
+)
+def test_another_run_in_the_folder_is_named_and_refused(
+    rollouts, teacher, student, folder, change, named
+):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    score(rollouts, **options)
+    with pytest.raises(ModelMismatchError, match=f"holds another run: .*{named}"):
+        score(rollouts, **options | change)
+
+
+def test_other_weights_under_a_known_name_are_refused(rollouts, teacher, student, later, folder):
+    score(rollouts, teacher=teacher, students={"a": student}, out=folder)
+    with pytest.raises(ModelMismatchError, match=r"'a' has other weights: model\.safetensors was"):
+        score(rollouts, teacher=teacher, students={"a": later}, out=folder)
+    with pytest.raises(ModelMismatchError, match=r"teacher model\.safetensors was"):
+        score(rollouts, teacher=later, students={"a": student}, out=folder)
+
+
+def test_a_folder_of_other_files_is_left_alone(rollouts, teacher, student, folder):
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    with pytest.raises(StorageError, match=r"holds 1 other files, such as thesis\.txt"):
+        score(rollouts, teacher=teacher, students=student, out=folder)
+
+
+def test_one_writer_at_a_time(rollouts, teacher, student, folder):
+    with run_lock(folder), pytest.raises(StorageError, match="is writing to this run"):
+        score(rollouts, teacher=teacher, students=student, out=folder)
+
+
+def test_a_truncated_part_is_named(rollouts, teacher, student, folder):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    score(rollouts, **options)
+    path = part_path(folder, "a", 0)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TableError, match=r"part-00000\.parquet: damaged"):
+        score(rollouts, **options)
+
+
+def test_a_full_disk_loses_nothing_that_was_complete(
+    rollouts, teacher, student, folder, monkeypatch, whole
+):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    options |= {"part_tokens": PART_TOKENS}
+    plain = pl.DataFrame.write_parquet
+
+    def write(frame, path, **more):
+        if "part-00002" in str(path):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        plain(frame, path, **more)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", write)
+    with pytest.raises(StorageError, match=r"part-00002\.parquet: cannot be written \(No space"):
+        score(rollouts, **options)
+    monkeypatch.undo()
+    kept = sorted(path.name for path in (folder / "tokens" / "checkpoint=a").iterdir())
+    assert kept == ["part-00000.parquet", "part-00001.parquet"]
+    assert score(rollouts, **options).tokens("a").collect().equals(whole["a"])
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    rollouts, teacher, student, folder, monkeypatch, whole
+):
+    plain, sizes, heard = parts.response_states, [], Heard()
+
+    def states(model, prompts, responses, numbers):
+        longest = max(len(prompts[i]) + len(responses[i]) - 1 for i in numbers)
+        sizes.append(len(numbers) * longest)
+        if sizes[-1] > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(model, prompts, responses, numbers)
+
+    monkeypatch.setattr(parts, "response_states", states)
+    run = score(
+        rollouts,
+        teacher=teacher,
+        students={"a": student},
+        out=folder,
+        batch_tokens=300,
+        progress=heard,
+    )
+    assert run.manifest["batch_tokens"] == [[0, 75]]
+    assert [line for line in heard.said if "out of memory" in line][-1].endswith("of 75 tokens")
+    assert heard.tokens == heard.expected
+    assert max(sizes[-10:]) <= 100
+    close(run.tokens("a").collect(), whole["a"])
+
+
+def test_a_rollout_that_never_fits_is_one_line(rollouts, teacher, student, folder, monkeypatch):
+    def states(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    monkeypatch.setattr(parts, "response_states", states)
+    with pytest.raises(ModelError, match="one of 46 tokens does not fit into memory alone"):
+        score(rollouts, teacher=teacher, students=student, out=folder)
+
+
+def test_the_size_of_batches_does_not_matter(rollouts, teacher, student, tmp_path, whole):
+    for size in (1, 60):
+        run = score(
+            rollouts,
+            teacher=teacher,
+            students={"a": student},
+            out=tmp_path / str(size),
+            batch_tokens=size,
+        )
+        close(run.tokens("a").collect(), whole["a"])
+        assert run.manifest["checkpoints"]["a"]["noise_floor"]["p95"]["reverse_kl"] < 1e-4
+
+
+def close(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    """Assert that two token tables differ by rounding only."""
+    exact = ["rollout", "position", "token_id", "segment", "in_loss", "repeat", "student_rank"]
+    assert one.select(exact).equals(other.select(exact))
+    for name in ("student_logp", "reverse_kl", "forward_kl", "js", "grad_hidden", "union_kl"):
+        assert (one[name] - other[name]).abs().max() < 1e-4, name
+
+
+def test_manifest_counts_what_has_no_value(rollouts, teacher, student, folder, save_model, ids):
+    model = AutoModelForCausalLM.from_pretrained(student)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = torch.nan
+    broken = save_model(model, "broken")
+    heard = Heard()
+    spoiled = rollouts.table.with_columns(
+        prompt_token_ids=pl.when(pl.col("rollout") == 5)
+        .then(pl.lit([7], pl.List(pl.Int32)))
+        .otherwise("prompt_token_ids")
+    )
+    students = {"x": broken}
+    run = score(Rollouts(spoiled), teacher=teacher, students=students, out=folder, progress=heard)
+    tokens = run.tokens().collect()
+    rows = tokens.filter(pl.col("rollout") == 5)
+    assert rows.select("reverse_kl", "student_rank", "margin").null_count().row(0) == (3, 3, 3)
+    assert run.manifest["checkpoints"]["x"]["statistics"]["rows_not_finite"] >= 3
+    assert any("are not finite; their scores are null" in line for line in heard.said)
+
+
+def test_ids_outside_the_vocabulary_name_their_line(make_rollouts, teacher, student, folder, ids):
+    bad = make_rollouts([[5], [5]], [[6], [ids]])
+    with pytest.raises(RolloutError, match=rf"made\.jsonl:2: response_token_ids holds {ids}"):
+        score(bad, teacher=teacher, students=student, out=folder)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "responses", "message"),
+    [
+        ([[], [4]], [[5], [6]], r"made\.jsonl:1: prompt_token_ids is empty"),
+        ([[4], [4]], [[], []], "2 rows without a response token"),
+    ],
+)
+def test_rollouts_without_anything_to_score(
+    make_rollouts, teacher, student, folder, prompts, responses, message
+):
+    with pytest.raises(RolloutError, match=message):
+        score(make_rollouts(prompts, responses), teacher=teacher, students=student, out=folder)
+
+
+def test_tokenizers_that_differ_are_refused(
+    rollouts, teacher, student, folder, train_bpe, tmp_path
+):
+
+    other = tmp_path / "other"
+    shutil.copytree(student, other)
+    train_bpe(["zzz yyy xxx"], 280).save_pretrained(other)
+    with pytest.raises(ModelMismatchError, match="their tokenizers differ in"):
+        score(rollouts, teacher=teacher, students={"o": str(other)}, out=folder)
+    assert not folder.exists()
+
+
+def test_a_student_without_weights_is_refused(rollouts, teacher, tiny_tokenizer, folder, tmp_path):
+    empty = tmp_path / "empty"
+    tiny_tokenizer.save_pretrained(empty)
+    with pytest.raises(ModelError, match="no weights in this folder"):
+        score(rollouts, teacher=teacher, students=str(empty), out=folder)
