@@ -13,6 +13,13 @@ from opd_diag.tables.run import Run, open_run
 
 Tokens = pl.LazyFrame | pl.DataFrame
 
+_OPTIONAL = {
+    "policy": pl.String,
+    "step": pl.Int64,
+    "correct": pl.Boolean,
+    "finish_reason": pl.String,
+}
+
 
 class Source(Protocol):
     """Tokens and rollouts, from a run or from memory."""
@@ -116,6 +123,29 @@ def choose_checkpoints(
             f"{', '.join(source.checkpoints)}"
         )
     return tuple(name for name in source.checkpoints if name in asked)
+
+
+def choose_rollouts(
+    rollouts: pl.DataFrame, policy: str | None = None, step: int | None = None
+) -> pl.DataFrame:
+    """Take the rollouts of a policy and a training step, sorted by `rollout`.
+
+    Optional columns that are absent come back as null.
+
+    Raises:
+        TableError: If there are no such rollouts.
+    """
+    absent = {name: dtype for name, dtype in _OPTIONAL.items() if name not in rollouts.columns}
+    frame = rollouts.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
+    for name, value in (("policy", policy), ("step", step)):
+        if value is None:
+            continue
+        kept = frame.filter(pl.col(name) == value)
+        if kept.is_empty():
+            known = ", ".join(map(str, frame[name].unique().sort())) or "no rollouts"
+            raise TableError(f"{name}: no rollouts of {value!r}; expected one of {known}")
+        frame = kept
+    return frame.sort("rollout")
 
 
 def paired_tokens(

@@ -1,10 +1,20 @@
 """The columns of every table, one module for each stage.
 
-A module of an analysis names its result tables in `TABLES`; `RESULTS` gathers them.
+A module of an analysis names its result tables in `TABLES`; `ANALYSES` and `RESULTS` gather them.
 """
 
 from collections.abc import Mapping
 
+from opd_diag.tables.columns import agreement_traps, release_points, rock_tokens, teachability
 from opd_diag.tables.schema import Column
 
-RESULTS: Mapping[str, tuple[Column, ...]] = {}
+ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
+    "agreement_traps": agreement_traps.TABLES,
+    "release_points": release_points.TABLES,
+    "rock_tokens": rock_tokens.TABLES,
+    "teachability": teachability.TABLES,
+}
+
+RESULTS: Mapping[str, tuple[Column, ...]] = {
+    name: columns for tables in ANALYSES.values() for name, columns in tables.items()
+}

@@ -1,0 +1,168 @@
+"""Columns of the result tables of `rock_tokens`."""
+
+import polars as pl
+
+from opd_diag.tables.schema import Column
+
+_RUN = (
+    Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
+    Column("pairing", pl.String, "-", "`one checkpoint`, `paired` (checkpoints on the same tokens) or `unpaired` (a second run).", nullable=False),
+    Column("loss", pl.String, "-", "`reverse_kl`, `forward_kl` or `sampled_log_ratio`.", nullable=False),
+)  # fmt: skip
+
+ROCK_TOKENS = (
+    *_RUN,
+    Column("token_id", pl.Int32, "-", "The token type; the rows stand by falling R.", nullable=False),
+    Column("text", pl.String, "-", "Its text; null without a vocabulary."),
+    Column("n", pl.UInt32, "tokens", "Occurrences in the loss.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts with an occurrence.", nullable=False),
+    Column("position_share", pl.Float64, "share", "Share of all occurrences.", nullable=False),
+    Column("mean_loss", pl.Float64, "nat", "Mean loss of its occurrences.", nullable=False),
+    Column("mean_loss_p10", pl.Float64, "nat", "10th percentile of the mean of as many tokens drawn from the whole run."),
+    Column("mean_loss_p90", pl.Float64, "nat", "90th percentile of the same."),
+    Column("R", pl.Float64, "nat", "Summed loss, n times mean.", nullable=False),
+    Column("R_low", pl.Float64, "nat", "Lower end of its 95 % interval over prompts."),
+    Column("R_high", pl.Float64, "nat", "Upper end."),
+    Column("rank", pl.UInt32, "rank", "Rank by R among the types that may be chosen."),
+    Column("rank_low", pl.Float64, "rank", "Lower end of its 95 % interval."),
+    Column("rank_high", pl.Float64, "rank", "Upper end."),
+    Column("is_rock", pl.Boolean, "-", "Whether the rank is among the top K.", nullable=False),
+    Column("loss_share", pl.Float64, "share", "Share of all loss."),
+    Column("loss_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("loss_share_high", pl.Float64, "share", "Upper end."),
+    Column("lift", pl.Float64, "ratio", "Mean loss over that of all tokens: 1 is frequency alone."),
+    Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("lift_p", pl.Float64, "probability", "Two-sided p of the loss permuted inside prompts."),
+    Column("lift_p_adjusted", pl.Float64, "probability", "The same adjusted over types (Benjamini-Hochberg)."),
+    Column("n_persistent", pl.UInt32, "tokens", "Occurrences with a high loss under the first and the last checkpoint, |O_PH|."),
+    Column("recurring_share", pl.Float64, "share", "Share of them whose context recurs in other prompts."),
+    Column("recurring_share_null", pl.Float64, "share", "95th percentile of that share for as many random occurrences of the type."),
+    Column("CCR", pl.Float64, "share", "Recurring ones over all occurrences."),
+    Column("R_ctx", pl.Float64, "nat", "R times CCR."),
+    Column("grad_share", pl.Float64, "share", "Share of the summed grad_logits."),
+    Column("grad_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("grad_share_high", pl.Float64, "share", "Upper end."),
+    Column("norm2_raw", pl.Float64, "(nat/unit)²", "Squared norm of the mean reverse-KL gradient in the hidden state: larger for rare types from noise alone."),
+    Column("norm2_cross", pl.Float64, "(nat/unit)²", "The same from the two halves of the prompts, unbiased; may be negative."),
+    Column("norm2_iid", pl.Float64, "(nat/unit)²", "The same if occurrences were independent."),
+    Column("coherence", pl.Float64, "share", "How much occurrences point the same way: 0 independent, 1 equal."),
+    Column("cosine", pl.Float64, "cosine", "Of the summed gradient with that of all types: smaller for rare types from noise alone."),
+    Column("alignment", pl.Float64, "nat/unit", "Mean gradient along the direction of all other types in the other half; does not depend on n."),
+    Column("contribution_share", pl.Float64, "share", "Share of the summed gradient's direction across halves; position_share under noise."),
+    Column("measured_on", pl.String, "-", "`other half`: prompts that did not choose the type; `both halves`: no half chose it, or each measures the other."),
+    Column("n_measured", pl.UInt32, "tokens", "Occurrences there under the first checkpoint."),
+    Column("mean_first", pl.Float64, "nat", "Mean loss there under the first checkpoint."),
+    Column("mean_first_low", pl.Float64, "nat", "Lower end of its 95 % interval."),
+    Column("mean_first_high", pl.Float64, "nat", "Upper end."),
+    Column("mean_last", pl.Float64, "nat", "Mean loss there under the last checkpoint."),
+    Column("mean_last_low", pl.Float64, "nat", "Lower end of its 95 % interval."),
+    Column("mean_last_high", pl.Float64, "nat", "Upper end."),
+    Column("relative_change", pl.Float64, "share", "mean_last over mean_first, minus 1."),
+    Column("relative_change_low", pl.Float64, "share", "Lower end of its 95 % interval, halves fixed."),
+    Column("relative_change_high", pl.Float64, "share", "Upper end."),
+    Column("label", pl.String, "-", "`stagnant`: interval inside ±0.1; `changed`: excludes 0 and is not inside; else `undecided`."),
+    Column("control_token_id", pl.Int32, "-", "Type as frequent that is no rock; for rocks."),
+    Column("match_distance", pl.Float64, "log10", "Difference of their log10 counts."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+ROCK_GROUPS = (
+    *_RUN,
+    Column("group", pl.String, "-", "`rock`, `control` (as frequent), `high_kl` (largest mean loss) or `random`.", nullable=False),
+    Column("measured_on", pl.String, "-", "`other half`: prompts that did not choose the group; `same half`: those that did, the naive way.", nullable=False),
+    Column("n", pl.UInt32, "tokens", "Occurrences measured.", nullable=False),
+    Column("level", pl.Float64, "nat", "Mean loss."),
+    Column("level_low", pl.Float64, "nat", "Lower end of its 95 % interval, halves fixed."),
+    Column("level_high", pl.Float64, "nat", "Upper end."),
+    Column("change", pl.Float64, "nat", "Level minus that of the first checkpoint."),
+    Column("change_low", pl.Float64, "nat", "Lower end of its 95 % interval."),
+    Column("change_high", pl.Float64, "nat", "Upper end."),
+    Column("relative_change", pl.Float64, "share", "Level over that of the first checkpoint, minus 1."),
+    Column("relative_change_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("relative_change_high", pl.Float64, "share", "Upper end."),
+    Column("label", pl.String, "-", "`stagnant`: interval inside ±0.1; `changed`: excludes 0 and is not inside; else `undecided`."),
+    Column("n_labelled", pl.UInt32, "types", "Rocks with a label of their own, at the last checkpoint."),
+    Column("n_stagnant", pl.UInt32, "types", "Those that are `stagnant`."),
+    Column("n_changed", pl.UInt32, "types", "Those that are `changed`."),
+    Column("n_undecided", pl.UInt32, "types", "Those that are `undecided`."),
+    Column("n_by_chance", pl.Float64, "types", "`changed` ones to expect if none changed, and most `stagnant` ones to expect if all changed by 0.1: 5 % of those labelled."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+_LIST = (
+    Column("K", pl.UInt32, "types", "Size of the list.", nullable=False),
+    Column("n", pl.UInt32, "types", "Types that may be chosen, U.", nullable=False),
+    Column("position_share", pl.Float64, "share", "Share of the tokens that the list holds."),
+    Column("position_share_low", pl.Float64, "share", "Lower end of its 95 % interval, list fixed."),
+    Column("position_share_high", pl.Float64, "share", "Upper end."),
+    Column("coverage", pl.Float64, "share", "Share of the loss, on the rows that chose the list."),
+    Column("coverage_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("coverage_high", pl.Float64, "share", "Upper end."),
+    Column("cross_coverage", pl.Float64, "share", "Share of the loss on the half of the prompts that did not choose; mean of both ways."),
+    Column("cross_coverage_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("cross_coverage_high", pl.Float64, "share", "Upper end."),
+    Column("lift", pl.Float64, "ratio", "Mean loss of the list over that of all tokens, on the rows that chose it."),
+    Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("cross_lift", pl.Float64, "ratio", "The same on the half of the prompts that did not choose."),
+    Column("cross_lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("cross_lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("grad_share", pl.Float64, "share", "Share of the summed grad_logits."),
+    Column("grad_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("grad_share_high", pl.Float64, "share", "Upper end."),
+    Column("J", pl.Float64, "share", "Jaccard index of the lists of two disjoint halves, mean of 50 splits."),
+    Column("J_p05", pl.Float64, "share", "5th percentile over splits: a spread, no interval."),
+    Column("J_p95", pl.Float64, "share", "95th percentile."),
+    Column("J_c", pl.Float64, "share", "The same corrected for chance: 0 is chance, 1 is equal lists."),
+    Column("J_c_p05", pl.Float64, "share", "5th percentile over splits."),
+    Column("J_c_p95", pl.Float64, "share", "95th percentile."),
+)  # fmt: skip
+
+ROCK_CUTOFF = (
+    *_RUN,
+    Column("selector", pl.String, "-", "`R`, or `frequency`, which knows no loss.", nullable=False),
+    *_LIST,
+    Column("suggested_K", pl.UInt32, "types", "Largest stable list of this selector."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+ROCK_SELECTORS = (
+    *_RUN,
+    Column("selector", pl.String, "-", "`R`, `mean`, `frequency`, `lower_bound`, `empirical_bayes` or `joint` (smaller R of first and last).", nullable=False),
+    *_LIST,
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+ROCK_OUTPUTS = (
+    *_RUN,
+    Column("rollout", pl.UInt32, "-", "Row of rollouts.parquet.", nullable=False),
+    Column("prompt_id", pl.String, "-", "Prompt of the rollout.", nullable=False),
+    Column("n", pl.UInt32, "tokens", "Its tokens in the loss.", nullable=False),
+    Column("n_rock", pl.UInt32, "tokens", "Those of a rock type.", nullable=False),
+    Column("rock_share", pl.Float64, "share", "Their share of its tokens."),
+    Column("rock_loss_share", pl.Float64, "share", "Their share of its loss."),
+    Column("n_events", pl.UInt32, "tokens", "Tokens whose loss is in the top 5 % of the run.", nullable=False),
+    Column("n_events_not_rock", pl.UInt32, "tokens", "Those of them that are no rock.", nullable=False),
+    Column("n_dropped", pl.UInt32, "tokens", "Tokens in the loss left out, for a loss that is null under some checkpoint.", nullable=False),
+    Column("reason", pl.String, "-", "Why a share is missing."),
+)  # fmt: skip
+
+ROCK_EXAMPLE = (
+    *_RUN,
+    Column("rollout", pl.UInt32, "-", "Row of rollouts.parquet: the rollout whose share of rocks is nearest to the median.", nullable=False),
+    Column("position", pl.UInt32, "tokens", "Place in the response.", nullable=False),
+    Column("token_id", pl.Int32, "-", "The token.", nullable=False),
+    Column("text", pl.String, "-", "Its text; null without a vocabulary."),
+    Column("value", pl.Float64, "nat", "Its loss under the first checkpoint; null outside the loss."),
+    Column("is_rock", pl.Boolean, "-", "Whether its type is a rock.", nullable=False),
+)  # fmt: skip
+
+TABLES = {
+    "rock_tokens": ROCK_TOKENS,
+    "rock_groups": ROCK_GROUPS,
+    "rock_cutoff": ROCK_CUTOFF,
+    "rock_selectors": ROCK_SELECTORS,
+    "rock_outputs": ROCK_OUTPUTS,
+    "rock_example": ROCK_EXAMPLE,
+}

@@ -1,0 +1,149 @@
+"""Columns of the result tables of `teachability`."""
+
+import polars as pl
+
+from opd_diag.tables.schema import Column
+
+_HEAD = (
+    Column("checkpoint", pl.String, "-", "Student after training, whose KL is subtracted; the only one where there is one.", nullable=False),
+    Column("features_from", pl.String, "-", "Student before training: every feature comes from it alone.", nullable=False),
+)  # fmt: skip
+_KL = Column("kl", pl.String, "-", "Which KL the gain is measured on: `forward_kl` or `reverse_kl`.", nullable=False)  # fmt: skip
+_REASON = Column("reason", pl.String, "-", "Why there is no value or interval, or what weakens it.")
+_NOTE = Column("note", pl.String, "-", "How the row must be read.")
+
+
+def _interval(name: str, unit: str, meaning: str) -> tuple[Column, ...]:
+    return (
+        Column(name, pl.Float64, unit, meaning),
+        Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
+        Column(f"{name}_high", pl.Float64, unit, "Upper end."),
+    )
+
+
+TEACHABILITY = (
+    *_HEAD,
+    Column("group", pl.String, "-", "Tokens: `all`, `Q3` (low entropy, high divergence), `correct`, `wrong`, `trained-on`, `trained prompt`, `held-out`, or `missing`.", nullable=False),
+    Column("feature", pl.String, "-", "Feature that makes the bins; `all`: the whole group; `entropy x divergence`: cells of the plane.", nullable=False),
+    Column("bin", pl.UInt8, "-", "Tenth of all tokens by that feature, from 0; in the plane by entropy."),
+    Column("bin_low", pl.Float64, "see feature", "Where the tenth starts."),
+    Column("bin_high", pl.Float64, "see feature", "Where it ends."),
+    Column("other_bin", pl.UInt8, "-", "In the plane: tenth of all tokens by divergence."),
+    Column("other_low", pl.Float64, "nat", "Where that starts."),
+    Column("other_high", pl.Float64, "nat", "Where it ends."),
+    _KL,
+    Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts with such tokens.", nullable=False),
+    *_interval("compatibility", "share", "Mean compatibility before training."),
+    *_interval("base", "nat", "Mean KL before training."),
+    *_interval("gain", "nat", "Mean KL before training minus mean KL after it, at the same contexts."),
+    Column("n_relative", pl.UInt64, "tokens", "Tokens whose KL before training exceeds max(noise floor, 0.01 nat).", nullable=False),
+    *_interval("relative", "share", "Mean over these tokens of gain / KL before training."),
+    Column("noise_floor", pl.Float64, "nat", "95th percentile of |difference| between two scorings of the same checkpoint.", nullable=False),
+    _REASON,
+)  # fmt: skip
+
+TEACHABILITY_MODELS = (
+    *_HEAD,
+    _KL,
+    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: base and compatibility minus its mean over the nearest tokens. `parts`: d_learn and d_incompat.", nullable=False),
+    Column("trimmed", pl.Boolean, "-", "Whether the 0.5 % of tokens with the largest |gain| are left out.", nullable=False),
+    Column("term", pl.String, "-", "Term of the model.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
+    *_interval("coefficient", "nat per unit of term", "Least-squares coefficient; its interval is cluster-robust."),
+    *_interval("standard", "SD per SD", "The same in standard deviations of gain and term over all tokens."),
+    Column("r2", pl.Float64, "share", "Variance of the gain that the model fits."),
+    Column("delta_r2", pl.Float64, "share", "What the model fits beyond `base` on the same tokens."),
+    Column("n_null", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts on which the null is drawn."),
+    Column("sample_delta_r2", pl.Float64, "share", "delta_r2 on that sample."),
+    Column("null_delta_r2", pl.Float64, "share", "95th percentile of the same with compatibility permuted inside (entropy, divergence) decile cells. It forgets that tokens of a prompt resemble each other: a scale for delta_r2, no test."),
+    _NOTE,
+    _REASON,
+)  # fmt: skip
+
+TEACHABILITY_CONTRAST = (
+    *_HEAD,
+    _KL,
+    Column("contrast", pl.String, "-", "`Q3 thirds`: top minus bottom third of compatibility inside Q3, descriptive. `matched`: high minus low local compatibility in pairs alike in entropy, divergence and position.", nullable=False),
+    Column("within", pl.String, "-", "Whether pairs are sought in the whole `run` or inside the `prompt`; null: no pairs."),
+    Column("n", pl.UInt64, "tokens", "Tokens that are compared: of Q3, or of the seeded sample of prompts.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts of the tokens; for pairs, of their high token.", nullable=False),
+    Column("n_pairs", pl.UInt64, "pairs", "Pairs; null: no pairs."),
+    *_interval("share_matched", "share", "Pairs over tokens of the top third."),
+    Column("compatibility_gap", pl.Float64, "share", "Mean compatibility of the tokens compared as high minus that of the low ones."),
+    Column("gain_top", pl.Float64, "nat", "Mean gain of the tokens of high compatibility."),
+    Column("gain_bottom", pl.Float64, "nat", "Mean gain of those of low compatibility."),
+    *_interval("difference", "nat", "gain_top - gain_bottom."),
+    Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 20 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias, the interval is the test."),
+    Column("null_low", pl.Float64, "nat", "`Q3 thirds`: lower end of its 95 % interval over prompts; `matched`: smallest of the permutations."),
+    Column("null_high", pl.Float64, "nat", "Upper end, or the largest."),
+    Column("entropy_before", pl.Float64, "SD", "High minus low mean of student entropy before matching."),
+    Column("entropy_after", pl.Float64, "SD", "The same in the pairs."),
+    Column("divergence_before", pl.Float64, "SD", "High minus low mean of divergence before matching."),
+    Column("divergence_after", pl.Float64, "SD", "The same in the pairs."),
+    Column("position_before", pl.Float64, "SD", "High minus low mean of position before matching."),
+    Column("position_after", pl.Float64, "SD", "The same in the pairs."),
+    _NOTE,
+    _REASON,
+)  # fmt: skip
+
+TEACHABILITY_SELECTORS = (
+    *_HEAD,
+    _KL,
+    Column("selector", pl.String, "-", "What orders the tokens, or which tokens may be chosen.", nullable=False),
+    Column("budget", pl.Float64, "share", "Share of the tokens to choose.", nullable=False),
+    Column("budget_per", pl.String, "-", "Whether the share is of the `run` or of each `rollout`.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens chosen.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts of the chosen tokens.", nullable=False),
+    Column("actual_budget", pl.Float64, "share", "Share chosen; smaller where too few tokens may be chosen."),
+    Column("tied_share", pl.Float64, "share", "Share of the chosen that the seeded hash picked among equal scores."),
+    *_interval("position", "tokens", "Mean position of the chosen."),
+    *_interval("gain", "nat", "Mean gain of the chosen."),
+    *_interval("over_random", "nat", "gain minus that of as many tokens chosen at random."),
+    *_interval("captured", "share", "Share of all gain that the chosen hold."),
+    _REASON,
+)  # fmt: skip
+
+TEACHABILITY_OVERLAP = (
+    *_HEAD,
+    Column("budget", pl.Float64, "share", "Share of the tokens to choose.", nullable=False),
+    Column("selector", pl.String, "-", "One selector.", nullable=False),
+    Column("other", pl.String, "-", "The other; itself on the diagonal.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens chosen by either.", nullable=False),
+    Column("n_both", pl.UInt64, "tokens", "Tokens chosen by both.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts with tokens chosen by either.", nullable=False),
+    *_interval("jaccard", "share", "Tokens chosen by both over tokens chosen by either."),
+    Column("jaccard_chance", pl.Float64, "share", "Expected Jaccard of two random choices of these sizes."),
+    *_interval("kl_share", "share", "Share of forward_kl before training on the tokens chosen by both."),
+    *_interval("gradient_share", "share", "Share of summed grad_logits on them."),
+    _REASON,
+)  # fmt: skip
+
+TEACHABILITY_SUPPORT = (
+    *_HEAD,
+    _KL,
+    Column("definition", pl.String, "-", "Compatibility as `teacher_mass` on the student's top K, `overlap` of both top K, or `teacher_top`: whether the teacher's best token is in the student's top K.", nullable=False),
+    Column("k", pl.UInt32, "tokens", "K.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
+    *_interval("mean", "share", "Mean compatibility."),
+    *_interval("saturated", "share", "Share of tokens where it is above 0.999: there it cannot order them."),
+    *_interval("correlation_entropy", "correlation", "Pearson, with student entropy."),
+    *_interval("correlation_divergence", "correlation", "Pearson, with divergence."),
+    Column("n_local", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts behind the coefficient."),
+    *_interval("coefficient", "nat", "Gain per unit of local compatibility, model `local`."),
+    *_interval("standard", "SD per SD", "The same in standard deviations."),
+    Column("delta_r2", pl.Float64, "share", "What it fits beyond `base` on the sample."),
+    Column("null_delta_r2", pl.Float64, "share", "95th percentile of the same, permuted inside (entropy, divergence) decile cells."),
+    _REASON,
+)  # fmt: skip
+
+TABLES = {
+    "teachability": TEACHABILITY,
+    "teachability_models": TEACHABILITY_MODELS,
+    "teachability_contrast": TEACHABILITY_CONTRAST,
+    "teachability_selectors": TEACHABILITY_SELECTORS,
+    "teachability_overlap": TEACHABILITY_OVERLAP,
+    "teachability_support": TEACHABILITY_SUPPORT,
+}
