@@ -2,5 +2,19 @@
 
 from opd_diag.datasets.base import Dataset, null_run
 from opd_diag.datasets.disk import save_run
+from opd_diag.datasets.releases import release_run
+from opd_diag.datasets.rocks import equal_gradients, rock_run, unchanged_run
+from opd_diag.datasets.teachability import teachable_run
+from opd_diag.datasets.traps import trap_run
 
-__all__ = ["Dataset", "null_run", "save_run"]
+__all__ = [
+    "Dataset",
+    "equal_gradients",
+    "null_run",
+    "release_run",
+    "rock_run",
+    "save_run",
+    "teachable_run",
+    "trap_run",
+    "unchanged_run",
+]
