@@ -1,0 +1,158 @@
+"""Time `rock_tokens` on a generated run: seconds, and peak memory of the process.
+
+A run of the shape asked for is written to a folder first, with the columns that the analysis reads
+and its gradient sums, and read back by a process of its own: `python -m benchmarks.rocks_speed`.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+CHECKPOINTS = ("step0", "step150", "step300")
+
+
+def write_run(folder: Path, options: argparse.Namespace) -> None:
+    """Write a run of Zipf-distributed types, each prompt in one part of the token table."""
+    from opd_diag.tables.columns.rollouts import ROLLOUTS
+    from opd_diag.tables.gradients import GradientSums, write_gradients
+    from opd_diag.tables.manifest import FORMAT, SCHEMA_VERSION, write_manifest
+    from opd_diag.tables.parquet import write_table
+    from opd_diag.tables.schema import polars_schema
+    from opd_diag.tables.tokens import METADATA_KEY, part_path
+
+    rng = np.random.default_rng(0)
+    rollouts = options.prompts * options.samples
+    length = options.tokens // rollouts
+    weight = 1 / np.arange(1, options.types + 1)
+    mean = np.exp(0.7 * rng.standard_normal(options.types))
+    parts, first = [], 0
+    for part, chunk in enumerate(np.array_split(np.arange(rollouts), options.parts)):
+        ids = rng.choice(options.types, (chunk.size, length), p=weight / weight.sum())
+        keys = {
+            "rollout": np.repeat(chunk, length).astype(np.uint32),
+            "position": np.tile(np.arange(length), chunk.size).astype(np.uint32),
+            "token_id": ids.ravel().astype(np.int32),
+            "in_loss": np.ones(ids.size, np.bool_),
+        }
+        lasting = rng.gamma(0.7, 0.4, ids.size)
+        for name in CHECKPOINTS:
+            noise = rng.gamma(0.7, 0.4, ids.size)
+            loss = mean[ids.ravel()] * (lasting + noise) / 2
+            frame = pl.DataFrame(
+                keys
+                | {
+                    "reverse_kl": loss.astype(np.float32),
+                    "grad_logits": np.sqrt(loss).astype(np.float32),
+                }
+            )
+            metadata = {METADATA_KEY: f'{{"keys": "{part}", "statistics": {{}}}}'}
+            write_table(frame, part_path(folder, name, part), metadata)
+        parts.append({"first": first, "last": int(chunk[-1]), "rows": ids.size})
+        first = int(chunk[-1]) + 1
+    kinds = np.repeat(np.arange(options.types, dtype=np.int32), 2)
+    sums = GradientSums(
+        token_id=kinds,
+        half=np.tile(np.array([0, 1], np.uint8), options.types),
+        n=np.full(kinds.size, 10, np.int64),
+        S=rng.standard_normal((kinds.size, options.hidden)).astype(np.float32),
+        Q=np.full(kinds.size, float(options.hidden)),
+    )
+    for name in CHECKPOINTS:
+        for part in range(len(parts)):
+            write_gradients(sums if part == 0 else _no_sums(sums), folder, name, part)
+    row = np.arange(rollouts)
+    columns = {
+        "rollout": row,
+        "rollout_id": [str(i) for i in row],
+        "prompt_id": [f"prompt{i // options.samples:06d}" for i in row],
+        "half": (row // options.samples) % 2,
+        "sample": row % options.samples,
+        "prompt_token_ids": [[0]] * rollouts,
+        "response_token_ids": [[0]] * rollouts,
+        "token_exact": [True] * rollouts,
+        "source": ["generated"] * rollouts,
+        "source_row": row,
+    }
+    schema = polars_schema(ROLLOUTS)
+    absent = {name: [None] * rollouts for name in schema if name not in columns}
+    write_table(
+        pl.DataFrame(columns | absent, schema_overrides=schema, strict=False).select(
+            schema.names()
+        ),
+        folder / "rollouts.parquet",
+    )
+    write_table(
+        pl.DataFrame(
+            {
+                "token_id": np.arange(options.types, dtype=np.int32),
+                "text": [f" {i}" for i in range(options.types)],
+                "bytes": [b" "] * options.types,
+                "is_special": [False] * options.types,
+            }
+        ),
+        folder / "vocab.parquet",
+    )
+    write_manifest(
+        folder,
+        {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "versions": {},
+            "fingerprint": {"k_grid": [2, 4]},
+            "parts": parts,
+            "teacher": {},
+            "checkpoints": {name: {"fingerprint": name} for name in CHECKPOINTS},
+            "rollouts": {},
+        },
+    )
+
+
+def _no_sums(sums: object) -> object:
+    return type(sums)(*(field[:0] for field in sums))  # type: ignore[call-overload]
+
+
+def time_analysis(folder: Path) -> None:
+    """Run the analysis, and print seconds and peak memory."""
+    from opd_diag.analyses.rock_tokens import rock_tokens
+
+    start = time.perf_counter()
+    result = rock_tokens(folder)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{result.rock_outputs['n'].sum():,} tokens, {result.rock_tokens.height:,} types, "
+        f"{len(CHECKPOINTS)} checkpoints: {seconds:.1f} s, {peak:.2f} GiB at most"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a run and time the analysis on it in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=10_000_000)
+    parser.add_argument("--types", type=int, default=30_000)
+    parser.add_argument("--prompts", type=int, default=2_000)
+    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--hidden", type=int, default=1_024)
+    parser.add_argument("--parts", type=int, default=38)
+    parser.add_argument("--run", type=Path, help="time a run that is there")
+    options = parser.parse_args(arguments)
+    if options.run:
+        time_analysis(options.run)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_run(Path(folder), options)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.rocks_speed", "--run", folder], check=True
+        )
+
+
+if __name__ == "__main__":
+    main()
