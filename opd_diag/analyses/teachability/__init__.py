@@ -1,0 +1,141 @@
+"""Find which disagreement was learned at fixed contexts, and which selector would have found it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from opd_diag.analyses.teachability.choices import before_and_after, choose_rollouts
+from opd_diag.analyses.teachability.contexts import read_contexts
+from opd_diag.analyses.teachability.contrast import WITHIN, contrast_table
+from opd_diag.analyses.teachability.features import teachability_features
+from opd_diag.analyses.teachability.gains import gains_table
+from opd_diag.analyses.teachability.groups import units_of
+from opd_diag.analyses.teachability.models import models_table
+from opd_diag.analyses.teachability.overlap import overlap_table
+from opd_diag.analyses.teachability.sample import sample_tokens
+from opd_diag.analyses.teachability.selectors import (
+    BUDGETS,
+    check_budgets,
+    choose_tokens,
+    selectors_table,
+)
+from opd_diag.analyses.teachability.summary import summary_lines
+from opd_diag.analyses.teachability.support import support_table
+from opd_diag.errors import OptionError
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.run import Run
+from opd_diag.tables.source import Tokens, as_source
+
+__all__ = ["Teachability", "summary_lines", "teachability", "teachability_features"]
+
+
+class Teachability(NamedTuple):
+    """The tables of `teachability`.
+
+    Attributes:
+        teachability: Gain by groups of tokens and tenths of every feature.
+        teachability_models: Nested least squares of the gain.
+        teachability_contrast: Gain of compatible against incompatible tokens.
+        teachability_selectors: What every selector finds at every budget.
+        teachability_overlap: What every two selectors share.
+        teachability_support: Definitions of compatibility compared.
+    """
+
+    teachability: pl.DataFrame
+    teachability_models: pl.DataFrame
+    teachability_contrast: pl.DataFrame
+    teachability_selectors: pl.DataFrame
+    teachability_overlap: pl.DataFrame
+    teachability_support: pl.DataFrame
+
+
+def teachability(
+    run: Run | str | Path | Tokens,
+    rollouts: pl.DataFrame | None = None,
+    *,
+    checkpoint: str | Sequence[str] | None = None,
+    policy: str | None = None,
+    step: int | None = None,
+    features_from: str | None = None,
+    divergence: str = "full",
+    scale: str = "rank",
+    k: int = 16,
+    within: str = "run",
+    budgets: Sequence[float] = BUDGETS,
+    budget_per: str = "run",
+    trained_steps: Sequence[int] | None = None,
+    noise_floor: float | None = None,
+    k_grid: Sequence[int] = K_GRID,
+    seed: int = 0,
+) -> Teachability:
+    """Measure which disagreement was learned at fixed contexts, and what would have told so.
+
+    The gain of a token is its KL before training minus its KL after it, at the same context. Its
+    features come from the student before training alone: see `teachability_features`. Whether
+    compatibility matters, given entropy and divergence, is answered by the contrast `matched`
+    and the model `local`. The thirds of Q3 and the model `full` are shown as published; both find
+    compatibility where the gain depends on divergence alone.
+
+    Args:
+        run: A run, its folder, or a token table.
+        rollouts: The rollouts, with a token table only.
+        checkpoint: Student after training, or the ones before and after it; None: the first and
+            the last of the run. With one checkpoint there is no gain, and `reason` says so.
+        policy: Only rollouts of this policy.
+        step: Only rollouts of this training step.
+        features_from: Checkpoint of the features. Only the one before training is accepted.
+        divergence: `full` for forward_kl, `union` for union_kl.
+        scale: `rank` for percentile ranks, `paper` for the clipped scale.
+        k: K of the teacher's mass, one of the grid.
+        within: Whether matched pairs are sought in the whole `run` or inside a `prompt`.
+        budgets: Shares of the tokens that selectors may choose, rising.
+        budget_per: Whether a budget is a share of the `run` or of each `rollout`.
+        trained_steps: Training steps of the two checkpoints: rollouts from the first to before
+            the second were trained on. None: read from rollouts whose policy bears a
+            checkpoint's name; where that fails, contexts are not kept apart.
+        noise_floor: Difference of KL in nat that scoring cannot tell from 0; None: the run's.
+        k_grid: The K of the array columns of a token table; a run knows its own.
+        seed: Seed of every draw and of every tie.
+
+    Returns:
+        Six tables.
+
+    Raises:
+        OptionError: If a choice or a number is out of range.
+        TableError: If a checkpoint, policy or step is unknown, the checkpoints hold other tokens,
+            or features are asked of another checkpoint than the one before training.
+
+    Source: arXiv 2605.26844, equation 1 and sections on teachability; 2604.14084 (quadrants);
+        `matched`, `local`, every null and the percentile ranks are opd-diag's.
+    """
+    source = as_source(run, rollouts, k_grid=k_grid)
+    first, last = before_and_after(source, checkpoint, features_from)
+    check_budgets(budgets, budget_per)
+    if within not in WITHIN:
+        raise OptionError(f"within: {within!r}; expected one of {', '.join(WITHIN)}")
+    if trained_steps is not None and len(trained_steps) != 2:
+        raise OptionError(f"trained_steps: {list(trained_steps)}; expected two training steps")
+    contexts = read_contexts(
+        source,
+        first,
+        last,
+        choose_rollouts(source.rollouts, policy, step),
+        divergence=divergence,
+        scale=scale,
+        k=k,
+        noise_floor=noise_floor,
+        seed=seed,
+    )
+    units = units_of(contexts, trained_steps)
+    sample = sample_tokens(contexts, seed=seed)
+    chosen = choose_tokens(contexts, source, budgets, budget_per, seed=seed)
+    return Teachability(
+        gains_table(contexts, units, seed=seed),
+        models_table(contexts, sample, seed=seed),
+        contrast_table(contexts, sample, within=within, seed=seed),
+        selectors_table(contexts, chosen, budgets, budget_per, seed=seed),
+        overlap_table(contexts, chosen, budgets, seed=seed),
+        support_table(contexts, sample, seed=seed),
+    )

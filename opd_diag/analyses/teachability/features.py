@@ -1,0 +1,149 @@
+"""Define the features of a token before training, in one place for tables and notebooks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from opd_diag.analyses.teachability.choices import choose_rollouts, first_checkpoint, require
+from opd_diag.errors import OptionError
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.run import Run
+from opd_diag.tables.source import Tokens, as_source
+
+RAW = ("entropy", "divergence", "compatibility")
+SCORES = ("d_learn", "d_incompat", "tip", "soft_or")
+FEATURES = (*RAW, *SCORES)
+SCALED = tuple(f"{name}_scaled" for name in RAW)
+
+KEYS = ("checkpoint", "rollout", "position", "token_id")
+_NEEDED = ("in_loss", "student_entropy", "teacher_mass")
+
+DIVERGENCES = {"full": "forward_kl", "union": "union_kl"}
+SCALES = ("rank", "paper")
+
+
+def teachability_features(
+    run: Run | str | Path | Tokens,
+    rollouts: pl.DataFrame | None = None,
+    *,
+    checkpoint: str | None = None,
+    policy: str | None = None,
+    step: int | None = None,
+    divergence: str = "full",
+    scale: str = "rank",
+    k: int = 16,
+    k_grid: Sequence[int] = K_GRID,
+) -> pl.LazyFrame:
+    """Describe every token by what student and teacher say there before training, lazily.
+
+    H (`entropy`) is the student's entropy, D (`divergence`) forward_kl or union_kl, C
+    (`compatibility`) the teacher's mass on the student's top K. Each is scaled to [0, 1] over the
+    tokens that are chosen. With H~, D~ and C~ the scaled ones, `d_learn` = D~ C~, `d_incompat` =
+    D~ (1 - C~), `tip` = H~ + D~ - H~ D~, `soft_or` = H~ + d_learn - H~ d_learn. `quadrant` counts
+    1 (high H, high D), 2 (high H, low D), 3 (low H, high D), 4 (both low), cut at the medians.
+    A feature that is constant scales to null, and so does all that is made from it.
+
+    Args:
+        run: A run, its folder, or a token table.
+        rollouts: The rollouts, with a token table only.
+        checkpoint: Student before training; None: the first of the run.
+        policy: Only rollouts of this policy.
+        step: Only rollouts of this training step.
+        divergence: `full` for forward_kl over the whole vocabulary, `union` for union_kl.
+        scale: `rank` for the percentile rank, `paper` for the 5th to 95th percentile, clipped.
+        k: K of the teacher's mass, one of the grid.
+        k_grid: The K of the array columns of a token table; a run knows its own.
+
+    Returns:
+        checkpoint, rollout, position, token_id, the three features raw and scaled, the four scores
+        and the quadrant; tokens in the loss whose three features are known, in the order of the
+        token table.
+
+    Raises:
+        OptionError: If divergence, scale or K is unknown.
+        TableError: If checkpoint, policy or step is unknown, or a column is missing.
+
+    Source: arXiv 2605.26844 (D_learn, D_incompat, soft-OR), 2604.14084 (TIP, quadrants); ranks in
+        place of the clipped scale are an opd-diag default: the clip ties the top 5 %.
+    """
+    source = as_source(run, rollouts, k_grid=k_grid)
+    name = first_checkpoint(source) if checkpoint is None else checkpoint
+    tokens = source.tokens(name)
+    require(source, (*KEYS, *_NEEDED, DIVERGENCES.get(divergence, "forward_kl")))
+    if policy is not None or step is not None:
+        kept = choose_rollouts(source.rollouts, policy, step)["rollout"].to_list()
+        tokens = tokens.filter(pl.col("rollout").is_in(kept))
+    found = with_features(tokens, source.k_grid, divergence=divergence, scale=scale, k=k)
+    return found.select(*KEYS, *RAW, *SCALED, *SCORES, "quadrant")
+
+
+def with_features(
+    tokens: pl.LazyFrame, k_grid: Sequence[int], *, divergence: str, scale: str, k: int
+) -> pl.LazyFrame:
+    """Add the features to tokens of one checkpoint, those in the loss that have them.
+
+    Args:
+        tokens: Columns in_loss, student_entropy, teacher_mass and the divergence.
+        k_grid: The K of teacher_mass.
+        divergence: See `teachability_features`.
+        scale: See there.
+        k: See there.
+
+    Raises:
+        OptionError: If divergence, scale or K is unknown.
+    """
+    for argument, value, known in (
+        ("divergence", divergence, tuple(DIVERGENCES)),
+        ("scale", scale, SCALES),
+        ("k", k, tuple(k_grid)),
+    ):
+        if value not in known:
+            raise OptionError(
+                f"{argument}: {value!r}; expected one of {', '.join(map(str, known))}"
+            )
+    raw = tokens.filter("in_loss").with_columns(
+        pl.col("student_entropy").alias("entropy"),
+        pl.col(DIVERGENCES[divergence]).alias("divergence"),
+        pl.col("teacher_mass").arr.get(list(k_grid).index(k)).alias("compatibility"),
+    )
+    scaled = raw.drop_nulls(RAW).with_columns(
+        *(scaling(pl.col(name), scale).alias(f"{name}_scaled") for name in RAW), quadrant()
+    )
+    return scaled.with_columns(scores(*map(pl.col, SCALED)))
+
+
+def scaling(z: pl.Expr, scale: str) -> pl.Expr:
+    """Scale a feature to [0, 1] over all rows; null where it does not vary."""
+    if scale == "rank":
+        place = (z.rank("average") - 0.5) / z.count()
+        return pl.when(z.max() > z.min()).then(place)
+    low, high = (z.cast(pl.Float64).quantile(q, "linear") for q in (0.05, 0.95))
+    return pl.when(high > low).then(((z - low) / (high - low)).clip(0, 1))
+
+
+def scores(h: pl.Expr, d: pl.Expr, c: pl.Expr) -> list[pl.Expr]:
+    """Combine scaled entropy, divergence and compatibility to the four scores."""
+    learn = d * c
+    return [
+        learn.alias("d_learn"),
+        (d * (1 - c)).alias("d_incompat"),
+        (h + d - h * d).alias("tip"),
+        (h + learn - h * learn).alias("soft_or"),
+    ]
+
+
+def quadrant() -> pl.Expr:
+    """Number the quadrants of entropy and divergence, cut at the medians."""
+    high_h, high_d = (pl.col(name) > pl.col(name).median() for name in RAW[:2])
+    return (
+        pl.when(high_h & high_d)
+        .then(1)
+        .when(high_h)
+        .then(2)
+        .when(high_d)
+        .then(3)
+        .otherwise(4)
+        .cast(pl.UInt8)
+        .alias("quadrant")
+    )

@@ -1,0 +1,232 @@
+"""Ask by least squares whether compatibility tells the gain beyond entropy and divergence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import stats
+
+from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
+from opd_diag.analyses.teachability.sample import Sample
+from opd_diag.analyses.teachability.table import as_table
+from opd_diag.stats.added import (
+    Remainder,
+    added_r2,
+    added_r2_jointly,
+    permuted_r2,
+    remainder,
+)
+from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEW, FEWEST_CLUSTERS, TOO_FEW
+from opd_diag.stats.regression import (
+    Fit,
+    Moments,
+    least_squares,
+    moments,
+    without,
+)
+from opd_diag.tables.columns.teachability import TEACHABILITY_MODELS
+
+BASE = ("entropy", "divergence", "entropy x divergence", "position", "teacher entropy")
+FULL = (*BASE, "compatibility", "divergence x compatibility")
+PARTS = ("d_learn", "d_incompat")
+LOCAL = (*BASE, "local compatibility")
+TRIMMED_SHARE = 0.005
+DRAWS = 100
+
+COLLINEAR = "a term or the gain does not vary, or terms are collinear"
+NOTES = {
+    "full": "not the test of compatibility: a gain that is not linear in divergence makes its "
+    "terms differ from 0 too; read `local`",
+    "parts": "partly measures the spreads of the two scores",
+    "local": "the test: what entropy, divergence and position tell in any form is taken out of "
+    "compatibility first",
+}
+
+
+def models_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.DataFrame:
+    """Fit the nested models, on all tokens and without the largest gains."""
+    if contexts.last is None:
+        return _unanswered(contexts, "base", ONE_CHECKPOINT)
+    models = {"base": BASE, "full": FULL, "parts": PARTS}
+    whole = _whole_columns(contexts)
+    if contexts.constant("paper_d_learn"):
+        del models["parts"], whole["d_learn"], whole["d_incompat"]
+    frames = [_fits(contexts, whole, models, contexts.starts)]
+    if isinstance(sample, str):
+        frames += [_unanswered(contexts, "local", sample)]
+        return pl.concat(frames)
+    sampled = sampled_columns(contexts, sample)
+    local = sampled | {"local compatibility": sample.local(sampled["compatibility"])}
+    frames.append(_fits(contexts, local, {"base": BASE, "local": LOCAL}, sample.starts))
+    frames[-1] = frames[-1].filter(pl.col("model") == "local")
+    return _with_null(pl.concat(frames), contexts, sample, local, seed)
+
+
+def base_remainder(columns: Mapping[str, Floats]) -> Remainder:
+    """Take the base model out of both gains."""
+    responses = np.column_stack([columns[f"{kl}_gain"] for kl in KLS])
+    return remainder(np.column_stack([columns[name] for name in BASE]), responses)
+
+
+def sampled_columns(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
+    """Return the terms of the base model, compatibility and the gains of the sampled tokens."""
+    return {
+        name: np.asarray(values, np.float64)
+        for name, values in _columns(contexts, sample.rows).items()
+    }
+
+
+def _columns(
+    contexts: Contexts, rows: npt.NDArray[Any] | slice = slice(None)
+) -> dict[str, npt.NDArray[np.floating]]:
+    h, d, c = (contexts.column(name)[rows] for name in ("entropy", "divergence", "compatibility"))
+    return {
+        "entropy": h,
+        "divergence": d,
+        "entropy x divergence": h * d,
+        "position": contexts.column("position")[rows].astype(np.float32),
+        "teacher entropy": contexts.column("teacher_entropy")[rows],
+        "compatibility": c,
+        "divergence x compatibility": d * c,
+        **{f"{kl}_gain": contexts.gain(kl)[rows] for kl in KLS},
+    }
+
+
+def _whole_columns(contexts: Contexts) -> dict[str, npt.NDArray[np.floating]]:
+    return _columns(contexts) | {name: contexts.column(f"paper_{name}") for name in PARTS}
+
+
+def _fits(
+    contexts: Contexts,
+    columns: Mapping[str, npt.NDArray[np.floating]],
+    models: Mapping[str, Sequence[str]],
+    starts: npt.NDArray[np.int64],
+) -> pl.DataFrame:
+    names = list(columns)
+    found = moments([columns[name] for name in names], starts)
+    frames = []
+    for kl in KLS:
+        response = names.index(f"{kl}_gain")
+        for trimmed in (False, True):
+            used = _trim(found, columns, response, starts) if trimmed else found
+            base = least_squares(used, [names.index(term) for term in BASE], response)
+            for model, terms in models.items():
+                fit = least_squares(used, [names.index(term) for term in terms], response)
+                columns_of = fit_columns(fit, base, model, terms, used)
+                head = contexts.head | {"kl": kl, "model": model, "trimmed": trimmed}
+                frames.append(as_table(head | columns_of, TEACHABILITY_MODELS))
+    return pl.concat(frames)
+
+
+def _trim(
+    found: Moments,
+    columns: Mapping[str, npt.NDArray[np.floating]],
+    response: int,
+    starts: npt.NDArray[np.int64],
+) -> Moments:
+    """Leave out the tokens of the largest |gain|."""
+    values = list(columns.values())
+    size = np.abs(values[response])
+    n = len(size)
+    left_out = np.sort(
+        np.argpartition(size, n - 1 - int(TRIMMED_SHARE * n))[n - int(TRIMMED_SHARE * n) :]
+    )
+    if not left_out.size:
+        return found
+    cluster = np.searchsorted(starts, left_out, side="right") - 1
+    first = np.flatnonzero(np.append(True, cluster[1:] != cluster[:-1]))
+    dropped = moments(
+        [value[left_out] for value in values], first, centre=found.centre, scale=found.scale
+    )
+    return without(found, dropped, cluster[first])
+
+
+def fit_columns(
+    fit: Fit | None, base: Fit | None, model: str, terms: Sequence[str], used: Moments
+) -> dict[str, Any]:
+    """Name the numbers of a fit as columns, one row for the constant and one for each term.
+
+    Args:
+        fit: The fit; None: it could not be made.
+        base: The fit of the base model on the same rows.
+        model: Name of the model.
+        terms: Its terms.
+        used: What it was fitted to.
+    """
+    size = used.products[:, 0, 0]
+    clusters = int((size > 0.5).sum())
+    columns: dict[str, Any] = {
+        "term": ["constant", *terms],
+        "n": round(float(size.sum())),
+        "n_prompts": clusters,
+        "note": NOTES.get(model),
+    }
+    if fit is None:
+        return columns | {"reason": COLLINEAR}
+    reach = stats.t.ppf(0.975, fit.df) if fit.df > 0 else np.nan
+    for name, value, error in (
+        ("coefficient", fit.raw, fit.raw_error),
+        ("standard", fit.standard, fit.standard_error),
+    ):
+        columns |= {name: value, f"{name}_low": value - reach * error}
+        columns[f"{name}_high"] = value + reach * error
+    columns["r2"] = fit.r2
+    if base is not None and model in ("full", "local"):
+        columns["delta_r2"] = fit.r2 - base.r2
+    few = FEW if clusters < ENOUGH_CLUSTERS else ""
+    return columns | {"reason": TOO_FEW if clusters < FEWEST_CLUSTERS else few}
+
+
+def _with_null(
+    table: pl.DataFrame,
+    contexts: Contexts,
+    sample: Sample,
+    columns: Mapping[str, Floats],
+    seed: int,
+) -> pl.DataFrame:
+    """Put the permutation null beside delta_r2 of `full` and `local`."""
+    left = base_remainder(columns)
+    c, local, d = (columns[name] for name in ("compatibility", "local compatibility", "divergence"))
+    draws = [
+        added_r2_jointly(left, np.column_stack([c[order], d * c[order]]))
+        for order in (np.arange(len(c)), *sample.permutations(DRAWS, seed))
+    ]
+    added = {
+        "full": (draws[0], np.quantile(draws[1:], 0.95, axis=0)),
+        "local": (
+            added_r2(left, local[:, None])[0],
+            permuted_r2(left, local[:, None], sample.cell)[0],
+        ),
+    }
+    rows = [
+        {
+            "model": model,
+            "kl": kl,
+            "trimmed": False,
+            "n_null": len(c),
+            "sample_delta_r2": float(observed[j]),
+            "null_delta_r2": float(null[j]),
+        }
+        for model, (observed, null) in added.items()
+        for j, kl in enumerate(KLS)
+    ]
+    keys = ["model", "kl", "trimmed"]
+    bare = table.drop("n_null", "sample_delta_r2", "null_delta_r2")
+    joined = bare.join(pl.DataFrame(rows), on=keys, how="left", maintain_order="left")
+    return joined.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
+
+
+def _unanswered(contexts: Contexts, model: str, reason: str) -> pl.DataFrame:
+    columns = contexts.head | {
+        "kl": list(KLS),
+        "model": model,
+        "trimmed": False,
+        "term": "constant",
+        "n": 0,
+        "n_prompts": 0,
+        "note": NOTES.get(model),
+        "reason": reason,
+    }
+    return as_table(columns, TEACHABILITY_MODELS)

@@ -1,0 +1,136 @@
+import polars as pl
+import pytest
+
+from opd_diag.analyses.teachability import summary_lines, teachability
+from opd_diag.datasets import save_run, teachable_run
+from opd_diag.errors import OptionError, TableError
+from opd_diag.tables.columns.teachability import TABLES
+from opd_diag.tables.schema import check_table
+
+
+@pytest.fixture(scope="module")
+def data():
+    return teachable_run(prompts=14, samples=2, tokens=50, compatibility=0.1)
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    return teachability(data.tokens, data.rollouts)
+
+
+def names(data, **renamed):
+    column = pl.col("checkpoint").replace(renamed)
+    return data.tokens.with_columns(checkpoint=column)
+
+
+def test_every_table_passes_its_schema(found):
+    for name, table in found._asdict().items():
+        check_table(table, TABLES[name], name)
+        assert table["checkpoint"].unique().to_list() == ["step1"]
+        assert table["features_from"].unique().to_list() == ["step0"]
+
+
+def test_a_run_on_disk_gives_the_tables_of_its_frames(data, found, tmp_path):
+    run = save_run(data, tmp_path / "run")
+    on_disk = teachability(run.path)
+    for left, right in zip(found, on_disk, strict=True):
+        assert left.equals(right)
+    run.save(on_disk._asdict(), arguments={})
+    assert run.result("teachability_overlap").equals(found.teachability_overlap)
+
+
+def test_one_checkpoint_gives_features_only_and_says_why(data):
+    one = teachability(data.tokens.filter(pl.col("checkpoint") == "step0"), data.rollouts)
+    for name, table in one._asdict().items():
+        check_table(table, TABLES[name], name)
+        assert table["checkpoint"].unique().to_list() == ["step0"]
+    why = "one checkpoint: gain needs two on the same tokens"
+    for table in one[:4]:
+        assert why in table["reason"].to_list()
+    assert one.teachability["gain"].null_count() == one.teachability.height
+    assert one.teachability.filter(pl.col("n") > 0)["base"].null_count() == 0
+    assert one.teachability_overlap["jaccard"].null_count() == 0
+    assert one.teachability_support["mean"].null_count() == 0
+    assert any(why in line for line in summary_lines(one))
+
+
+def test_features_of_a_later_checkpoint_are_refused_with_the_reason(data):
+    with pytest.raises(
+        TableError, match="features_from: 'step1'; expected 'step0'.*have seen the gain"
+    ):
+        teachability(data.tokens, data.rollouts, features_from="step1")
+    with pytest.raises(TableError, match="features_from: 'step9'"):
+        teachability(data.tokens, data.rollouts, features_from="step9")
+
+
+def test_checkpoints_are_chosen_by_name(data):
+    middle = names(data, step0="middle").filter(pl.col("checkpoint") == "middle")
+    one, other = data.tokens.partition_by("checkpoint", maintain_order=True)
+    three = pl.concat([one, middle, other])
+    heads = {}
+    for wanted in (None, "middle", "step1", ("middle", "step1")):
+        table = teachability(three, data.rollouts, checkpoint=wanted).teachability
+        heads[wanted] = table.select("features_from", "checkpoint").row(0)
+    assert heads == {
+        None: ("step0", "step1"),
+        "middle": ("step0", "middle"),
+        "step1": ("step0", "step1"),
+        ("middle", "step1"): ("middle", "step1"),
+    }
+    with pytest.raises(TableError, match="checkpoint: 3 names; expected the one after training"):
+        teachability(three, data.rollouts, checkpoint=("step0", "middle", "step1"))
+
+
+def test_a_policy_and_a_step_choose_rollouts(data):
+    half = pl.when(pl.col("rollout") < 14).then(pl.lit("x")).otherwise(pl.lit("y"))
+    rollouts = data.rollouts.with_columns(policy=half)
+    chosen = teachability(data.tokens, rollouts, policy="x")
+    kept = teachability(
+        data.tokens.filter(pl.col("rollout") < 14), rollouts.filter(pl.col("rollout") < 14)
+    )
+    for left, right in zip(chosen, kept, strict=True):
+        assert left.equals(right)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"within": "rollout"}, "within: 'rollout'; expected one of run, prompt"),
+        ({"trained_steps": (1,)}, "trained_steps: .1.; expected two training steps"),
+        ({"scale": "z"}, "scale: 'z'"),
+    ],
+)
+def test_unknown_choices_are_refused(data, options, message):
+    with pytest.raises(OptionError, match=message):
+        teachability(data.tokens, data.rollouts, **options)
+
+
+def test_other_tokens_under_the_second_checkpoint_are_refused(data):
+    with pytest.raises(TableError, match="expected the same tokens, one to one"):
+        teachability(data.tokens[:-1], data.rollouts)
+    with pytest.raises(TableError, match="tokens: no column overlap"):
+        teachability(data.tokens.drop("overlap"), data.rollouts)
+
+
+def test_the_summary_gives_the_answer_with_its_controls(found):
+    text = "\n".join(summary_lines(found))
+    gain = found.teachability.filter(group="all", feature="all", kl="forward_kl")["gain"].item()
+    assert f"fell by {gain:.4f} nat" in text
+    pairs = found.teachability_contrast.filter(contrast="matched", kl="forward_kl")
+    assert "compatible tokens gain more" in text
+    assert f"{pairs['n_pairs'].item():,} matched pairs" in text
+    assert "Descriptive: this is no test of compatibility." in text
+    assert "not known from policy and step" in text
+    assert "rock-free: no result 'rock_tokens'" in text
+    assert "under any change of the student" in text
+
+
+def test_five_prompts_are_needed_for_an_interval():
+    few = teachable_run(prompts=4, samples=2, tokens=40)
+    found = teachability(few.tokens, few.rollouts)
+    whole = found.teachability.filter(group="all", feature="all")
+    assert whole["reason"].to_list() == ["too few prompts"] * 2
+    assert whole["gain_low"].null_count() == 2
+    base = found.teachability_models.filter(model="base")
+    assert base["coefficient_low"].null_count() == base.height
+    assert any("too few prompts" in line for line in summary_lines(found))
