@@ -1,0 +1,174 @@
+"""Find where KL stays low for long, and ask what a cut there would save and lose."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from opd_diag.analyses.agreement_traps.checkpoint import of_checkpoint
+from opd_diag.analyses.agreement_traps.options import Options, check_options, parse_threshold
+from opd_diag.analyses.agreement_traps.quantities import COLUMNS, COLUMNS_OF_TWO
+from opd_diag.analyses.agreement_traps.report import summary_lines
+from opd_diag.analyses.agreement_traps.rule import Rule
+from opd_diag.analyses.agreement_traps.tokens import require
+from opd_diag.errors import TableError
+from opd_diag.tables.columns.agreement_traps import TABLES
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.run import Run
+from opd_diag.tables.schema import empty_table, polars_schema
+from opd_diag.tables.source import Tokens, as_source, choose_checkpoints
+
+__all__ = ["AgreementTraps", "agreement_traps", "summary_lines"]
+
+_OUTCOMES = {
+    "policy": pl.String,
+    "step": pl.Int64,
+    "correct": pl.Boolean,
+    "finish_reason": pl.String,
+}
+
+
+class AgreementTraps(NamedTuple):
+    """The tables of `agreement_traps`.
+
+    Attributes:
+        agreement_traps: One row per rollout: whether the rule fired, where, what it saves.
+        trap_phases: Quantities before, inside and after the stretch, by group of rollouts.
+        trap_summary: Prevalence, onset, what is saved and lost, against shuffled KL.
+        trap_cuts: What the cut keeps, against other ways to keep as many tokens.
+        trap_sensitivity: Prevalence, persistence and kept signal over a grid of settings.
+        trap_map: KL of the rollouts in bins, sorted by onset.
+        trap_trace: One rollout token by token.
+    """
+
+    agreement_traps: pl.DataFrame
+    trap_phases: pl.DataFrame
+    trap_summary: pl.DataFrame
+    trap_cuts: pl.DataFrame
+    trap_sensitivity: pl.DataFrame
+    trap_map: pl.DataFrame
+    trap_trace: pl.DataFrame
+
+
+def agreement_traps(
+    run: Run | str | Path | Tokens,
+    rollouts: pl.DataFrame | None = None,
+    *,
+    checkpoint: str | Sequence[str] | None = None,
+    policy: str | None = None,
+    step: int | None = None,
+    mode: str = "run",
+    window: int = 64,
+    eta: float = 0.3,
+    consecutive: int = 4,
+    grace: int | None = None,
+    threshold: float | str | None = None,
+    buffer: int = 4096,
+    warmup_rollouts: int = 512,
+    warmup_steps: int = 50,
+    update: str = "step",
+    repeat_ngram: int = 32,
+    control_rollouts: int = 2000,
+    draws: int = 20,
+    trace: int | None = None,
+    k_grid: Sequence[int] = K_GRID,
+    seed: int = 0,
+) -> AgreementTraps:
+    """Find persistent low KL in every rollout, what a cut there saves, and what it would lose.
+
+    The rule fires where the mean reverse_kl of the last `window` tokens is below a threshold at
+    `consecutive` tokens in a row; it cuts at the first token of the first of these windows. The
+    threshold is a quantile of the least window means of other rollouts, so how often the rule
+    fires is a setting. Low KL is no fault: the student may be right there. So every figure stands
+    beside the same rule on KL shuffled inside each rollout, and splits by outcome and repetition.
+
+    Args:
+        run: A run, its folder, or a token table.
+        rollouts: The rollouts, with a token table only.
+        checkpoint: Checkpoints wanted; None: all.
+        policy: Only rollouts of this policy.
+        step: Only rollouts of this training step.
+        mode: `run`: the threshold of a rollout comes from all rollouts of other prompts;
+            `replay`: from the rollouts before it in step order, as in training.
+        window: Tokens in a window.
+        eta: Share of the minima above the threshold.
+        consecutive: Windows in a row below the threshold that fire the rule.
+        grace: Windows that end before so many tokens are passed over; None: none is.
+        threshold: A number in nat, or a checkpoint whose thresholds are taken: the way to compare
+            checkpoints; None: each checkpoint's own.
+        buffer: `replay`: minima that the buffer holds.
+        warmup_rollouts: `replay`: minima that come before the rule is active.
+        warmup_steps: `replay`: steps after the first one before the rule is active.
+        update: `replay`: a rollout sees the minima of earlier steps (`step`) or of all rollouts
+            before it (`rollout`), the way for a dump of a single step.
+        repeat_ngram: Tokens of an n-gram that count as a repetition; `score` looks up to 32.
+        control_rollouts: Most rollouts that are shuffled and compared; whole prompts are drawn.
+        draws: Shuffles, and draws of every random cut.
+        trace: Rollout of `trap_trace`; None: the one with the longest stretch.
+        k_grid: The K of the array columns of a token table; a run knows its own.
+        seed: Seed of the bootstrap, the shuffles and the draws.
+
+    Returns:
+        Seven tables. Rollouts on which the rule could not fire stand in the first with a reason,
+        and count nowhere else.
+
+    Raises:
+        OptionError: If a number is out of range, or `threshold` neither number nor checkpoint.
+        TableError: If a checkpoint, policy, step or trace is unknown, or the tables do not fit.
+
+    Source: arXiv 2606.09471; numbers left open there, and all controls, are ours.
+    """
+    source = as_source(run, rollouts, k_grid=k_grid)
+    two = COLUMNS_OF_TWO if len(source.checkpoints) > 1 else ()
+    require(source, [*COLUMNS, *two])
+    options = check_options(
+        Options(
+            mode=mode,
+            rule=Rule(window, eta, max(grace or 0, window), consecutive),
+            buffer=buffer,
+            warmup_rollouts=warmup_rollouts,
+            warmup_steps=warmup_steps,
+            update=update,
+            threshold=parse_threshold(threshold, source.checkpoints),
+            repeat_ngram=repeat_ngram,
+            control_rollouts=control_rollouts,
+            draws=draws,
+            trace=trace,
+            seed=seed,
+        )
+    )
+    chosen = _choose(source.rollouts, policy, step)
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    for name in choose_checkpoints(source, checkpoint):
+        for table, frame in of_checkpoint(source, name, chosen, options).items():
+            if not frame.is_empty():
+                tables[table].append(_typed(frame, table, name))
+    return AgreementTraps(
+        **{
+            name: pl.concat(frames) if frames else empty_table(TABLES[name])
+            for name, frames in tables.items()
+        }
+    )
+
+
+def _typed(frame: pl.DataFrame, table: str, checkpoint: str) -> pl.DataFrame:
+    """Put the checkpoint first, the columns in order, and give each its dtype."""
+    schema = polars_schema(TABLES[table])
+    named = frame.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())
+    return named.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+
+
+def _choose(rollouts: pl.DataFrame, policy: str | None, step: int | None) -> pl.DataFrame:
+    """Take the rollouts of a policy and step, with null for the columns that are absent."""
+    frame = rollouts.with_columns(
+        pl.lit(None, dtype).alias(name) for name, dtype in _OUTCOMES.items() if name not in rollouts
+    )
+    for name, value in (("policy", policy), ("step", step)):
+        if value is not None:
+            known = frame[name].drop_nulls().unique().sort()
+            if value not in known:
+                listed = ", ".join(map(str, known)) or "none"
+                raise TableError(f"{name}: no rollouts of {value!r}; expected one of {listed}")
+            frame = frame.filter(pl.col(name) == value)
+    return frame.sort("rollout")

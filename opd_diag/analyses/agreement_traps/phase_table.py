@@ -1,0 +1,119 @@
+"""What the tokens before, inside and after a low-KL stretch are like."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from opd_diag.analyses.agreement_traps.estimates import Prompts, columns, part, reasons
+from opd_diag.analyses.agreement_traps.groups import groups
+from opd_diag.analyses.agreement_traps.phases import PHASES, Sums, by_phase
+from opd_diag.analyses.agreement_traps.rule import Flags, Floats, Integers
+from opd_diag.analyses.agreement_traps.shuffles import Shuffled
+from opd_diag.analyses.agreement_traps.study import Study
+from opd_diag.stats.bootstrap import Interval
+
+UNITS = {
+    "reverse_kl": "nat",
+    "grad_logits": "nat/logit",
+    "grad_logits_other": "nat/logit",
+    "gain": "nat",
+    "advantage_std": "nat",
+    "teacher_entropy": "nat",
+}  # the others are shares
+
+
+class _Estimate(NamedTuple):
+    """Estimates in (group, phase), and the tokens and rollouts behind them."""
+
+    interval: Interval
+    tokens: Floats
+    rollouts: Integers
+
+
+def trap_phases(study: Study, shuffled: Shuffled) -> pl.DataFrame:
+    """Average every quantity over the tokens of each phase, for each group of rollouts.
+
+    Args:
+        study: The checkpoint under the rule.
+        shuffled: The same rule on shuffled tokens, on the rollouts of the control.
+
+    Returns:
+        Rows of `TRAP_PHASES` without `checkpoint`; none where the rule could fire nowhere.
+    """
+    chosen = groups(study)
+    if not chosen:
+        return pl.DataFrame()
+    fired, seed = study.cuts.triggered, study.options.seed
+    sums = {
+        name: (by_phase(q.sums, fired), by_phase(q.counts, fired))
+        for name, q in study.quantities.items()
+    }
+    observed = _estimate(sums, [g.members for g in chosen], Prompts(study.prompt, seed=seed))
+    everyone = [np.ones(study.sample.size, np.bool_)]
+    control = Prompts(study.prompt[study.sample], seed=seed)
+    null = _estimate(shuffled.phases, everyone, control)
+    blank = [None] * (len(PHASES) * (len(chosen) - 1))
+    frames = [
+        pl.DataFrame(
+            {
+                "split": [group.split for group in chosen for _ in PHASES],
+                "group": [group.name for group in chosen for _ in PHASES],
+                "phase": PHASES * len(chosen),
+                "quantity": name,
+                "unit": UNITS.get(name, "share"),
+                "n": found.tokens,
+                "n_rollouts": found.rollouts,
+                "n_prompts": found.interval.clusters,
+                **columns("value", found.interval),
+                **{k: [*v, *blank] for k, v in columns("shuffled", null[name].interval).items()},
+                "reason": reasons(found.interval),
+            },
+            strict=False,
+        )
+        for name, found in observed.items()
+    ]
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def _estimate(
+    terms: Mapping[str, Sums], masks: list[Flags], prompts: Prompts
+) -> dict[str, _Estimate]:
+    """Estimate each quantity in (group, phase); advantage gives its standard deviation."""
+    member = np.stack(masks, axis=1)
+
+    def spread(values: Floats) -> Floats:
+        return (member[:, :, None] * values[:, None, :]).reshape(len(values), -1)
+
+    sums: dict[str, Sums] = {}
+    behind: dict[str, tuple[Floats, Integers]] = {}
+    for name, (x, m) in terms.items():
+        wide = spread(m)
+        sums[name] = prompts.sums(spread(x)), prompts.sums(wide)
+        behind[name] = wide.sum(axis=0), (wide > 0).sum(axis=0)
+    squares, _ = sums.pop("advantage_squared")
+    advantage, count = sums.pop("advantage")
+    x, m = (np.concatenate([pair[side] for pair in sums.values()], axis=1) for side in (0, 1))
+    means = prompts.ratio(x, m)
+    width = squares.shape[1]
+    found = {
+        name: _Estimate(part(means, slice(i * width, (i + 1) * width)), *behind[name])
+        for i, name in enumerate(sums)
+    }
+    variance = prompts.ratio(_squared_deviations(advantage, count, squares), count, log=True)
+    estimate, low, high = (np.sqrt(end) for end in variance[:3])
+    deviation = Interval(estimate, low, high, variance.clusters, variance.reason)
+    found["advantage_std"] = _Estimate(deviation, *behind["advantage"])
+    return found
+
+
+def _squared_deviations(sums: Floats, counts: Floats, squares: Floats) -> Floats:
+    """Sum the squared deviations from the mean of all tokens, in each prompt.
+
+    With that mean held fixed their ratio to the counts is the variance, up to what is of second
+    order in a bootstrap draw. Shapes (prompts, k).
+    """
+    total = counts.sum(axis=0)
+    centre = sums.sum(axis=0) / np.where(total > 0, total, 1)
+    return np.asarray(np.maximum(squares - 2 * centre * sums + centre**2 * counts, 0))

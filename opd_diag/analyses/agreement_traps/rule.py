@@ -1,0 +1,179 @@
+"""The rule: where does the windowed KL fall below its threshold and stay there.
+
+Places are counted from 0 over the tokens that count in each rollout; positions of the response are
+put in their stead only in the tables.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from opd_diag.stats.windows import Windows, alternate, minima, moving_means
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Values = npt.NDArray[np.floating]
+Numbers = npt.NDArray[Any]
+
+BLOCK_TOKENS = 4_000_000
+
+
+class Rule(NamedTuple):
+    """The four numbers of the rule.
+
+    Attributes:
+        window: Tokens in a window.
+        eta: Share of the minima above the threshold.
+        grace: Windows that end before so many tokens are passed over.
+        consecutive: Windows in a row below the threshold that fire the rule.
+    """
+
+    window: int
+    eta: float
+    grace: int
+    consecutive: int
+
+
+class Cuts(NamedTuple):
+    """Where the rule cuts each rollout; every field has shape (rollouts,).
+
+    Attributes:
+        triggered: Whether the rule fired.
+        trigger: The token at which it fired, -1 where it did not.
+        kept: Tokens before the cut; all tokens where the rule did not fire.
+        stretch_end: Tokens up to the end of the unbroken stretch; all where it did not fire.
+        windows_after: Windows after the one at which the rule fired.
+        below_after: Those of them that are below the threshold.
+        longest_run: Windows in the rollout's longest run below the threshold.
+    """
+
+    triggered: Flags
+    trigger: Integers
+    kept: Integers
+    stretch_end: Integers
+    windows_after: Integers
+    below_after: Integers
+    longest_run: Integers
+
+
+class _Runs(NamedTuple):
+    """Unbroken runs of windows below the threshold, in order.
+
+    Attributes:
+        rollout: Row of the rollout. Shape (runs,).
+        first: First window of the run, 0-based in its rollout. Shape (runs,).
+        length: Windows in the run. Shape (runs,).
+        below: Number of windows below the threshold before each window. Shape (windows + 1,).
+        starts: Place of each rollout's first window among all. Shape (rollouts + 1,).
+    """
+
+    rollout: Integers
+    first: Integers
+    length: Integers
+    below: Integers
+    starts: Integers
+
+
+def least_means(kl: Values, lengths: Integers, window: int) -> Floats:
+    """Find the least window mean of each rollout, nat; NaN where it is shorter than a window."""
+    return np.concatenate(
+        [
+            minima(moving_means(kl[tokens], lengths[rows], size=window))
+            for rows, tokens in _blocks(lengths)
+        ]
+    )
+
+
+def find_cuts(
+    kl: Values,
+    lengths: Integers,
+    rules: Sequence[Rule],
+    thresholds: Mapping[tuple[int, float], Floats],
+) -> dict[Rule, Cuts]:
+    """Apply one or more rules to rollouts.
+
+    The rule fires at the first token that ends `consecutive` windows in a row whose mean is below
+    the threshold. The cut is the first token of the first of them, which may be the first of all.
+
+    Args:
+        kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
+        lengths: Tokens of each rollout. Shape (rollouts,).
+        rules: The rules.
+        thresholds: For each (window, eta) the threshold of each rollout, nat, NaN where it has
+            none. Shape (rollouts,).
+
+    Source: arXiv 2606.09471, termination rule.
+    """
+    found: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
+    for rows, tokens in _blocks(lengths):
+        for window, group in groupby(sorted(found), key=lambda rule: rule.window):
+            windows = moving_means(kl[tokens], lengths[rows], size=window)
+            for (eta, grace), same in groupby(group, key=lambda rule: (rule.eta, rule.grace)):
+                runs = _low_runs(windows, thresholds[window, eta][rows], grace)
+                for rule in same:
+                    found[rule].append(_cut(runs, lengths[rows], rule))
+    return {
+        rule: Cuts(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+        for rule, parts in found.items()
+    }
+
+
+def _low_runs(windows: Windows, thresholds: Floats, grace: int) -> _Runs:
+    counts = windows.counts
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    low = windows.means < np.repeat(thresholds, counts)
+    skipped = np.clip(grace - windows.size, 0, counts)
+    if skipped.any():
+        low &= ~alternate(skipped, counts - skipped)
+    opens, closes = low.copy(), low.copy()
+    opens[1:] &= ~low[:-1]
+    closes[:-1] &= ~low[1:]
+    some = counts > 0
+    first, last = starts[:-1][some], starts[1:][some] - 1  # a run ends with its rollout
+    opens[first], closes[last] = low[first], low[last]
+    begin, end = np.flatnonzero(opens), np.flatnonzero(closes)
+    rollout = np.searchsorted(starts[1:], begin, side="right")
+    below = np.concatenate([[0], np.cumsum(low)])
+    return _Runs(rollout, begin - starts[rollout], end - begin + 1, below, starts)
+
+
+def _cut(runs: _Runs, lengths: Integers, rule: Rule) -> Cuts:
+    long = np.flatnonzero(runs.length >= rule.consecutive)
+    rows, place = np.unique(runs.rollout[long], return_index=True)
+    first, length = runs.first[long[place]], runs.length[long[place]]
+    fired = first + rule.consecutive - 1
+
+    triggered = np.zeros(lengths.size, np.bool_)
+    triggered[rows] = True
+    trigger = np.full(lengths.size, -1)
+    trigger[rows] = fired + rule.window - 1
+    kept, stretch_end = lengths.copy(), lengths.copy()
+    kept[rows] = first
+    stretch_end[rows] = first + length + rule.window - 1
+    after, end = runs.starts[rows] + fired + 1, runs.starts[rows + 1]
+    windows_after, below_after = np.zeros((2, lengths.size), np.int64)
+    windows_after[rows] = end - after
+    below_after[rows] = runs.below[end] - runs.below[after]
+    longest = np.zeros(lengths.size, np.int64)
+    np.maximum.at(longest, runs.rollout, runs.length)
+    return Cuts(triggered, trigger, kept, stretch_end, windows_after, below_after, longest)
+
+
+def _blocks(lengths: Integers) -> Iterator[tuple[slice, slice]]:
+    """Cut the rollouts into runs of few enough tokens: a slice of rollouts, one of tokens.
+
+    There is always a block, an empty one where there is no rollout.
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    start = 0
+    while True:
+        most = int(np.searchsorted(ends, ends[start] + BLOCK_TOKENS, side="right")) - 1
+        stop = min(max(start + 1, most), lengths.size)
+        yield slice(start, stop), slice(int(ends[start]), int(ends[stop]))
+        if stop == lengths.size:
+            return
+        start = stop

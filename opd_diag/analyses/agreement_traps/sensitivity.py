@@ -1,0 +1,118 @@
+"""How far the findings hang on the four numbers of the rule."""
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import polars as pl
+
+from opd_diag.analyses.agreement_traps.estimates import Prompts, columns, reasons
+from opd_diag.analyses.agreement_traps.quantities import Running
+from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers, Rule, find_cuts
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
+from opd_diag.analyses.agreement_traps.study import Study
+
+WINDOWS = (32, 64, 128)
+ETAS = (0.1, 0.3, 0.5)
+CONSECUTIVE = (1, 4, 16)
+GRACES = (0, 2)  # in windows
+
+MOST_DRAWS = 5  # the grid is large, and its control is a mean over rollouts too
+
+
+def trap_sensitivity(study: Study) -> pl.DataFrame:
+    """Repeat the rule over a grid of its numbers, on the rollouts of the control.
+
+    Args:
+        study: The checkpoint under the rule.
+
+    Returns:
+        Rows of `TRAP_SENSITIVITY` without `checkpoint`.
+    """
+    rules, options = _grid(study), study.options
+    kl, lengths = study.sample_kl, study.sample_lengths
+    thresholds = study.sample_thresholds(rules)
+    observed = find_cuts(kl, lengths, rules, thresholds)
+    draws = min(options.draws, MOST_DRAWS)
+    shuffled = shuffled_cuts(kl, lengths, rules, thresholds, draws=draws, seed=options.seed)
+    signal = "gain" if "gain" in study.quantities else "grad_logits"
+    terms = _terms(study, rules, observed, shuffled, study.quantities[signal].sample)
+    prompts = Prompts(study.prompt[study.sample], seed=options.seed)
+    sums = {name: tuple(prompts.sums(side) for side in pair) for name, pair in terms.items()}
+    x, m = sums["persistence"]
+    x0, m0 = sums["shuffled_persistence"]
+    persistence = prompts.quotient(x, m, x0, m0)
+    total = prompts.ratio(*(side[:, :1] for side in sums["signal"]))
+    kept = prompts.quotient(*sums["signal_kept"], *sums["signal"])
+    if not total.low[0] > 0:  # relative to nothing
+        kept = kept._replace(**{end: np.full(len(rules), np.nan) for end in kept._fields[:3]})
+    return pl.DataFrame(
+        {
+            "window": [rule.window for rule in rules],
+            "eta": [None if isinstance(options.threshold, float) else r.eta for r in rules],
+            "consecutive": [rule.consecutive for rule in rules],
+            "grace": [rule.grace for rule in rules],
+            "is_setting": [rule == options.rule for rule in rules],
+            "n": (terms["prevalence"][1] > 0).sum(axis=0),
+            "n_prompts": prompts.ratio(*sums["prevalence"]).clusters,
+            **columns("prevalence", prompts.ratio(*sums["prevalence"])),
+            **columns("tokens_kept", prompts.ratio(*sums["tokens_kept"])),
+            **columns("persistence", prompts.ratio(x, m)),
+            **columns("shuffled_persistence", prompts.ratio(x0, m0)),
+            **columns("persistence_ratio", persistence),
+            "signal": [signal] * len(rules),
+            **columns("signal_kept", kept),
+            "reason": reasons(persistence),
+        },
+        strict=False,
+    )
+
+
+def _grid(study: Study) -> list[Rule]:
+    rule, fixed = study.options.rule, isinstance(study.options.threshold, float)
+    windows = sorted({*WINDOWS, rule.window})
+    etas = [rule.eta] if fixed else sorted({*ETAS, rule.eta})
+    consecutive = sorted({*CONSECUTIVE, rule.consecutive})
+    found = {
+        Rule(window, eta, grace, run)
+        for window, eta, run in product(windows, etas, consecutive)
+        for grace in {max(g * window, window) for g in GRACES} | {max(rule.grace, window)}
+    }
+    return sorted(found)
+
+
+def _terms(
+    study: Study,
+    rules: list[Rule],
+    observed: Mapping[Rule, Cuts],
+    shuffled: Mapping[Rule, Cuts],
+    signal: Numbers,
+) -> dict[str, tuple[Floats, Floats]]:
+    """Write numerators and denominators; every array has shape (rollouts, rules).
+
+    A rollout too short for a rule's window has no part in it.
+    """
+    lengths = study.sample_lengths
+    able = np.stack([lengths >= rule.window for rule in rules], axis=1).astype(float)
+    running = Running(signal, lengths)
+    start = np.zeros_like(lengths)
+
+    def stack(field: str) -> Floats:
+        return np.asarray(
+            able * np.stack([getattr(observed[rule], field) for rule in rules], axis=1)
+        )
+
+    def mean(field: str) -> Floats:
+        cuts = [getattr(shuffled[rule], field).mean(axis=0) for rule in rules]
+        return np.asarray(able * np.stack(cuts, axis=1))
+
+    kept = [running.between(start, observed[rule].kept) for rule in rules]
+    whole = running.between(start, lengths)
+    return {
+        "prevalence": (stack("triggered"), able),
+        "tokens_kept": (stack("kept"), able * lengths[:, None]),
+        "persistence": (stack("below_after"), stack("windows_after")),
+        "shuffled_persistence": (mean("below_after"), mean("windows_after")),
+        "signal_kept": tuple(able * np.stack(side, axis=1) for side in zip(*kept, strict=True)),
+        "signal": tuple(able * side[:, None] for side in whole),
+    }

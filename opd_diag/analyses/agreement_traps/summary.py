@@ -1,0 +1,240 @@
+"""How often the rule fires, what it saves and what it would lose, beside shuffled KL."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from opd_diag.analyses.agreement_traps.estimates import Prompts, columns, reasons
+from opd_diag.analyses.agreement_traps.groups import length_quarters, repeats
+from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers
+from opd_diag.analyses.agreement_traps.shuffles import Shuffled
+from opd_diag.analyses.agreement_traps.study import Study
+
+LOST = ("grad_logits", "gain")
+
+ONE_CHECKPOINT = "needs a second checkpoint"
+NO_TOTAL = "the total does not exclude 0, so it has no shares"
+
+
+class Measure(NamedTuple):
+    """A ratio over rollouts: its terms as observed, and under shuffled KL on the control.
+
+    Attributes:
+        name: Name of the measure.
+        group: Which rollouts.
+        unit: Unit of the ratio.
+        x: Numerator. Shape (rollouts,).
+        m: Denominator. Shape (rollouts,).
+        control: Both where KL is shuffled, mean over the draws, each of shape (control,); None:
+            shuffling says nothing about it.
+        note: What a reader has to know.
+    """
+
+    name: str
+    group: str
+    unit: str
+    x: Floats
+    m: Floats
+    control: tuple[Floats, Floats] | None = None
+    note: str | None = None
+
+
+def trap_summary(study: Study, shuffled: Shuffled) -> pl.DataFrame:
+    """Estimate every measure, and beside it the same where KL is shuffled.
+
+    Args:
+        study: The checkpoint under the rule.
+        shuffled: The same rule where KL is shuffled, on the rollouts of the control.
+
+    Returns:
+        Rows of `TRAP_SUMMARY` without `checkpoint`.
+    """
+    measures = [
+        *_of_cuts(study, shuffled),
+        *_lost(study, shuffled),
+        *_outcomes(study, shuffled),
+        _share("too_short", "all", np.isnan(study.least), np.ones(study.least.size)),
+    ]
+    x, m = (np.stack([getattr(one, side) for one in measures], axis=1) for side in ("x", "m"))
+    prompts = Prompts(study.prompt, seed=study.options.seed)
+    value = prompts.ratio(prompts.sums(x), prompts.sums(m))
+    return pl.DataFrame(
+        {
+            "measure": [one.name for one in measures],
+            "group": [one.group for one in measures],
+            "unit": [one.unit for one in measures],
+            "n": (m > 0).sum(axis=0),
+            "n_prompts": value.clusters,
+            **columns("value", value),
+            **_against_shuffled(study, measures),
+            "note": [one.note for one in measures],
+            "reason": reasons(value),
+        },
+        strict=False,
+    )
+
+
+def _against_shuffled(study: Study, measures: Sequence[Measure]) -> dict[str, list[object]]:
+    """Compare the observed with the shuffled, on the rollouts of the control."""
+    compared = [i for i, one in enumerate(measures) if one.control is not None]
+    controls = [one.control for one in measures if one.control is not None]
+    prompts = Prompts(study.prompt[study.sample], seed=study.options.seed)
+    x, m = (
+        prompts.sums(np.stack([getattr(measures[i], side)[study.sample] for i in compared], axis=1))
+        for side in ("x", "m")
+    )
+    x0, m0 = (prompts.sums(np.stack([c[side] for c in controls], axis=1)) for side in (0, 1))
+    observed, null = prompts.ratio(x, m), prompts.ratio(x0, m0)
+    quotient = prompts.quotient(x, m, x0, m0)
+    found: dict[str, list[Any]] = {
+        "n_control": [study.sample.size] * len(compared),
+        **columns("observed", observed),
+        **columns("shuffled", null),
+        **columns("ratio", quotient),
+        "ratio_reason": reasons(quotient),
+    }
+    place = {row: i for i, row in enumerate(compared)}
+    return {
+        name: [values[place[i]] if i in place else None for i in range(len(measures))]
+        for name, values in found.items()
+    }
+
+
+def _of_cuts(study: Study, shuffled: Shuffled) -> list[Measure]:
+    """Write the measures that follow from the cuts and KL alone."""
+    eligible = study.eligible.astype(np.float64)
+    lengths = study.tokens.lengths
+    kl = study.quantities["reverse_kl"].sums
+    kept, after = kl[:, 0], kl[:, 1] + kl[:, 2]
+    real = _terms(study.cuts, lengths) | _kl_terms(kept, after, study.cuts.kept)
+    null = {
+        name: (x.mean(axis=0), m.mean(axis=0))
+        for name, (x, m) in _terms(shuffled.cuts, study.sample_lengths).items()
+    }
+    null |= _kl_terms(*_both_sides(shuffled, "reverse_kl"), shuffled.cuts.kept.mean(axis=0))
+
+    def measure(name: str, unit: str, note: str | None = None) -> Measure:
+        x, m = (part * eligible for part in real[name])
+        return Measure(name, "all", unit, x, m, null[name], note)
+
+    found = [measure("prevalence", "share", _built_in(study))]
+    for quarter in length_quarters(study):
+        here, there = quarter.members, quarter.members[study.sample]
+        one = found[0]
+        assert one.control is not None
+        found.append(
+            one._replace(
+                group=quarter.name,
+                x=one.x * here,
+                m=one.m * here,
+                control=(one.control[0] * there, one.control[1] * there),
+                note="a longer rollout has more windows and so more chances",
+            )
+        )
+    return [
+        *found,
+        measure("onset", "share"),
+        measure("onset_tokens", "tokens"),
+        measure("nothing_kept", "share", "the cut is the first token"),
+        measure("tokens_saved", "share"),
+        measure("stretch_tokens", "tokens"),
+        measure("windows_below_after", "share", "windows after the rule fired that stay below"),
+        measure("longest_run", "windows", "longest run below the threshold, 0 where there is none"),
+        measure("kl_per_token_kept", "nat", "a cut at low KL raises it by construction"),
+        measure("kl_after_cut", "share", "low by construction"),
+    ]
+
+
+def _terms(cuts: Cuts, lengths: Numbers) -> dict[str, tuple[Floats, Floats]]:
+    """Write numerator and denominator of each measure; shapes (..., rollouts)."""
+    fired = cuts.triggered.astype(np.float64)
+    one = np.ones_like(fired)
+    saved = lengths - cuts.kept
+    total = np.maximum(lengths * one, 1)
+    return {
+        "prevalence": (fired, one),
+        "onset": (fired * cuts.kept / total, fired),
+        "onset_tokens": (fired * cuts.kept, fired),
+        "nothing_kept": (fired * (cuts.kept == 0), fired),
+        "tokens_saved": (saved * one, lengths * one),
+        "stretch_tokens": (fired * (cuts.stretch_end - cuts.kept), fired),
+        "windows_below_after": (cuts.below_after * one, cuts.windows_after * one),
+        "longest_run": (cuts.longest_run * one, one),
+    }
+
+
+def _kl_terms(kept: Floats, after: Floats, tokens: Numbers) -> dict[str, tuple[Floats, Floats]]:
+    return {
+        "kl_per_token_kept": (kept, tokens.astype(np.float64)),
+        "kl_after_cut": (after, kept + after),
+    }
+
+
+def _both_sides(shuffled: Shuffled, quantity: str) -> tuple[Floats, Floats]:
+    """Sum a quantity before and after the shuffled cuts; shapes (rollouts,)."""
+    pre, agreement, post, untriggered = shuffled.phases[quantity][0].T
+    return pre + untriggered, agreement + post
+
+
+def _lost(study: Study, shuffled: Shuffled) -> list[Measure]:
+    """Write the share of the signals that falls after the cut."""
+    eligible = study.eligible.astype(np.float64)
+    signals = [name for name in LOST if name in study.quantities]
+    totals = np.stack([study.quantities[name].sums.sum(axis=1) * eligible for name in signals], 1)
+    prompts = Prompts(study.prompt, seed=study.options.seed)
+    mean = prompts.ratio(prompts.sums(totals), prompts.sums(eligible[:, None]))
+    found = []
+    for name in LOST:
+        empty = Measure(f"{name}_after_cut", "all", "share", 0 * eligible, 0 * eligible)
+        if name not in signals:
+            found.append(empty._replace(note=ONE_CHECKPOINT))
+            continue
+        i = signals.index(name)
+        if not (mean.low[i] > 0 or mean.high[i] < 0):
+            found.append(empty._replace(note=NO_TOTAL))
+            continue
+        total = totals[:, i]
+        control = _both_sides(shuffled, name)[1], total[study.sample]
+        x = total - study.quantities[name].sums[:, 0] * eligible
+        found.append(empty._replace(x=x, m=total, control=control))
+    return found
+
+
+def _outcomes(study: Study, shuffled: Shuffled) -> list[Measure]:
+    """Write how many rollouts are correct and how many repeat themselves, by whether it fired."""
+    correct = study.rollouts["correct"]
+    known = correct.is_not_null().to_numpy()
+    right = correct.fill_null(False).to_numpy()
+    again = repeats(study)
+    fired = study.cuts.triggered & study.eligible
+    rest = ~study.cuts.triggered & study.eligible
+    chance = shuffled.cuts.triggered.mean(axis=0)
+    found = []
+    for name, flag, base in (
+        ("correct", right, known),
+        ("repeats", again, np.ones(again.size, np.bool_)),
+        ("wrong_and_repeats", again & ~right, known),
+    ):
+        control = (chance * (flag & base)[study.sample], chance * base[study.sample])
+        found += [
+            _share(name, "triggered", flag & base & fired, base & fired)._replace(control=control),
+            _share(name, "untriggered", flag & base & rest, base & rest),
+        ]
+    return found
+
+
+def _share(name: str, group: str, x: npt.ArrayLike, m: npt.ArrayLike) -> Measure:
+    return Measure(name, group, "share", np.asarray(x, float), np.asarray(m, float))
+
+
+def _built_in(study: Study) -> str:
+    options = study.options
+    if isinstance(options.threshold, float):
+        return "follows from the threshold given: a setting, no finding"
+    share = f"{1 - options.rule.eta:.0%} of the minima lie below the threshold by construction"
+    if options.threshold is None:
+        return f"about {share}: a setting, no finding"
+    return f"at {options.threshold!r}, whose threshold this is, about {share}"
