@@ -88,7 +88,7 @@ def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
     known = figures()
     if not names:
         return known
-    chosen = {}
+    chosen: dict[str, str] = {}
     for given in names:
         name = given.replace("-", "_")
         tables: Mapping[str, object] = ANALYSES.get(name, {})

@@ -1,0 +1,93 @@
+"""Result tables to matplotlib Axes. Nothing is computed here but places on the page.
+
+A figure is named after the table that it draws, or `<table>_<what>`.
+"""
+
+from opd_diag.plots.agreement_traps import agreement_traps, trap_map, trap_trace
+from opd_diag.plots.release_curves import (
+    release_curves,
+    release_curves_absolute,
+    release_curves_advantage,
+    release_curves_entropy,
+    release_curves_margin,
+    release_curves_overlap,
+    release_curves_policy,
+)
+from opd_diag.plots.release_points import (
+    release_budgets,
+    release_correlation,
+    release_example,
+    release_points,
+    release_points_positions,
+    release_summary,
+)
+from opd_diag.plots.rock_example import rock_example
+from opd_diag.plots.rock_lists import rock_cutoff, rock_groups, rock_outputs, rock_selectors
+from opd_diag.plots.rock_tokens import rock_tokens, rock_tokens_change, rock_tokens_gradients
+from opd_diag.plots.teachability import (
+    teachability,
+    teachability_contrast,
+    teachability_groups,
+    teachability_plane,
+    teachability_plane_compatibility,
+)
+from opd_diag.plots.teachability_selectors import (
+    teachability_models,
+    teachability_overlap,
+    teachability_selectors,
+    teachability_selectors_captured,
+    teachability_support,
+)
+from opd_diag.plots.trap_controls import (
+    trap_cuts,
+    trap_cuts_correct,
+    trap_phases,
+    trap_phases_gradient,
+    trap_phases_shares,
+    trap_sensitivity,
+    trap_summary,
+)
+
+__all__ = [
+    "agreement_traps",
+    "release_budgets",
+    "release_correlation",
+    "release_curves",
+    "release_curves_absolute",
+    "release_curves_advantage",
+    "release_curves_entropy",
+    "release_curves_margin",
+    "release_curves_overlap",
+    "release_curves_policy",
+    "release_example",
+    "release_points",
+    "release_points_positions",
+    "release_summary",
+    "rock_cutoff",
+    "rock_example",
+    "rock_groups",
+    "rock_outputs",
+    "rock_selectors",
+    "rock_tokens",
+    "rock_tokens_change",
+    "rock_tokens_gradients",
+    "teachability",
+    "teachability_contrast",
+    "teachability_groups",
+    "teachability_models",
+    "teachability_overlap",
+    "teachability_plane",
+    "teachability_plane_compatibility",
+    "teachability_selectors",
+    "teachability_selectors_captured",
+    "teachability_support",
+    "trap_cuts",
+    "trap_cuts_correct",
+    "trap_map",
+    "trap_phases",
+    "trap_phases_gradient",
+    "trap_phases_shares",
+    "trap_sensitivity",
+    "trap_summary",
+    "trap_trace",
+]

@@ -1,0 +1,126 @@
+"""Draw where in their rollouts the low-KL stretches lie."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+
+from opd_diag.plots.style import CONTROL, THRESHOLD, WIDE, colour, nothing, panel, style
+
+OUTCOMES = {True: "correct", False: "wrong", None: "outcome unknown"}
+PHASE_COLOURS = {"agreement": 4, "post": 5}
+LEAST_SHOWN = 1e-4  # nat: below this all is one colour
+
+
+def agreement_traps(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw where the cuts stand, by checkpoint and outcome.
+
+    Args:
+        table: `agreement_traps`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax)
+        cut = table.filter("triggered")
+        if cut.is_empty():
+            return nothing(ax, "the rule fires on no rollout")
+        bins = np.linspace(0, 1, 21).tolist()
+        dashes = ("-", "--", ":")
+        names = cut["checkpoint"].unique(maintain_order=True)
+        for i, name in enumerate(names):
+            for (outcome, label), dash in zip(OUTCOMES.items(), dashes, strict=True):
+                rows = cut.filter(
+                    pl.col("checkpoint") == name, pl.col("correct").eq_missing(pl.lit(outcome))
+                )
+                if not rows.is_empty():
+                    ax.hist(
+                        rows["cut_frac"].to_numpy(),
+                        bins=bins,
+                        histtype="step",
+                        color=colour(i),
+                        linestyle=dash,
+                        linewidth=1.6,
+                        label=f"{name}, {label} ({rows.height:,} rollouts)",
+                    )
+        ax.set_xlim(0, 1)
+        ax.set_xlabel("tokens before the cut (share of the rollout)")
+        ax.set_ylabel("rollouts")
+        ax.set_title("Where the low-KL stretch begins")
+        ax.legend()
+        return ax
+
+
+def trap_map(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the KL of all rollouts, one line each, sorted by onset, with the cut marked.
+
+    Args:
+        table: `trap_map`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=(7.2, 5.2))
+        if table.is_empty():
+            return nothing(ax, "no rollout has tokens")
+        name, rows = _first(table)
+        cells = rows.pivot("start", index="row", values="mean_kl").sort("row").drop("row")
+        edges = sorted({*rows["start"].to_list(), int(rows["end"].max())})  # type: ignore[arg-type]
+        values = cells.select(str(edge) for edge in edges[:-1]).to_numpy()
+        shown = np.ma.masked_invalid(np.maximum(values.astype(float), LEAST_SHOWN))
+        low, high = float(shown.min()), max(float(shown.max()), 10 * LEAST_SHOWN)
+        mesh = ax.pcolormesh(
+            edges,
+            np.arange(values.shape[0] + 1),
+            shown,
+            cmap="viridis",
+            norm=LogNorm(low, high),
+            rasterized=True,
+        )
+        cuts = rows.unique("row", keep="first").filter(pl.col("cut").is_not_null())
+        ax.plot(cuts["cut"], cuts["row"] + 0.5, ".", color="#FFFFFF", markersize=4, label="cut")
+        ax.plot(cuts["cut"], cuts["row"] + 0.5, ".", color="#D55E00", markersize=2.5)
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        figure.colorbar(mesh, ax=ax, label="mean KL(student ‖ teacher) (nat)")
+        ax.invert_yaxis()
+        ax.grid(visible=False)
+        ax.set_xlabel("position (tokens in the loss)")
+        ax.set_ylabel("rollout, by onset")
+        drawn = values.shape[0]
+        ax.set_title(f"{name}: {drawn:,} rollouts, the rule fires on {cuts.height:,} (points: cut)")
+        return ax
+
+
+def trap_trace(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the windowed KL of one rollout with its threshold and phases.
+
+    Args:
+        table: `trap_trace`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        if table.is_empty():
+            return nothing(ax, "no rollout is as long as a window")
+        name, rows = _first(table)
+        position = rows["position"]
+        ax.plot(position, rows["kl"], color=CONTROL, alpha=0.4, linewidth=0.7, label="KL")
+        ax.plot(position, rows["mean_kl"], color=colour(0), label="mean of the window ending here")
+        ax.plot(position, rows["threshold"], color=THRESHOLD, linestyle="--", label="threshold")
+        for phase, shade in PHASE_COLOURS.items():
+            inside = rows.filter(pl.col("phase") == phase)["position"]
+            if not inside.is_empty():
+                ends = float(inside[0]) - 0.5, float(inside[-1]) + 0.5
+                words = "low-KL stretch" if phase == "agreement" else "after it"
+                ax.axvspan(*ends, color=colour(shade), alpha=0.15, linewidth=0, label=words)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("position (tokens)")
+        ax.set_ylabel("KL(student ‖ teacher) (nat)")
+        ax.set_title(f"{name}: rollout {rows['rollout'][0]}, {rows.height:,} tokens")
+        ax.legend(loc="upper right")
+        return ax
+
+
+def _first(table: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    """Return the first checkpoint's name and rows."""
+    name = str(table["checkpoint"][0])
+    return name, table.filter(pl.col("checkpoint") == name)

@@ -1,0 +1,158 @@
+"""Draw the tables of lists, groups and rollouts: `rock_cutoff`, `rock_groups` and others."""
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+
+from opd_diag.plots.style import (
+    CONTROL,
+    THRESHOLD,
+    WIDE,
+    band,
+    bars,
+    colour,
+    nothing,
+    panel,
+    style,
+)
+
+PAPER_K = 100
+STABLE = 0.7
+GROUPS = ("rock", "control", "high_kl", "random")
+
+
+def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how stable lists of K types are, and what they cover on other prompts.
+
+    Args:
+        table: `rock_cutoff`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        if table["J_c"].is_null().all() and table["cross_coverage"].is_null().all():
+            return nothing(ax, _reason(table))
+        for i, name in enumerate(("R", "frequency")):
+            rows = table.filter(selector=name)
+            band(ax, rows["K"].to_list(), rows["J_c"], rows["J_c_p05"], rows["J_c_p95"],
+                 colour=colour(i), label=f"J_c by {name}, 5-95 % of splits")  # fmt: skip
+            ends = rows["cross_coverage_low"], rows["cross_coverage_high"]
+            band(ax, rows["K"].to_list(), rows["cross_coverage"], *ends, colour=colour(i),
+                 label=f"coverage on the other half, by {name}", linestyle="--")  # fmt: skip
+            found = rows["suggested_K"][0]
+            if found is not None:
+                ax.axvline(
+                    found, color=colour(i), linestyle=":", label=f"suggested by {name}: {found}"
+                )
+        ours = table.filter(selector="R")
+        ax.plot(ours["K"], ours["coverage"], color=colour(0), linewidth=0.8,
+                label="coverage by R on the rows that chose")  # fmt: skip
+        ax.axhline(STABLE, color=CONTROL, linewidth=1)
+        ax.axvline(PAPER_K, color=THRESHOLD, linewidth=1, linestyle="-.", label=f"paper: {PAPER_K}")
+        ax.set_xscale("log")
+        ax.set_xticks(ours["K"].to_list(), [str(k) for k in ours["K"]], minor=False)
+        ax.minorticks_off()
+        ax.set_ylim(-0.05, 1.05)
+        ax.set_xlabel("types in the list, K")
+        ax.set_ylabel("agreement of halves, share of loss")
+        ax.set_title(f"How many of {table['n'][0]:,} types: {table['checkpoint'][0]}")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        return ax
+
+
+def rock_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the lift of each selector's list on other prompts against its stability.
+
+    Args:
+        table: `rock_selectors`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax)
+        shown = table.drop_nulls(["J_c", "cross_lift"])
+        if shown.is_empty():
+            return nothing(ax, _reason(table))
+        for i, row in enumerate(shown.iter_rows(named=True)):
+            ax.hlines(
+                row["cross_lift"], row["J_c_p05"], row["J_c_p95"], color=colour(i), linewidth=1
+            )
+            ends = [row["cross_lift_low"]], [row["cross_lift_high"]]
+            bars(
+                ax,
+                [row["J_c"]],
+                [row["cross_lift"]],
+                *ends,
+                colour=colour(i),
+                label=row["selector"],
+            )
+        ax.axhline(1, color=CONTROL, linewidth=1)
+        ax.set_xlabel("agreement of two halves beyond chance, J_c (5-95 % of splits)")
+        ax.set_ylabel("lift on the half that did not choose")
+        ax.set_title(
+            f"What a list of {table['K'][0]} is chosen by: stable, and more than frequency?"
+        )
+        ax.legend()
+        return ax
+
+
+def rock_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the level of each group over the checkpoints, measured honestly and naively.
+
+    Args:
+        table: `rock_groups`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        names = table["checkpoint"].unique(maintain_order=True).to_list()
+        at = list(range(len(names)))
+        if table["level"].is_null().all():
+            return nothing(ax, _reason(table))
+        for i, group in enumerate(GROUPS):
+            own = table.filter(group=group)
+            honest, naive = (own.filter(measured_on=side) for side in ("other half", "same half"))
+            ends = honest["level_low"], honest["level_high"]
+            band(ax, at, honest["level"], *ends, colour=colour(i), label=f"{group}, other half")
+            ax.plot(at, naive["level"], color=colour(i), linestyle=":",
+                    label=f"{group}, same half (naive)")  # fmt: skip
+        ax.set_xticks(at, names)
+        ax.set_xlabel("checkpoint")
+        ax.set_ylabel(f"mean {table['loss'][0]} (nat)")
+        ax.set_title(f"Groups of types over the checkpoints ({table['pairing'][0]})")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        return ax
+
+
+def rock_outputs(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw how common rocks are in the rollouts: share of tokens and of loss.
+
+    Args:
+        table: `rock_outputs`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax)
+        columns = {"rock_share": "share of tokens", "rock_loss_share": "share of loss"}
+        known = {name: table[name].drop_nulls() for name in columns}
+        if not known["rock_share"].len():
+            return nothing(ax, "no rollout has a token in the loss")
+        for i, (name, label) in enumerate(columns.items()):
+            ax.hist(
+                known[name].to_numpy(),
+                bins=np.linspace(0, 1, 41).tolist(),
+                histtype="stepfilled",
+                facecolor=(colour(i), 0.2),
+                edgecolor=colour(i),
+                label=f"{label} ({known[name].len():,} rollouts)",
+            )
+        ax.set_xlim(0, 1)
+        ax.set_xlabel("share of the rollout that rocks hold")
+        ax.set_ylabel("rollouts")
+        ax.set_title(f"Rocks in each rollout: {table['checkpoint'][0]}")
+        ax.legend()
+        return ax
+
+
+def _reason(table: pl.DataFrame) -> str:
+    """Say why a table has nothing to draw."""
+    return "; ".join(table["reason"].drop_nulls().unique().sort()) or "nothing was measured"

@@ -1,0 +1,189 @@
+"""Draw what was learned, and by which tokens: `teachability` and `teachability_contrast`."""
+
+from collections.abc import Sequence
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from opd_diag.plots.style import (
+    CONTROL,
+    WIDE,
+    bars,
+    colour,
+    nothing,
+    panel,
+    style,
+)
+
+KL = "forward_kl"
+GAIN = "gain in KL(teacher ‖ student) (nat)"
+PLANE = "entropy x divergence"
+NAMES = {
+    "d_learn": "D_learn: divergent and compatible",
+    "d_incompat": "D_incompat: divergent and not compatible",
+}
+
+
+def teachability(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the gain by tenths of D_learn and D_incompat, beside the mean of all tokens.
+
+    Args:
+        table: `teachability`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax)
+        rows = table.filter(pl.col("gain").is_not_null(), group="all", kl=KL)
+        if rows.is_empty():
+            return nothing(ax, why(table))
+        for i, (feature, label) in enumerate(NAMES.items()):
+            tenth = rows.filter(feature=feature)
+            at = [place + 0.16 * (2 * i - 1) for place in tenth["bin"]]
+            interval(ax, at, tenth, "gain", colour=colour(i), label=label)
+        whole = rows.filter(feature="all")
+        ax.axhline(whole["gain"][0], color=CONTROL, linestyle="--", label="all tokens")
+        ax.set_xticks(range(10), [str(tenth) for tenth in range(1, 11)])
+        ax.set_xlabel("tenth of the tokens by the feature before training")
+        ax.set_ylabel(GAIN)
+        ax.set_title(f"Gain at fixed contexts, {pair(whole)} ({counts(whole)})")
+        ax.legend()
+        return ax
+
+
+def teachability_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the mean gain of every group of tokens.
+
+    Args:
+        table: `teachability`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax)
+        rows = table.filter(pl.col("gain").is_not_null(), feature="all", kl=KL)
+        if rows.is_empty():
+            return nothing(ax, why(table))
+        interval(ax, list(range(rows.height)), rows, "gain", colour=colour(0), horizontal=True)
+        ax.axvline(0, color=CONTROL, linewidth=0.8)
+        groups = zip(rows["group"], rows["n"], strict=True)
+        ax.set_yticks(range(rows.height), [f"{group} ({n:,})" for group, n in groups])
+        ax.invert_yaxis()
+        ax.set_xlabel(GAIN)
+        ax.set_ylabel("group (tokens)")
+        ax.set_title(f"Gain by group, {pair(rows)}")
+        return ax
+
+
+def teachability_plane(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the plane of entropy and divergence, coloured by the mean gain.
+
+    Args:
+        table: `teachability`.
+        ax: Where to draw; None: a new figure.
+    """
+    return _plane(table, ax, "gain", GAIN, "Gain by entropy and divergence")
+
+
+def teachability_plane_compatibility(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the plane of entropy and divergence, coloured by the mean compatibility.
+
+    Args:
+        table: `teachability`.
+        ax: Where to draw; None: a new figure.
+    """
+    label = "compatibility: teacher's mass on the student's top K"
+    return _plane(table, ax, "compatibility", label, "Compatibility by entropy and divergence")
+
+
+def _plane(table: pl.DataFrame, ax: Axes | None, value: str, label: str, title: str) -> Axes:
+    with style():
+        ax = panel(ax)
+        cells = table.filter(pl.col("bin").is_not_null(), feature=PLANE, kl=KL)
+        if cells[value].null_count() == cells.height:
+            return nothing(ax, why(table))
+        grid = cells.sort("other_bin", "bin")[value].fill_null(float("nan")).to_numpy()
+        # Gains may have both signs: white is none. Compatibility has one.
+        most = float(cells[value].abs().max() or 1)  # type: ignore[arg-type]
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most} if value == "gain" else {}
+        image = ax.imshow(grid.reshape(10, 10), origin="lower", aspect="auto", **look)  # type: ignore[arg-type]
+        ax.grid(visible=False)
+        ax.figure.colorbar(image, ax=ax, label=label)
+        for axis, prefix, place in ((ax.xaxis, "bin", "bin"), (ax.yaxis, "other", "other_bin")):
+            edges = cells.unique(place).sort(place)[f"{prefix}_high"]
+            axis.set_ticks([b + 0.5 for b in range(1, 9, 2)])
+            axis.set_ticklabels([f"{edges[b]:.2g}" for b in range(1, 9, 2)])
+        ax.axhline(4.5, color=CONTROL, linewidth=1)
+        ax.axvline(4.5, color=CONTROL, linewidth=1)
+        ax.text(0.02, 0.98, "Q3", transform=ax.transAxes, va="top", fontweight="bold")
+        ax.set_xlabel("student entropy (nat), by tenths")
+        ax.set_ylabel("divergence (nat), by tenths")
+        ax.set_title(f"{title}, {pair(cells)}")
+        return ax
+
+
+def teachability_contrast(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw both contrasts of compatibility, each with what it is where compatibility cannot matter.
+
+    Args:
+        table: `teachability_contrast`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        rows = table.filter(pl.col("difference").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, why(table))
+        places = list(range(rows.height))
+        label = "observed, 95 % interval over prompts"
+        interval(ax, places, rows, "difference", colour=colour(0), label=label, horizontal=True)
+        interval(
+            ax,
+            [place + 0.25 for place in places],
+            rows,
+            "null",
+            colour=CONTROL,
+            label="where compatibility cannot matter",
+            horizontal=True,
+        )
+        ax.axvline(0, color=CONTROL, linewidth=0.8)
+        ax.set_yticks(places, [_contrast_label(row) for row in rows.iter_rows(named=True)])
+        ax.set_ylim(rows.height - 0.4, -0.6)
+        ax.set_xlabel("gain of compatible minus gain of incompatible tokens (nat)")
+        ax.set_title(f"Does compatibility matter, given divergence? {pair(rows)}")
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.18), ncols=2)
+        return ax
+
+
+def _contrast_label(row: dict[str, object]) -> str:
+    if row["contrast"] == "matched":
+        return f"matched pairs, {row['kl']}\n(the answer; {row['n_pairs']:,} pairs)"
+    return f"thirds of Q3, {row['kl']}\n(descriptive; {row['n']:,} tokens)"
+
+
+def interval(
+    ax: Axes,
+    at: Sequence[float],
+    rows: pl.DataFrame,
+    name: str,
+    *,
+    colour: str,
+    label: str | None = None,
+    horizontal: bool = False,
+) -> None:
+    """Draw a column with its interval."""
+    values = (rows[f"{name}{end}"].to_list() for end in ("", "_low", "_high"))
+    bars(ax, at, *values, colour=colour, label=label, horizontal=horizontal)
+
+
+def pair(rows: pl.DataFrame) -> str:
+    """Name the two checkpoints."""
+    return f"{rows['features_from'][0]} to {rows['checkpoint'][0]}"
+
+
+def counts(rows: pl.DataFrame) -> str:
+    """Say how many tokens and prompts stand behind the first row."""
+    return f"{rows['n'][0]:,} tokens, {rows['n_prompts'][0]:,} prompts"
+
+
+def why(table: pl.DataFrame) -> str:
+    """Say why there is nothing to draw: the table's own first reason."""
+    return next(iter(table["reason"].drop_nulls()), "no rows")

@@ -1,0 +1,232 @@
+"""Draw what stands around a low-KL stretch, and the controls of the rule."""
+
+from collections.abc import Sequence
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from opd_diag.plots.style import CONTROL, WIDE, band, bars, colour, nothing, panel, style
+
+PHASES = ("pre", "agreement", "post", "untriggered")
+PHASE_WORDS = ("before", "in the stretch", "after", "rule did\nnot fire")
+QUANTITIES = {
+    "reverse_kl": "KL(student ‖ teacher)",
+    "advantage_std": "advantage, standard deviation",
+    "teacher_entropy": "teacher entropy",
+    "gain": "fixed-context gain",
+    "grad_logits": "gradient norm",
+    "grad_logits_other": "gradient norm, other checkpoint",
+    "teacher_top_prob": "teacher's top probability",
+    "overlap": "overlap of the top sets",
+    "in_repeat": "tokens in a repetition",
+    "correct": "tokens in correct rollouts",
+}
+MEASURES = {
+    "prevalence": "rollouts on which it fires",
+    "tokens_saved": "tokens saved",
+    "windows_below_after": "windows after it fired\nthat stay below",
+    "longest_run": "longest run below",
+    "stretch_tokens": "length of the stretch",
+    "kl_per_token_kept": "KL per token kept",
+}
+SIGNALS = ("gain", "grad_logits_other", "grad_logits")
+
+
+def trap_phases(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the quantities in nat in every phase, beside shuffled tokens.
+
+    Args:
+        table: `trap_phases`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    return _phases(table, ("reverse_kl", "advantage_std", "teacher_entropy", "gain"), "nat", ax)
+
+
+def trap_phases_gradient(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the gradient norms in every phase, beside shuffled tokens.
+
+    Args:
+        table: `trap_phases`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    return _phases(table, ("grad_logits", "grad_logits_other"), "nat/logit", ax)
+
+
+def trap_phases_shares(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the shares in every phase, beside shuffled tokens.
+
+    Args:
+        table: `trap_phases`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    shares = ("teacher_top_prob", "overlap", "in_repeat", "correct")
+    return _phases(table, shares, "share of tokens", ax)
+
+
+def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | None) -> Axes:
+    with style():
+        ax = panel(ax, size=WIDE)
+        rows = table.filter(pl.col("split") == "all", pl.col("quantity").is_in(names))
+        rows = rows.filter(pl.col("value").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, "the rule could fire on no rollout")
+        checkpoint = rows["checkpoint"][0]
+        rows = rows.filter(pl.col("checkpoint") == checkpoint)
+        drawn = [name for name in names if name in rows["quantity"]]
+        for i, name in enumerate(drawn):
+            own = rows.filter(pl.col("quantity") == name)
+            at = [PHASES.index(phase) + 0.16 * (i - (len(drawn) - 1) / 2) for phase in own["phase"]]
+            bars(ax, at, *_interval(own, "value"), colour=colour(i), label=QUANTITIES[name])
+            beside = [place + 0.06 for place in at]
+            label = None if i else "the same, tokens shuffled"
+            bars(ax, beside, *_interval(own, "shuffled"), colour=CONTROL, label=label)
+        fired = max(rows.filter(pl.col("phase") == "agreement")["n_rollouts"].to_list(), default=0)
+        ax.set_xticks(range(len(PHASES)), PHASE_WORDS)
+        ax.set_ylabel(f"mean over tokens ({unit})")
+        ax.set_xlabel("place in the rollout")
+        ax.set_title(f"{checkpoint}: around the low-KL stretches of {fired:,} rollouts")
+        _legend(ax)
+        return ax
+
+
+def trap_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the rule's figures over those on shuffled tokens: 1 is what needs no persistence.
+
+    Args:
+        table: `trap_summary`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        rows = table.filter(pl.col("group") == "all", pl.col("ratio").is_not_null())
+        rows = rows.filter(pl.col("measure").is_in(MEASURES))
+        if rows.is_empty():
+            return nothing(ax, "no measure has a ratio to shuffled tokens")
+        order = list(MEASURES)
+        for i, name in enumerate(rows["checkpoint"].unique(maintain_order=True)):
+            own = rows.filter(pl.col("checkpoint") == name)
+            at = [order.index(measure) + 0.2 * i for measure in own["measure"]]
+            label = f"{name} ({own['n_control'][0]:,} rollouts)"
+            bars(ax, at, *_interval(own, "ratio"), colour=colour(i), label=label, horizontal=True)
+        ax.axvline(1, color=CONTROL, linestyle="--", label="no persistence")
+        ax.set_yticks(range(len(order)), [MEASURES[measure] for measure in order])
+        ax.invert_yaxis()
+        ax.set_xlabel("observed / shuffled (ratio)")
+        ax.set_title("What the rule finds beyond shuffled tokens")
+        _legend(ax)
+        return ax
+
+
+def trap_cuts(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the signal per token kept against the tokens kept, for every way to keep them.
+
+    Args:
+        table: `trap_cuts`; of its first checkpoint the gain, or a gradient norm without one.
+        ax: Where to draw; None: a new figure.
+    """
+    known = table.filter(pl.col("kept").is_not_null())["signal"].to_list()
+    signal = next((name for name in SIGNALS if name in known), "gain")
+    return _cuts(table, signal, ax)
+
+
+def trap_cuts_correct(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the share of the kept tokens that stand in correct rollouts, for every way to keep them.
+
+    Args:
+        table: `trap_cuts`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    return _cuts(table, "correct", ax)
+
+
+def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
+    with style():
+        ax = panel(ax, size=WIDE)
+        rows = table.filter(pl.col("signal") == signal, pl.col("kept").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, f"no {QUANTITIES[signal]} to compare")
+        checkpoint = rows["checkpoint"][0]
+        rows = rows.filter(pl.col("checkpoint") == checkpoint).sort("tokens_kept")
+        cut = rows.filter(pl.col("rule") == rows["rule"][0])
+        cut = cut.unique("tokens_kept", maintain_order=True)
+        band(
+            ax,
+            cut["tokens_kept"].to_list(),
+            *_interval(cut, "kept"),
+            colour=colour(1),
+            label="low-KL cut",
+        )
+        setting = cut.filter("is_setting")
+        ax.plot(setting["tokens_kept"], setting["kept"], "o", color=colour(1))
+        rules = rows["rule"].unique(maintain_order=True).to_list()
+        others = [name for name in rules if name != "shuffled KL"]
+        for i, name in enumerate(["shuffled KL", *others]):
+            own = rows.filter(pl.col("rule") == name, pl.col("rule_kept").is_not_null())
+            shade = CONTROL if not i else colour(i + 1)
+            if not own.is_empty():
+                ax.plot(
+                    own["tokens_kept"],
+                    own["rule_kept"],
+                    ".--",
+                    color=shade,
+                    linewidth=1,
+                    label=name,
+                )
+        ax.axhline(cut["all_tokens"][0], color="#000000", linewidth=0.8, label="all tokens")
+        ax.set_xlabel("tokens kept (share)")
+        ax.set_ylabel(f"{QUANTITIES[signal]} per token kept ({cut['unit'][0]})")
+        n = cut["n"][0]
+        ax.set_title(f"{checkpoint}: what is kept of {n:,} rollouts (band: 95 %)")
+        _legend(ax)
+        return ax
+
+
+def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw persistence beyond shuffled tokens against prevalence, over the grid of settings.
+
+    Args:
+        table: `trap_sensitivity`; its first checkpoint is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=WIDE)
+        rows = table.filter(pl.col("persistence_ratio").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, "no setting has a ratio to shuffled tokens")
+        checkpoint = rows["checkpoint"][0]
+        rows = rows.filter(pl.col("checkpoint") == checkpoint)
+        for i, window in enumerate(rows["window"].unique().sort()):
+            own = rows.filter(pl.col("window") == window)
+            bars(
+                ax,
+                own["prevalence"].to_list(),
+                *_interval(own, "persistence_ratio"),
+                colour=colour(i),
+                label=f"window of {window} tokens",
+            )
+        setting = rows.filter("is_setting")
+        ax.plot(
+            setting["prevalence"],
+            setting["persistence_ratio"],
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor="#000000",
+            label="the setting asked for",
+        )
+        ax.axhline(1, color=CONTROL, linestyle="--", label="no persistence")
+        ax.set_xlabel("prevalence (share of rollouts)")
+        ax.set_ylabel("windows that stay below,\nobserved / shuffled (ratio)")
+        ax.set_title(f"{checkpoint}: {rows.height} settings, {max(rows['n'].to_list()):,} rollouts")
+        _legend(ax)
+        return ax
+
+
+def _interval(rows: pl.DataFrame, name: str) -> tuple[list[float], list[float], list[float]]:
+    value, low, high = (rows[f"{name}{end}"].to_list() for end in ("", "_low", "_high"))
+    return value, low, high
+
+
+def _legend(ax: Axes) -> None:
+    """Put the legend beside the axes: points and bars leave no free corner."""
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
