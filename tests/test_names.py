@@ -10,7 +10,9 @@ from typer.main import get_command
 import opd_diag
 from opd_diag.cli import app
 from opd_diag.cli import read as cli_read
+from opd_diag.cli.analyze import ORDER
 from opd_diag.rollouts.formats import FORMATS
+from opd_diag.tables.columns import ANALYSES as COLUMNS_OF_ANALYSES
 from opd_diag.tables.columns import RESULTS
 
 # What only one side has: paths and printing here, frames in memory and callbacks there.
@@ -32,7 +34,14 @@ ANALYSES = [name for name in COMMANDS if name not in ("score", "plot", "info", "
 
 def options(function: Callable[..., Any], without: set[str]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.name not in without}
+    return {p.name: listed(p.default) for p in parameters if p.name not in without}
+
+
+def listed(default: Any) -> Any:
+    """A list of numbers is a text with commas in a command, and a tuple in a function."""
+    if isinstance(default, str) and "," in default:
+        return tuple(map(float, default.split(",")))
+    return default
 
 
 @pytest.mark.parametrize("name", ANALYSES)
@@ -56,8 +65,19 @@ def test_score_has_the_options_of_reading_and_scoring() -> None:
     command = options(COMMANDS["score"], ONLY_COMMAND)
     expected = options(opd_diag.read_rollouts, ONLY_FUNCTION)
     expected |= options(opd_diag.score, {"rollouts", "out", "progress"})
-    command["k_grid"] = tuple(map(int, command["k_grid"].split(",")))
     assert command == expected
+
+
+def test_check_has_the_options_of_reading_and_checking() -> None:
+    command = options(COMMANDS["check"], ONLY_COMMAND - {"out"})
+    expected = options(opd_diag.read_rollouts, ONLY_FUNCTION)
+    expected |= options(opd_diag.check, {"rollouts"})
+    assert command == expected
+
+
+def test_every_analysis_is_a_command_and_all_runs_each() -> None:
+    assert sorted(ANALYSES) == sorted(name.replace("_", "-") for name in COLUMNS_OF_ANALYSES)
+    assert sorted(ORDER) == sorted(COLUMNS_OF_ANALYSES)
 
 
 def test_formats_are_those_of_the_readers() -> None:

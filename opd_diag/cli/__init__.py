@@ -1,6 +1,16 @@
 """The command line: thin commands over the library functions of the same names."""
 
-from opd_diag.cli import analyze, info, plot, score
+from opd_diag.cli import (
+    agreement_traps,
+    analyze,
+    check,
+    info,
+    plot,
+    release_points,
+    rock_tokens,
+    score,
+    teachability,
+)
 from opd_diag.cli.app import app
 
 
@@ -9,4 +19,16 @@ def main() -> None:
     app(prog_name="opd-diag")
 
 
-__all__ = ["analyze", "app", "info", "main", "plot", "score"]
+__all__ = [
+    "agreement_traps",
+    "analyze",
+    "app",
+    "check",
+    "info",
+    "main",
+    "plot",
+    "release_points",
+    "rock_tokens",
+    "score",
+    "teachability",
+]

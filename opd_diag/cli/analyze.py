@@ -1,15 +1,16 @@
-"""opd-diag analyze: one command for each analysis."""
+"""opd-diag analyze: the group of the analyses, and all of them in turn."""
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from opd_diag.cli import show
 from opd_diag.cli.app import app
+from opd_diag.errors import OpdDiagError
 
-commands = typer.Typer(no_args_is_help=True, help="Ask one question of a scored run.")
+commands = typer.Typer(no_args_is_help=True, help="Ask one question of a scored run, or all.")
 app.add_typer(commands, name="analyze")
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -20,6 +21,9 @@ Policy = Annotated[str | None, typer.Option(help="Only rollouts of this policy."
 Step = Annotated[int | None, typer.Option(help="Only rollouts of this training step.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: RUN/results.")]
+
+# Teachability selects by what the others have found, so it comes last.
+ORDER = ("release_points", "rock_tokens", "agreement_traps", "teachability")
 
 
 def run_analysis(name: str, run: Path, out: Path | None, **arguments: Any) -> None:
@@ -41,49 +45,24 @@ def run_analysis(name: str, run: Path, out: Path | None, **arguments: Any) -> No
     show.paths(written)
 
 
-@commands.command("release-points")
-def release_points(
+@commands.command("all")
+def analyze_all(
     run: RunFolder,
     checkpoint: Checkpoint = None,
     policy: Policy = None,
     step: Step = None,
-    preset: Annotated[
-        Literal["opd-diag", "paper"],
-        typer.Option(help="opd-diag: 3 segments a side, 8 in all, gain above 6; paper: 1, 4, 0."),
-    ] = "opd-diag",
-    min_size: Annotated[
-        int | None, typer.Option(min=1, help="Fewest segments a side; default: the preset's.")
-    ] = None,
-    min_segments: Annotated[
-        int | None, typer.Option(min=2, help="Fewest segments; default: the preset's.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Gain in nat to exceed; default: the preset's.")
-    ] = None,
-    k: Annotated[int, typer.Option(help="K of the margin.")] = 4,
-    segmenter: Annotated[
-        str, typer.Option(metavar="NAME", help="punkt (as stored), newline or block:N.")
-    ] = "punkt",
-    token_weighted: Annotated[
-        bool, typer.Option("--token-weighted", help="Weigh segments by their tokens.")
-    ] = False,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Find where in a rollout supervision stops being discriminative, and whether that is real."""
-    run_analysis(
-        "release_points",
-        run,
-        out,
-        checkpoint=checkpoint,
-        policy=policy,
-        step=step,
-        preset=preset,
-        min_size=min_size,
-        min_segments=min_segments,
-        threshold=threshold,
-        k=k,
-        segmenter=segmenter,
-        token_weighted=token_weighted,
-        seed=seed,
-    )
+    """Run the four analyses with their defaults; one that fails does not stop the others."""
+    failed = []
+    for name in ORDER:
+        show.heading(name.replace("_", "-"))
+        try:
+            run_analysis(name, run, out, checkpoint=checkpoint, policy=policy, step=step, seed=seed)
+        except OpdDiagError as error:
+            typer.echo(f"error: {error}", err=True)
+            failed.append(name.replace("_", "-"))
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)

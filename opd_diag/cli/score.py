@@ -20,6 +20,12 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of hub
 TrustCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
 ]
+Temperature = Annotated[
+    float, typer.Option(callback=show.positive, help="Temperature of both models.")
+]
+PartTokens = Annotated[
+    int, typer.Option(min=1, help="Response tokens of a part of the table, about.")
+]
 BatchTokens = Annotated[
     int | None, typer.Option(min=1, help="Most tokens of a batch; default: from free memory.")
 ]
@@ -44,7 +50,7 @@ def score(
     max_response_tokens: Annotated[
         int | None, typer.Option(min=1, help="Score only so many tokens of each response.")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Temperature of both models.")] = 1.0,
+    temperature: Temperature = 1.0,
     k_grid: Annotated[
         str, typer.Option(metavar="K,K,...", help="The K of columns with one value per K.")
     ] = "2,4,8,16,32,64",
@@ -67,16 +73,12 @@ def score(
     revision: Revision = None,
     trust_remote_code: TrustCode = False,
     batch_tokens: BatchTokens = None,
-    part_tokens: Annotated[
-        int, typer.Option(min=1, help="Response tokens of a part of the table, about.")
-    ] = 262_144,
+    part_tokens: PartTokens = 262_144,
     seed: Annotated[int, typer.Option(help="Seed of the sample for the noise floor.")] = 0,
 ) -> None:
     """Score saved rollouts with the teacher and each student checkpoint."""
     named = name_students(students)
-    grid = _numbers(k_grid)
-    _positive(temperature)
-    _check_segmenter(segmenter)
+    grid = show.numbers("--k-grid", k_grid, int)
 
     from opd_diag.scoring.score import score as library_score
 
@@ -129,26 +131,6 @@ def name_students(given: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"--student: {name!r} twice; expected one name for each")
         named[name] = path
     return named
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or numbers[0] < 2 or numbers != sorted(set(numbers)):
-        raise typer.BadParameter(f"--k-grid: {text!r}; expected rising numbers from 2, as in 2,4,8")
-    return numbers
-
-
-def _positive(temperature: float) -> None:
-    if not temperature > 0:
-        raise typer.BadParameter(f"--temperature: {temperature}; expected a positive number")
-
-
-def _check_segmenter(name: str) -> None:
-    if name not in ("punkt", "newline") and not re.fullmatch(r"block:[1-9]\d*", name):
-        raise typer.BadParameter(f"--segmenter: {name!r}; expected punkt, newline or block:N")
 
 
 def _print(run: Any, names: Sequence[str]) -> None:

@@ -1,9 +1,17 @@
-"""What a command prints: tables and lines for a person, on stdout."""
+"""What the commands share: tables and lines for a person on stdout, and lists of numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import typer
+
+Number = TypeVar("Number", int, float)
+
+
+def heading(text: str) -> None:
+    """Print the name of a section, after an empty line."""
+    typer.echo(f"\n{typer.style(text, bold=True)}")
 
 
 def lines(text: Iterable[str]) -> None:
@@ -49,3 +57,28 @@ def paths(written: Iterable[Path]) -> None:
     """Print the paths of the files written."""
     for path in written:
         typer.echo(f"wrote {path}")
+
+
+def numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Number]:
+    """Read numbers with commas between them.
+
+    Raises:
+        typer.BadParameter: If one is no number.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option}: {text!r}; expected numbers with commas between them"
+        ) from None
+
+
+def positive(value: float) -> float:
+    """Return a number that is above 0.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    if not value > 0:
+        raise typer.BadParameter(f"{value}; expected a positive number")
+    return value

@@ -1,0 +1,55 @@
+"""opd-diag analyze release-points."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from opd_diag.cli import analyze
+
+
+@analyze.commands.command("release-points")
+def release_points(
+    run: analyze.RunFolder,
+    checkpoint: analyze.Checkpoint = None,
+    policy: analyze.Policy = None,
+    step: analyze.Step = None,
+    preset: Annotated[
+        Literal["opd-diag", "paper"],
+        typer.Option(help="opd-diag: 3 segments a side, 8 in all, gain above 6; paper: 1, 4, 0."),
+    ] = "opd-diag",
+    min_size: Annotated[
+        int | None, typer.Option(min=1, help="Fewest segments a side; default: the preset's.")
+    ] = None,
+    min_segments: Annotated[
+        int | None, typer.Option(min=2, help="Fewest segments; default: the preset's.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Gain in nat to exceed; default: the preset's.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="K of the margin.")] = 4,
+    segmenter: Annotated[
+        str, typer.Option(metavar="NAME", help="punkt (as stored), newline or block:N.")
+    ] = "punkt",
+    token_weighted: Annotated[
+        bool, typer.Option("--token-weighted", help="Weigh segments by their tokens.")
+    ] = False,
+    seed: analyze.Seed = 0,
+    out: analyze.Out = None,
+) -> None:
+    """Find where in a rollout supervision stops being discriminative, and whether that is real."""
+    analyze.run_analysis(
+        "release_points",
+        run,
+        out,
+        checkpoint=checkpoint,
+        policy=policy,
+        step=step,
+        preset=preset,
+        min_size=min_size,
+        min_segments=min_segments,
+        threshold=threshold,
+        k=k,
+        segmenter=segmenter,
+        token_weighted=token_weighted,
+        seed=seed,
+    )

@@ -1,0 +1,75 @@
+"""opd-diag analyze teachability."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from opd_diag.cli import analyze, show
+
+
+@analyze.commands.command("teachability")
+def teachability(
+    run: analyze.RunFolder,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Checkpoint after training, or the ones before and after it; "
+            "default: the first and the last."
+        ),
+    ] = None,
+    policy: analyze.Policy = None,
+    step: analyze.Step = None,
+    features_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Checkpoint of the features: only the one before training."
+        ),
+    ] = None,
+    divergence: Annotated[
+        Literal["full", "union"], typer.Option(help="KL over the vocabulary, or on both top 16.")
+    ] = "full",
+    scale: Annotated[
+        Literal["rank", "paper"], typer.Option(help="Percentile ranks, or the clipped scale.")
+    ] = "rank",
+    k: Annotated[int, typer.Option(help="K of the teacher's mass.")] = 16,
+    within: Annotated[
+        Literal["run", "prompt"], typer.Option(help="Where matched pairs are sought.")
+    ] = "run",
+    budgets: Annotated[
+        str, typer.Option(metavar="SHARE,...", help="Shares of tokens that selectors may choose.")
+    ] = "0.01,0.03,0.05,0.1,0.2,0.5",
+    budget_per: Annotated[
+        Literal["run", "rollout"], typer.Option(help="What a budget is a share of.")
+    ] = "run",
+    trained_steps: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="FIRST LAST",
+            help="Training steps of both checkpoints; default: from the rollouts.",
+        ),
+    ] = None,
+    noise_floor: Annotated[
+        float | None, typer.Option(help="KL in nat that is not told from 0; default: the run's.")
+    ] = None,
+    seed: analyze.Seed = 0,
+    out: analyze.Out = None,
+) -> None:
+    """Measure which disagreement was learned at fixed contexts, and what would have found it."""
+    analyze.run_analysis(
+        "teachability",
+        run,
+        out,
+        checkpoint=checkpoint,
+        policy=policy,
+        step=step,
+        features_from=features_from,
+        divergence=divergence,
+        scale=scale,
+        k=k,
+        within=within,
+        budgets=show.numbers("--budgets", budgets, float),
+        budget_per=budget_per,
+        trained_steps=trained_steps,
+        noise_floor=noise_floor,
+        seed=seed,
+    )
