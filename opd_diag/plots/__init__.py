@@ -1,9 +1,12 @@
 """Result tables to matplotlib Axes. Nothing is computed here but places on the page.
 
-A figure is named after the table that it draws, or `<table>_<what>`.
+A figure is named after the table that it draws, or `<table>_<what>`. Two draw something else:
+`token_strip` one rollout's text, and `overview` a page with the first figure of each analysis.
+For a paper, draw inside `with style("one-column"):` or `"two-columns"`.
 """
 
 from opd_diag.plots.agreement_traps import agreement_traps, trap_map, trap_trace
+from opd_diag.plots.overview import overview
 from opd_diag.plots.release_curves import (
     release_curves,
     release_curves_absolute,
@@ -38,6 +41,7 @@ from opd_diag.plots.teachability_selectors import (
     teachability_selectors_captured,
     teachability_support,
 )
+from opd_diag.plots.token_strip import token_strip
 from opd_diag.plots.trap_controls import (
     trap_cuts,
     trap_cuts_correct,
@@ -50,6 +54,7 @@ from opd_diag.plots.trap_controls import (
 
 __all__ = [
     "agreement_traps",
+    "overview",
     "release_budgets",
     "release_correlation",
     "release_curves",
@@ -81,6 +86,7 @@ __all__ = [
     "teachability_selectors",
     "teachability_selectors_captured",
     "teachability_support",
+    "token_strip",
     "trap_cuts",
     "trap_cuts_correct",
     "trap_map",

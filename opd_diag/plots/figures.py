@@ -1,20 +1,28 @@
 """All figures that the results of a run allow, as files."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from opd_diag import plots
 from opd_diag.errors import OptionError, TableError
-from opd_diag.plots.style import style
+from opd_diag.plots.overview import PANELS, overview
+from opd_diag.plots.saving import saved
+from opd_diag.plots.style import readable, style
+from opd_diag.plots.token_strip import token_strip as draw_token_strip
 from opd_diag.tables.columns import ANALYSES, RESULTS
-from opd_diag.tables.files import atomic_path
 from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.token_strip import token_strip
 
 FORMATS = ("png", "svg", "pdf")
+OVERVIEW = "overview"
+ROLLOUT = "rollout"
 
 
 class Plotted(NamedTuple):
@@ -33,50 +41,102 @@ def plot(
     run: Run | str | Path,
     names: Sequence[str] = (),
     *,
+    id: int | str | None = None,  # noqa: A002
+    column: str | None = None,
+    checkpoint: str | None = None,
     format: str = "png",  # noqa: A002
+    size: str = "screen",
     out: str | Path | None = None,
 ) -> Plotted:
     """Draw the figures that a run's results allow, and write them to files.
 
     Args:
         run: A run, or its folder.
-        names: Analyses, all of whose figures are drawn, or single figures; none: everything.
+        names: Analyses, all of whose figures are drawn, single figures, `overview` for a page
+            with one figure of each analysis, or `rollout` for the text of one rollout; none:
+            everything but `rollout`.
+        id: For `rollout`: its `rollout_id` or row number.
+        column: For `rollout`: the column that colours the tokens, as `token_strip` takes it;
+            None: `reverse_kl`.
+        checkpoint: For `rollout`: the student checkpoint, as `token_strip` takes it.
         format: `png`, `svg` or `pdf`.
+        size: `screen`, or the width of a paper's page: `one-column` or `two-columns`.
         out: Folder of the files; by default RUN/plots.
 
     Raises:
-        OptionError: If a name or the format is unknown.
+        OptionError: If a name, the column, the format or the size is unknown, or if `rollout`
+            and its options do not stand together.
+        TableError: If the rollout or the checkpoint is unknown.
         StorageError: If a file cannot be written.
     """
     if format not in FORMATS:
         raise OptionError(f"format: {format!r}; expected {', '.join(FORMATS)}")
+    given = {"id": id, "column": column, "checkpoint": checkpoint}
+    if ROLLOUT in names and id is None:
+        raise OptionError("id: none for the figure 'rollout'; expected a rollout_id or row number")
+    for option, value in given.items():
+        if ROLLOUT not in names and value is not None:
+            raise OptionError(f"{option}: {value!r}; expected it with the figure 'rollout' only")
+    chosen = choose_figures(names)
     run = run if isinstance(run, Run) else open_run(run)
     folder = run.path / "plots" if out is None else Path(out)
     drawn = Plotted([], {})
-    for name, table in choose_figures(names).items():
+
+    def keep(figure: Figure, name: str) -> None:
         try:
-            rows = run.result(table)
-        except TableError as error:
-            drawn.missing[name] = str(error)
-            continue
-        ax: Axes = getattr(plots, name)(rows)
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        drawn.paths.append(folder / f"{name}.{format}")
-        with style(), atomic_path(drawn.paths[-1]) as temporary:
-            figure.savefig(temporary, format=format)
-        plt.close(figure)
+            drawn.paths.append(saved(figure, folder / f"{name}.{format}"))
+        finally:
+            plt.close(figure)
+
+    with style(size):
+        if id is not None:
+            strip = token_strip(run, id, column=column or "reverse_kl", checkpoint=checkpoint)
+            keep(_figure(draw_token_strip(strip)), _strip_name(strip, id))
+        for name, table in chosen.items():
+            tables = {}
+            for wanted in PANELS if name == OVERVIEW else (table,):
+                shown = f"{name}: {wanted}" if name == OVERVIEW else name
+                try:
+                    tables[wanted] = _result(run, wanted)
+                except TableError as error:
+                    drawn.missing[shown] = str(error)
+            if name == OVERVIEW and tables:
+                keep(overview(tables, title=readable(run.path.resolve().name)), name)
+            elif tables:
+                keep(_figure(getattr(plots, name)(tables[table])), name)
     return drawn
 
 
+def _result(run: Run, table: str) -> pl.DataFrame:
+    if table not in run.results():
+        maker = next(name for name, tables in ANALYSES.items() if table in tables)
+        raise TableError(f"no {table}; expected `opd-diag analyze {maker.replace('_', '-')}` first")
+    return run.result(table)
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _strip_name(strip: pl.DataFrame, asked: int | str) -> str:
+    """Name the file of a strip, in letters that every file system takes."""
+    parts = strip.select("rollout", "checkpoint", "column").rows()[:1] or [(asked,)]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "_".join(map(str, (ROLLOUT, *parts[0]))))
+
+
 def figures() -> dict[str, str]:
-    """Return all figures, and the table that each draws: the longest name that begins its own."""
+    """Return all figures, and the table that each draws: the longest name that begins its own.
+
+    The overview, which draws several tables, comes last and has an empty name.
+    """
     found = {}
     for name in plots.__all__:
         tables = [table for table in RESULTS if name == table or name.startswith(f"{table}_")]
         if tables:
             found[name] = max(tables, key=len)
-    return found
+    return found | {OVERVIEW: ""}
 
 
 def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
@@ -95,10 +155,10 @@ def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
         wanted = {figure: table for figure, table in known.items() if table in tables}
         if not wanted and name in known:
             wanted = {name: known[name]}
-        if not wanted:
+        if not wanted and name != ROLLOUT:
             raise OptionError(
-                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}) or a figure "
-                f"({', '.join(known)})"
+                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}), {ROLLOUT}, or a "
+                f"figure ({', '.join(known)})"
             )
         chosen |= wanted
     return chosen

@@ -113,7 +113,7 @@ def rock_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             honest, naive = (own.filter(measured_on=side) for side in ("other half", "same half"))
             ends = honest["level_low"], honest["level_high"]
             band(ax, at, honest["level"], *ends, colour=colour(i), label=f"{group}, other half")
-            ax.plot(at, naive["level"], color=colour(i), linestyle=":",
+            ax.plot(at, naive["level"], color=colour(i), linestyle=":", marker="x", markersize=4,
                     label=f"{group}, same half (naive)")  # fmt: skip
         ax.set_xticks(at, names)
         ax.set_xlabel("checkpoint")

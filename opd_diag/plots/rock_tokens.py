@@ -3,7 +3,7 @@
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, colour, nothing, panel, style
+from opd_diag.plots.style import CONTROL, colour, drawable, nothing, panel, style
 
 NAMED = 8  # texts beside points: more overlap
 SQUARE = (5.2, 5.2)
@@ -39,7 +39,7 @@ def rock_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         _points(ax, rocks, colour(1), f"rocks ({rocks.height:,})", size=16)
         for row in rocks.sort("rank").head(NAMED).iter_rows(named=True):
             ax.annotate(_name(row), (row["n"], row["mean_loss"]), fontsize=7, xytext=(3, 2),
-                        textcoords="offset points")  # fmt: skip
+                        textcoords="offset points", parse_math=False)  # fmt: skip
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlabel("occurrences of the type")
@@ -119,6 +119,5 @@ def _points(
 
 
 def _name(row: dict[str, object]) -> str:
-    """Write a type's text with what cannot be seen escaped; a dollar sign starts no formula."""
-    text = f"#{row['token_id']}" if row["text"] is None else repr(row["text"])
-    return text.replace("$", r"\$")
+    """Write a type's text as the table of results writes it."""
+    return f"#{row['token_id']}" if row["text"] is None else drawable(repr(row["text"]))

@@ -1,14 +1,17 @@
-"""The look that all figures share: colours, sizes, bands."""
+"""The look that all figures share: colours, sizes, bands, and text that every font can draw."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from contextvars import ContextVar
+from functools import cache
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from opd_diag.tables.files import atomic_path
+from opd_diag.errors import OptionError
 
 # Okabe and Ito's colours, which stay apart for the colour-blind, in the order of use.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,10 +20,14 @@ THRESHOLD = "#000000"
 
 SINGLE = (6.4, 4.0)  # inches
 WIDE = (9.6, 4.0)
+WIDEST_SINGLE = 7.2  # a figure that is wider on the screen spans both columns of a page
+REASON_CHARACTERS = 56  # in a line of an empty panel
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 120,
-    "savefig.dpi": 150,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType outlines inside the file: text can be searched and edited
+    "svg.fonttype": "path",  # outlines inside the file: looks the same without the font
     "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -35,13 +42,48 @@ _SETTINGS: dict[Any, Any] = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.6,
 }
+_SMALLER: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+}
+# Width of a page's column or columns in inches, and what is smaller there.
+SIZES: dict[str, tuple[float | None, dict[Any, Any]]] = {
+    "screen": (None, {}),
+    "one-column": (
+        3.4,
+        _SMALLER | {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "legend.fontsize": 6},
+    ),
+    "two-columns": (7.0, _SMALLER),
+}
+_size: ContextVar[str] = ContextVar("size", default="screen")
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw what is inside in the shared look, and leave the user's settings as they were."""
-    with plt.rc_context(_SETTINGS):
-        yield
+def style(size: str | None = None) -> Iterator[None]:
+    """Draw what is inside in the shared look, and leave the user's settings as they were.
+
+    Args:
+        size: `screen`, or the width of a paper's page: `one-column` (3.4 inches) or
+            `two-columns` (7 inches); None: as around this block.
+
+    Raises:
+        OptionError: If the size is unknown.
+    """
+    size = _size.get() if size is None else size
+    if size not in SIZES:
+        raise OptionError(f"size: {size!r}; expected {', '.join(SIZES)}")
+    outside = _size.set(size)
+    try:
+        with plt.rc_context(_SETTINGS | SIZES[size][1]):
+            yield
+    finally:
+        _size.reset(outside)
 
 
 def panel(ax: Axes | None, *, size: tuple[float, float] = SINGLE) -> Axes:
@@ -49,12 +91,23 @@ def panel(ax: Axes | None, *, size: tuple[float, float] = SINGLE) -> Axes:
 
     Args:
         ax: Where to draw.
-        size: Width and height of a new figure in inches.
+        size: Width and height of a new figure in inches, on the screen.
     """
     if ax is not None:
         return ax
     with style():
-        return plt.subplots(figsize=size)[1]
+        return plt.subplots(figsize=on_page(size))[1]
+
+
+def on_page(size: tuple[float, float]) -> tuple[float, float]:
+    """Return the width and height that a figure has on the page drawn for, in inches.
+
+    A figure that is wide on the screen spans both columns of a paper. The height keeps its ratio,
+    but not below 2.4 inches.
+    """
+    name = _size.get()
+    width = SIZES["two-columns" if size[0] > WIDEST_SINGLE and name != "screen" else name][0]
+    return size if width is None else (width, max(size[1] * width / size[0], 2.4))
 
 
 def colour(i: int) -> str:
@@ -73,10 +126,13 @@ def band(
     label: str | None = None,
     linestyle: str = "-",
 ) -> None:
-    """Draw a curve with its interval; null leaves a gap."""
+    """Draw a curve with its interval; null leaves a gap. A lone point is drawn with its bar."""
     y, bottom, top = _numbers(value), _numbers(low), _numbers(high)
-    ax.plot(x, y, color=colour, label=label, linestyle=linestyle)
+    lone = len(y) == 1
+    ax.plot(x, y, color=colour, label=label, linestyle=linestyle, marker="o" if lone else "")
     ax.fill_between(x, bottom, top, color=colour, alpha=0.2, linewidth=0)
+    if lone:
+        ax.vlines(x, bottom, top, color=colour)
 
 
 def bars(
@@ -92,14 +148,17 @@ def bars(
 ) -> None:
     """Draw points with their intervals as bars; null draws nothing."""
     y, bottom, top = _numbers(value), _numbers(low), _numbers(high)
-    ax.plot(*((y, at) if horizontal else (at, y)), "o", color=colour, label=label, markersize=5)
+    point = 0.83 * plt.rcParams["lines.markersize"]
+    ax.plot(*((y, at) if horizontal else (at, y)), "o", color=colour, label=label, markersize=point)
     draw = ax.hlines if horizontal else ax.vlines
-    draw(at, bottom, top, color=colour, linewidth=2)
+    draw(at, bottom, top, color=colour, linewidth=1.25 * plt.rcParams["lines.linewidth"])
 
 
 def nothing(ax: Axes, reason: str) -> Axes:
     """Say in an empty panel why there is nothing to draw."""
-    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", color=CONTROL)
+    words = fill(readable(reason), REASON_CHARACTERS)
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=CONTROL,
+            parse_math=False)  # fmt: skip
     ax.set_axis_off()
     return ax
 
@@ -108,21 +167,25 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
 
 
-def saved(ax: Axes, path: Path) -> Path:
-    """Write the figure of `ax` to a file, complete or not at all.
+def readable(text: str, family: str = "sans-serif") -> str:
+    r"""Write what a font cannot draw, or nobody can see, as signs: ⏎, ⇥, \u4e2d, · for nothing.
 
     Args:
-        ax: Axes of the figure.
-        path: Where to; its suffix is the format.
-
-    Returns:
-        The path.
-
-    Raises:
-        StorageError: If the file cannot be written.
+        text: Any text, such as a token's.
+        family: Font family that will draw it.
     """
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    with style(), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:])
-    return path
+    shown = text.replace("\r\n", "\n").replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍")
+    return drawable(shown, family) or "·"
+
+
+def drawable(text: str, family: str = "sans-serif") -> str:
+    r"""Write what a font cannot draw by its number, such as \u4e2d; newlines stay."""
+    path = findfont(FontProperties(family=[family]))
+    return "".join(sign if sign == "\n" else _sign(sign, path) for sign in text)
+
+
+@cache
+def _sign(sign: str, path: str) -> str:
+    if sign.isprintable() and get_font(path).get_char_index(ord(sign)):
+        return sign
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"

@@ -1,22 +1,11 @@
 """Draw what was learned, and by which tokens: `teachability` and `teachability_contrast`."""
 
-from collections.abc import Sequence
-
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import (
-    CONTROL,
-    WIDE,
-    bars,
-    colour,
-    nothing,
-    panel,
-    style,
-)
+from opd_diag.plots.style import CONTROL, WIDE, colour, nothing, panel, style
+from opd_diag.plots.teachability_labels import GAIN, KL, counts, interval, pair, why
 
-KL = "forward_kl"
-GAIN = "gain in KL(teacher ‖ student) (nat)"
 PLANE = "entropy x divergence"
 NAMES = {
     "d_learn": "D_learn: divergent and compatible",
@@ -157,33 +146,3 @@ def _contrast_label(row: dict[str, object]) -> str:
     if row["contrast"] == "matched":
         return f"matched pairs, {row['kl']}\n(the answer; {row['n_pairs']:,} pairs)"
     return f"thirds of Q3, {row['kl']}\n(descriptive; {row['n']:,} tokens)"
-
-
-def interval(
-    ax: Axes,
-    at: Sequence[float],
-    rows: pl.DataFrame,
-    name: str,
-    *,
-    colour: str,
-    label: str | None = None,
-    horizontal: bool = False,
-) -> None:
-    """Draw a column with its interval."""
-    values = (rows[f"{name}{end}"].to_list() for end in ("", "_low", "_high"))
-    bars(ax, at, *values, colour=colour, label=label, horizontal=horizontal)
-
-
-def pair(rows: pl.DataFrame) -> str:
-    """Name the two checkpoints."""
-    return f"{rows['features_from'][0]} to {rows['checkpoint'][0]}"
-
-
-def counts(rows: pl.DataFrame) -> str:
-    """Say how many tokens and prompts stand behind the first row."""
-    return f"{rows['n'][0]:,} tokens, {rows['n_prompts'][0]:,} prompts"
-
-
-def why(table: pl.DataFrame) -> str:
-    """Say why there is nothing to draw: the table's own first reason."""
-    return next(iter(table["reason"].drop_nulls()), "no rows")

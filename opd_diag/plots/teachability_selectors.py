@@ -4,7 +4,7 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from opd_diag.plots.style import CONTROL, WIDE, band, colour, nothing, panel, style
-from opd_diag.plots.teachability import GAIN, KL, interval, pair, why
+from opd_diag.plots.teachability_labels import GAIN, KL, interval, pair, why
 
 RANDOM = "random"
 BUDGET = 0.10

@@ -101,7 +101,8 @@ def plan_parts(tokens: NDArray[np.int64], part_tokens: int) -> list[Part]:
         part_tokens: A rollout that starts beyond the n-th multiple of it opens a new part.
     """
     # Empty responses at the end go with the rollout before them, so that every part has rows.
-    before = np.minimum(np.cumsum(tokens) - tokens, tokens.sum() - 1)
+    before = np.cumsum(tokens) - tokens
+    before = np.minimum(before, before[np.flatnonzero(tokens)[-1]])
     starts = np.unique(before // part_tokens, return_index=True)[1]
     stops = np.append(starts[1:], len(tokens))
     rows = np.add.reduceat(tokens, starts)

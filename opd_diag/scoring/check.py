@@ -19,6 +19,7 @@ from opd_diag.scoring.frames import flat
 from opd_diag.scoring.inputs import Inputs, Origin, read_inputs
 from opd_diag.scoring.loading import Loading, load_jobs
 from opd_diag.scoring.models import LanguageModel, default_device, default_dtype
+from opd_diag.scoring.options import check_grid, check_loading, check_numbers
 from opd_diag.scoring.parts import Job
 from opd_diag.scoring.rows import Measures
 from opd_diag.scoring.trial import Trial, choose_batch, run_trial
@@ -72,7 +73,17 @@ def check(
     Returns:
         Findings in the order in which they were made. A red one that leaves nothing to go on with
         is the last.
+
+    Raises:
+        OptionError: If an option makes no sense.
     """
+    check_numbers(
+        temperature=temperature,
+        part_tokens=part_tokens,
+        batch_tokens=batch_tokens,
+        max_response_tokens=max_response_tokens,
+    )
+    check_loading(dtype=dtype, devices=(device,))
     found = rollout_findings(rollouts)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     found += tokenizer_findings(rollouts.table, teacher, student, **origin)
@@ -90,7 +101,7 @@ def check(
             max_response_tokens=max_response_tokens,
             origin=origin,
         )
-        measures = Measures(tuple(k for k in K_GRID if k <= inputs.vocab.height), 16, temperature)
+        measures = Measures(check_grid(K_GRID, inputs.vocab.height), 16, temperature)
         (job,) = load_jobs(inputs, measures, teacher, {"student": student}, Loading(load, load))
     except OpdDiagError as error:
         return [*found, Finding(RED, "models", str(error))]

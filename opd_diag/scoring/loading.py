@@ -10,6 +10,7 @@ from opd_diag.scoring.inputs import Inputs
 from opd_diag.scoring.models import LanguageModel, load_model, verify_head
 from opd_diag.scoring.parts import Job
 from opd_diag.scoring.rows import Measures
+from opd_diag.text.vocabulary import check_ids
 
 _SHARE_FOR_WEIGHTS = 0.6
 _VERIFIED_TOKENS = 64
@@ -37,7 +38,7 @@ def load_jobs(
     """Load the models and yield one job for each group of students that fits into memory.
 
     Every head is compared with its model's own logits before it is used. What a student gets does
-    not depend on the others of its group.
+    not depend on the others of its group: they all share the same ids with the teacher.
 
     Args:
         inputs: Rollouts and vocabulary.
@@ -48,23 +49,32 @@ def load_jobs(
 
     Raises:
         ModelError: If a model cannot be loaded, or its head is of no known kind.
+        RolloutError: If a model has no logit for an id of the rollouts.
     """
     ids = _first_tokens(inputs.sequences)
     expert = load_model(teacher, **loading.teacher)
+    check_ids(inputs.table, expert.width)
     verify_head(expert, ids)
     device = str(expert.head.weight.device)
-    names = list(students)
-    while names:
-        group: dict[str, LanguageModel] = {}
-        for name in names:
-            group[name] = load_model(students[name], **loading.student)
-            verify_head(group[name], ids)
-            if not _room_for_another(expert, list(group.values())):
-                break
-        shared = min(inputs.shared[name] for name in group)
-        n_ids = min(shared, expert.width, *(student.width for student in group.values()))
-        yield Job(inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), expert, group)
-        names = names[len(group) :]
+    group: dict[str, LanguageModel] = {}
+    n_ids = 0
+
+    def job() -> Job:
+        return Job(inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), expert, group)
+
+    for name, path in students.items():
+        if group and not _room_for_another(expert, list(group.values())):
+            yield job()
+            group = {}
+        student = load_model(path, **loading.student)
+        own_ids = min(inputs.shared[name], expert.width, student.width)
+        check_ids(inputs.table, own_ids)
+        verify_head(student, ids)
+        if group and own_ids != n_ids:
+            yield job()
+            group = {}
+        group[name], n_ids = student, own_ids
+    yield job()
 
 
 def _room_for_another(teacher: LanguageModel, students: list[LanguageModel]) -> bool:

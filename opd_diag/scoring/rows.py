@@ -10,6 +10,7 @@ from opd_diag.scoring.divergences import Distribution, distribution, divergences
 from opd_diag.scoring.gradients import logit_gradient
 from opd_diag.scoring.heads import Head
 from opd_diag.scoring.tops import (
+    ADVANTAGE_TOP,
     advantage_variance,
     margins,
     masses,
@@ -126,7 +127,7 @@ def _side(logits: Tensor, ranked: Sequence[Tensor], measures: Measures) -> _Side
     """Measure one model; its logits are overwritten by their shifted form."""
     if measures.temperature != 1.0:
         logits.div_(measures.temperature)
-    k = min(max(*measures.k_grid, measures.union_k), logits.shape[1])
+    k = min(max(*measures.k_grid, measures.union_k, ADVANTAGE_TOP), logits.shape[1])
     top, top_ids = top_k(logits, k)
     ranks = [rank(logits, ids, top) for ids in ranked]
     dist = distribution(logits, top[:, :1], top_ids[:, :1])

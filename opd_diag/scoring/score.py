@@ -1,15 +1,14 @@
 """Score saved rollouts under a teacher and one or more students."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
-from opd_diag.errors import OptionError
 from opd_diag.scoring.batches import plan_parts
 from opd_diag.scoring.fingerprints import digest_table, fingerprint
 from opd_diag.scoring.inputs import Inputs, Origin, named_students, read_inputs
 from opd_diag.scoring.loading import Loading, load_jobs
 from opd_diag.scoring.models import default_device, default_dtype
+from opd_diag.scoring.options import check_grid, check_loading, check_numbers
 from opd_diag.scoring.plan import claim_checkpoints, claim_run
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.rows import Measures
@@ -88,9 +87,22 @@ def score(
         ModelError: If a model cannot be loaded or used, or one rollout does not fit into memory.
         ModelMismatchError: If tokenizers differ, or the folder holds another run.
         StorageError: If the folder cannot be written or another process writes to it.
-        OptionError: If a number makes no sense, or the segmenter is unknown.
+        OptionError: If an option makes no sense, such as an unknown segmenter or device.
     """
-    _check_numbers(k_grid, union_k, temperature)
+    check_numbers(
+        temperature=temperature,
+        part_tokens=part_tokens,
+        batch_tokens=batch_tokens,
+        max_response_tokens=max_response_tokens,
+        limit=limit,
+        union_k=union_k,
+        seed=seed,
+    )
+    check_grid(k_grid)
+    check_loading(
+        dtype=dtype, devices=(device, teacher_device), bits=teacher_bits, device_map=device_map
+    )
+    segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     inputs = read_inputs(
@@ -101,7 +113,7 @@ def score(
         max_response_tokens=max_response_tokens,
         origin=origin,
     )
-    k_grid = tuple(k for k in k_grid if k <= inputs.vocab.height)
+    k_grid = check_grid(k_grid, inputs.vocab.height)
     device = device or default_device()
     dtype = dtype or default_dtype(device)
     loading = Loading(
@@ -131,7 +143,7 @@ def score(
                 "temperature": temperature,
                 "dtype": dtype,
                 "max_response_tokens": max_response_tokens,
-                "segmenter": segmenter_spec(segmenter),
+                "segmenter": segments,
                 "part_tokens": part_tokens,
             },
             parts=parts,
@@ -148,19 +160,11 @@ def score(
             try:
                 for job in load_jobs(inputs, measures, teacher, pending, loading):
                     writer.run(job, seed=seed)
+                    del job  # its students leave memory before the next are loaded
             except KeyboardInterrupt:
                 tell.say(f"interrupted: {writer.state()}; the same command goes on from there")
                 raise
     return open_run(folder)
-
-
-def _check_numbers(k_grid: Sequence[int], union_k: int, temperature: float) -> None:
-    if not k_grid or k_grid[0] < 2 or any(b <= a for a, b in pairwise(k_grid)):
-        raise OptionError(f"k_grid: {list(k_grid)}; expected rising numbers from 2")
-    if union_k < 1:
-        raise OptionError(f"union_k: {union_k}; expected at least 1")
-    if not temperature > 0:
-        raise OptionError(f"temperature: {temperature}; expected a positive number")
 
 
 def _write_once(folder: Path, inputs: Inputs) -> None:

@@ -17,7 +17,10 @@ def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | N
         StorageError: If it cannot be written.
     """
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, metadata=dict(metadata) if metadata else None)
+        try:
+            frame.write_parquet(temporary, metadata=dict(metadata) if metadata else None)
+        except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
+            raise OSError(str(error).rpartition("IO error: ")[2]) from error
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

@@ -5,7 +5,6 @@ import polars as pl
 import pytest
 from transformers import AutoModelForCausalLM
 
-from opd_diag.errors import OptionError
 from opd_diag.scoring.score import score
 from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.run import Run
@@ -150,19 +149,3 @@ def test_the_grid_of_k_and_the_cut_responses_are_recorded(rollouts, teacher, stu
     assert got["position"].max() == 4
     assert run.manifest["fingerprint"]["max_response_tokens"] == 5
     assert run.rollouts["response_token_ids"].list.len().max() == 40
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("k_grid", (1, 2), "rising numbers from 2"),
-        ("k_grid", (4, 4), "rising numbers from 2"),
-        ("temperature", 0.0, "expected a positive number"),
-        ("union_k", 0, "expected at least 1"),
-    ],
-)
-def test_numbers_without_sense_are_refused(
-    rollouts, teacher, student, folder, option, value, message
-):
-    with pytest.raises(OptionError, match=message):
-        score(rollouts, teacher=teacher, students=student, out=folder, **{option: value})

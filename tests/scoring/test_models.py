@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import disk_offload
 from transformers import (
+    AutoModelForCausalLM,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -30,6 +31,7 @@ from transformers import (
 from opd_diag.errors import ModelError
 from opd_diag.scoring.fingerprints import digest_file, fingerprint
 from opd_diag.scoring.models import find_head, load_model, verify_head
+from opd_diag.scoring.rows import Measures, Rows, score_rows
 
 SHAPE = {
     "vocab_size": 352,
@@ -100,6 +102,37 @@ def test_a_head_that_lacks_a_feature_is_refused(folders, kind, change):
     wrong = dataclasses.replace(model, head=dataclasses.replace(model.head, **change))
     with pytest.raises(ModelError, match="logits differ from the model's own by up to"):
         verify_head(wrong, IDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_autograd_through_the_models_own_forward(folders, kind):
+    other = "gpt2" if kind == "qwen3" else "qwen3"
+    model, teacher = load_model(str(folders[kind])), load_model(str(folders[other]))
+    with torch.inference_mode():
+        hidden, expert = (one.hidden_states(IDS[None, :6])[0] for one in (model, teacher))
+        (scored,) = score_rows(
+            IDS[:6], Rows(teacher.head, expert), [Rows(model.head, hidden)], Measures((2, 4))
+        )
+    own = AutoModelForCausalLM.from_pretrained(folders[kind], dtype=torch.float64).eval()
+    log_q = teacher.head.logits(expert).double().log_softmax(1)
+    layer = own.get_output_embeddings()
+    for row in range(6):
+        leaf = hidden[row].double()[None, None].clone().requires_grad_()
+        # The head reads this row in place of what the body gives it.
+        with layer.register_forward_pre_hook(lambda *_, leaf=leaf: (leaf,)):
+            logits = own(IDS[None, :1]).logits
+        logits.retain_grad()
+        log_p = logits[0, 0].log_softmax(0)
+        own.zero_grad()
+        (log_p.exp() * (log_p - log_q[row])).sum().backward()
+        want = {"grad_logits": logits, "grad_hidden": leaf, "grad_head": layer.weight}
+        for name, tensor in want.items():
+            norm = float(tensor.grad.norm())
+            assert float(scored.columns[name][row]) == pytest.approx(norm, rel=2e-4), name
+        size = float(leaf.grad.abs().max())
+        torch.testing.assert_close(
+            scored.gradient[row].double(), leaf.grad[0, 0], rtol=2e-4, atol=2e-4 * size
+        )
 
 
 def test_bfloat16_models_get_a_float32_head_on_the_cpu(folders):

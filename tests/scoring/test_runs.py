@@ -1,11 +1,11 @@
 """Runs on disk: resumed, extended, refused, interrupted, out of memory."""
 
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,11 +21,13 @@ from opd_diag.errors import (
     TableError,
 )
 from opd_diag.scoring import parts, writer
+from opd_diag.scoring.noise import noise_floor
 from opd_diag.scoring.score import score
 from opd_diag.tables.files import run_lock
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
+from tests.conftest import build
 
 PART_TOKENS = 30
 
@@ -34,6 +36,7 @@ KILLED = """
 import os, pickle, signal, sys
 import torch
 from opd_diag.scoring import writer
+from opd_diag.scoring.noise import noise_floor
 from opd_diag.scoring.score import score
 
 torch.set_num_threads(1)
@@ -204,26 +207,40 @@ def test_a_truncated_part_is_named(rollouts, teacher, student, folder):
         score(rollouts, **options)
 
 
-def test_a_full_disk_loses_nothing_that_was_complete(
-    rollouts, teacher, student, folder, monkeypatch, whole
+@pytest.mark.parametrize("refused", ["tokens", "gradients"])
+def test_a_write_error_loses_nothing_that_was_complete(
+    rollouts, teacher, student, folder, whole_run, whole, refused
 ):
+    """The system itself refuses to write beyond a size, from the third part on."""
+    sizes = {
+        kind: [path.stat().st_size for path in (whole_run.path / kind).rglob("part-*")]
+        for kind in ("tokens", "gradients")
+    }
+    room = max(sizes["gradients"]) if refused == "tokens" else 100
+    assert room < min(sizes["tokens"])
     options = {"teacher": teacher, "students": {"a": student}, "out": folder}
     options |= {"part_tokens": PART_TOKENS}
-    plain = pl.DataFrame.write_parquet
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def write(frame, path, **more):
-        if "part-00002" in str(path):
-            Path(path).write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-        plain(frame, path, **more)
+    class Full(Heard):
+        def advance(self, tokens: int) -> None:
+            super().advance(tokens)
+            if self.tokens == self.expected - open_run(folder).manifest["parts"][-1]["rows"]:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", write)
-    with pytest.raises(StorageError, match=r"part-00002\.parquet: cannot be written \(No space"):
-        score(rollouts, **options)
-    monkeypatch.undo()
+    try:
+        with pytest.raises(StorageError, match="cannot be written") as caught:
+            score(rollouts, **options, progress=Full())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    last = len(whole_run.manifest["parts"]) - 2
+    assert f"{refused}/checkpoint=a/part-{last:05d}" in str(caught.value)
+    assert "\n" not in str(caught.value)
     kept = sorted(path.name for path in (folder / "tokens" / "checkpoint=a").iterdir())
-    assert kept == ["part-00000.parquet", "part-00001.parquet"]
-    assert score(rollouts, **options).tokens("a").collect().equals(whole["a"])
+    assert kept == [f"part-{number:05d}.parquet" for number in range(last)]
+    run = score(rollouts, **options)
+    assert run.tokens("a").collect().equals(whole["a"])
+    assert not list(folder.rglob("*.tmp"))
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
@@ -304,10 +321,97 @@ def test_manifest_counts_what_has_no_value(rollouts, teacher, student, folder, s
     assert any("are not finite; their scores are null" in line for line in heard.said)
 
 
+def test_the_generators_log_probs_are_judged_and_told_loudly(
+    rollouts, teacher, student, later, tmp_path, whole
+):
+    """The student's own log-probs, of another checkpoint, and of the token before."""
+    own = whole["a"].group_by("rollout", maintain_order=True).agg("student_logp")
+    logps = dict(own.iter_rows())
+    n = rollouts.table.height
+    made = pl.Series([logps.get(i, []) for i in range(n)], dtype=pl.List(pl.Float32))
+    late = pl.Series([[-9.0, *logps.get(i, [])][:-1] for i in range(n)], dtype=pl.List(pl.Float32))
+    cases = [
+        ("own", made, {"a": student}, "aligned", None),
+        ("other", made, {"b": later}, "other checkpoint", "fit no checkpoint; nearest is b"),
+        ("both", made, {"a": student, "b": later}, "aligned", None),
+        ("late", late, {"a": student}, "shifted by one", "nearest is a: shifted by one"),
+    ]
+    for out, sampled, students, diagnosis, warning in cases:
+        heard = Heard()
+        table = rollouts.table.with_columns(sampled_logp=sampled)
+        run = score(
+            Rollouts(table),
+            teacher=teacher,
+            students=students,
+            out=tmp_path / out,
+            part_tokens=PART_TOKENS,
+            progress=heard,
+        )
+        first = run.manifest["checkpoints"][next(iter(students))]["alignment"]
+        assert first["diagnosis"] == diagnosis
+        told = [line for line in heard.said if "log-probs" in line]
+        kept = [line for line in run.manifest["warnings"] if "log-probs" in line]
+        assert told == [f"warning: {line}" for line in kept]
+        assert bool(told) == (warning is not None)
+        assert warning is None or warning in told[0]
+        if out == "other":
+            tables = [whole[name]["student_logp"].to_numpy() for name in ("a", "b")]
+            difference = np.abs(tables[0] - tables[1])
+            assert first["n"] == len(difference)
+            assert first["median"] == pytest.approx(np.median(difference), rel=0.12)
+            assert first["p95"] == pytest.approx(np.quantile(difference, 0.95), rel=0.12)
+
+
+def test_the_noise_floor_is_what_moves_with_the_batch(rollouts, teacher, student, folder, whole):
+    """The floors of a real run are rounding; a known difference is found as it is."""
+    run = score(rollouts, teacher=teacher, students={"a": student}, out=folder)
+    floor = run.manifest["checkpoints"]["a"]["noise_floor"]
+    tokens = run.tokens("a").collect()
+    assert (floor["rollouts"], floor["tokens"]) == (8, tokens.height)
+    floats = [
+        name
+        for name, dtype in tokens.schema.items()
+        if pl.Float32 in (dtype, getattr(dtype, "inner", None))
+    ]
+    assert list(floor["p95"]) == floats
+    assert max(floor["p95"].values()) < 1e-3
+    moved = {"js": tokens["js"].to_numpy() + np.linspace(0, 1, tokens.height, dtype=np.float32)}
+    assert noise_floor(tokens, moved) == {"js": pytest.approx(0.95, abs=1e-3)}
+
+
+def test_students_of_other_widths_are_scored_as_if_alone(
+    rollouts, teacher, student, save_model, tmp_path
+):
+    """A head narrower than the vocabulary cuts the ids of its own checkpoint only."""
+    narrow = save_model(build(300, 5, 32), "narrow")
+    small = rollouts.table.with_columns(
+        pl.col("prompt_token_ids", "response_token_ids").list.eval(pl.element() % 290 + 3)
+    )
+    small = small.with_columns(teacher_prompt_token_ids=pl.lit(None, pl.List(pl.Int32)))
+    options = {"teacher": teacher, "part_tokens": PART_TOKENS}
+    both = score(
+        Rollouts(small), students={"n": narrow, "a": student}, out=tmp_path / "both", **options
+    )
+    for name, path in (("n", narrow), ("a", student)):
+        alone = score(Rollouts(small), students={name: path}, out=tmp_path / name, **options)
+        assert both.tokens(name).collect().equals(alone.tokens(name).collect())
+    assert both.manifest["checkpoints"]["n"]["decodable"] == 300
+    assert both.manifest["checkpoints"]["a"]["decodable"] > 300
+
+
 def test_ids_outside_the_vocabulary_name_their_line(make_rollouts, teacher, student, folder, ids):
     bad = make_rollouts([[5], [5]], [[6], [ids]])
     with pytest.raises(RolloutError, match=rf"made\.jsonl:2: response_token_ids holds {ids}"):
         score(bad, teacher=teacher, students=student, out=folder)
+
+
+def test_ids_that_a_model_has_no_row_for_name_their_line(
+    make_rollouts, teacher, save_model, folder
+):
+    narrow = save_model(build(300, 5, 32), "narrow")
+    bad = make_rollouts([[5], [5]], [[6], [310]])
+    with pytest.raises(RolloutError, match=r"made\.jsonl:2: response_token_ids holds 310; .*299"):
+        score(bad, teacher=teacher, students={"n": narrow}, out=folder)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +435,10 @@ def test_tokenizers_that_differ_are_refused(
     other = tmp_path / "other"
     shutil.copytree(student, other)
     train_bpe(["zzz yyy xxx"], 280).save_pretrained(other)
-    with pytest.raises(ModelMismatchError, match="their tokenizers differ in"):
+    with pytest.raises(
+        ModelMismatchError,
+        match=r"teacher and student o: their tokenizers differ in \d+ ids, first 2\d\d \(",
+    ):
         score(rollouts, teacher=teacher, students={"o": str(other)}, out=folder)
     assert not folder.exists()
 

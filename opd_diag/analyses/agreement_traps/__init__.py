@@ -7,26 +7,23 @@ from typing import NamedTuple
 import polars as pl
 
 from opd_diag.analyses.agreement_traps.checkpoint import of_checkpoint
-from opd_diag.analyses.agreement_traps.options import Options, check_options, parse_threshold
+from opd_diag.analyses.agreement_traps.options import (
+    Options,
+    check_options,
+    make_rule,
+    parse_threshold,
+)
 from opd_diag.analyses.agreement_traps.quantities import COLUMNS, COLUMNS_OF_TWO
 from opd_diag.analyses.agreement_traps.report import summary_lines
-from opd_diag.analyses.agreement_traps.rule import Rule
 from opd_diag.analyses.agreement_traps.tokens import require
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.agreement_traps import TABLES
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import empty_table, polars_schema
-from opd_diag.tables.source import Tokens, as_source, choose_checkpoints
+from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
 
 __all__ = ["AgreementTraps", "agreement_traps", "summary_lines"]
-
-_OUTCOMES = {
-    "policy": pl.String,
-    "step": pl.Int64,
-    "correct": pl.Boolean,
-    "finish_reason": pl.String,
-}
 
 
 class AgreementTraps(NamedTuple):
@@ -125,7 +122,7 @@ def agreement_traps(
     options = check_options(
         Options(
             mode=mode,
-            rule=Rule(window, eta, max(grace or 0, window), consecutive),
+            rule=make_rule(window, eta, grace, consecutive),
             buffer=buffer,
             warmup_rollouts=warmup_rollouts,
             warmup_steps=warmup_steps,
@@ -138,7 +135,9 @@ def agreement_traps(
             seed=seed,
         )
     )
-    chosen = _choose(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step)
+    if trace is not None and trace not in chosen["rollout"]:
+        raise TableError(f"trace: no rollout {trace}; expected one of the rollouts chosen")
     tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
     for name in choose_checkpoints(source, checkpoint):
         for table, frame in of_checkpoint(source, name, chosen, options).items():
@@ -157,18 +156,3 @@ def _typed(frame: pl.DataFrame, table: str, checkpoint: str) -> pl.DataFrame:
     schema = polars_schema(TABLES[table])
     named = frame.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())
     return named.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-
-
-def _choose(rollouts: pl.DataFrame, policy: str | None, step: int | None) -> pl.DataFrame:
-    """Take the rollouts of a policy and step, with null for the columns that are absent."""
-    frame = rollouts.with_columns(
-        pl.lit(None, dtype).alias(name) for name, dtype in _OUTCOMES.items() if name not in rollouts
-    )
-    for name, value in (("policy", policy), ("step", step)):
-        if value is not None:
-            known = frame[name].drop_nulls().unique().sort()
-            if value not in known:
-                listed = ", ".join(map(str, known)) or "none"
-                raise TableError(f"{name}: no rollouts of {value!r}; expected one of {listed}")
-            frame = frame.filter(pl.col(name) == value)
-    return frame.sort("rollout")

@@ -7,7 +7,6 @@ from opd_diag.analyses.agreement_traps.estimates import filled, nulls
 from opd_diag.analyses.agreement_traps.phases import phase_sizes
 from opd_diag.analyses.agreement_traps.study import Study
 from opd_diag.analyses.agreement_traps.tokens import ranges
-from opd_diag.errors import TableError
 from opd_diag.stats.windows import moving_means
 
 MAP_ROLLOUTS = 300
@@ -58,9 +57,6 @@ def trap_trace(study: Study) -> pl.DataFrame:
 
     Returns:
         Rows of `TRAP_TRACE` without `checkpoint`; none where no rollout is long enough.
-
-    Raises:
-        TableError: If the rollout asked for is unknown.
     """
     row = _chosen(study)
     if row is None:
@@ -91,10 +87,7 @@ def trap_trace(study: Study) -> pl.DataFrame:
 def _chosen(study: Study) -> int | None:
     """Take the rollout asked for, or the one whose stretch is longest."""
     if study.options.trace is not None:
-        found = np.flatnonzero(study.rollouts["rollout"].to_numpy() == study.options.trace)
-        if not found.size:
-            raise TableError(f"trace: no rollout {study.options.trace}; expected one of the run's")
-        return int(found[0])
+        return int(np.searchsorted(study.rollouts["rollout"].to_numpy(), study.options.trace))
     stretch = study.cuts.stretch_end - study.cuts.kept
     score = np.where(study.eligible, stretch, -1)
     return int(score.argmax()) if study.eligible.any() else None

@@ -46,21 +46,20 @@ class Running:
 
     def __init__(self, values: Values, lengths: Integers) -> None:
         """Take the values of all rollouts, NaN where null, and the tokens of each."""
-        known = ~np.isnan(values)
-        self._sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0), dtype=float)])
-        self._known = np.concatenate([[0], np.cumsum(known)])
+        missing = np.isnan(values)
+        self._known: Integers | None = None
+        if missing.any():
+            self._known = np.concatenate([[0], np.cumsum(~missing)])
+            values = np.where(missing, 0, values)
+        self._sums = np.zeros(values.size + 1)
+        np.cumsum(values, dtype=np.float64, out=self._sums[1:])
         self._starts = np.cumsum(lengths) - lengths
 
     def between(self, start: Integers, stop: Integers) -> tuple[Floats, Integers]:
         """Sum from each start to its stop, exclusive; shapes (..., rollouts)."""
         a, b = self._starts + start, self._starts + stop
-        return self._sums[b] - self._sums[a], self._known[b] - self._known[a]
-
-    def over(self, sizes: Integers) -> tuple[Floats, Integers]:
-        """Sum over consecutive segments of each rollout; shapes (rollouts, segments)."""
-        ends = self._starts[:, None] + np.cumsum(sizes, axis=1)
-        a, b = ends - sizes, ends
-        return self._sums[b] - self._sums[a], self._known[b] - self._known[a]
+        counts = stop - start if self._known is None else self._known[b] - self._known[a]
+        return self._sums[b] - self._sums[a], counts
 
 
 def read_quantities(

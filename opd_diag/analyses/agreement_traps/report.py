@@ -5,7 +5,10 @@ from typing import Any, Protocol
 
 import polars as pl
 
-OUTCOMES = (("correct", "correct"), ("repeats", "repeat themselves"))
+OUTCOMES = (
+    ("correct", "on which it fires are correct"),
+    ("repeats", "on which it fires repeat themselves"),
+)
 
 
 class Tables(Protocol):
@@ -77,12 +80,8 @@ def _outcomes(measures: Mapping[tuple[str, str], Any]) -> list[str]:
             continue
         beside = "" if rest["value"] is None else f", {_share(rest, 'value')} of the others"
         count = round(fired["value"] * fired["n"])
-        lines.append(
-            f"  {count} of {fired['n']} rollouts on which it fires "
-            f"{'are' if name == 'correct' else 'do'} {words} ({_share(fired, 'value')}{beside})"
-            if name == "correct"
-            else f"  {count} of {fired['n']} {words} ({_share(fired, 'value')}{beside})"
-        )
+        share = f"({_share(fired, 'value')}{beside})"
+        lines.append(f"  {count} of {fired['n']} rollouts {words} {share}")
     return lines
 
 

@@ -4,13 +4,14 @@ Places are counted from 0 over the tokens that count in each rollout; positions 
 put in their stead only in the tables.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from opd_diag.analyses.agreement_traps.blocks import blocks
 from opd_diag.stats.windows import Windows, alternate, minima, moving_means
 
 Floats = npt.NDArray[np.float64]
@@ -18,8 +19,6 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.floating]
 Numbers = npt.NDArray[Any]
-
-BLOCK_TOKENS = 4_000_000
 
 
 class Rule(NamedTuple):
@@ -83,7 +82,7 @@ def least_means(kl: Values, lengths: Integers, window: int) -> Floats:
     return np.concatenate(
         [
             minima(moving_means(kl[tokens], lengths[rows], size=window))
-            for rows, tokens in _blocks(lengths)
+            for rows, tokens in blocks(lengths)
         ]
     )
 
@@ -109,7 +108,7 @@ def find_cuts(
     Source: arXiv 2606.09471, termination rule.
     """
     found: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
-    for rows, tokens in _blocks(lengths):
+    for rows, tokens in blocks(lengths):
         for window, group in groupby(sorted(found), key=lambda rule: rule.window):
             windows = moving_means(kl[tokens], lengths[rows], size=window)
             for (eta, grace), same in groupby(group, key=lambda rule: (rule.eta, rule.grace)):
@@ -161,19 +160,3 @@ def _cut(runs: _Runs, lengths: Integers, rule: Rule) -> Cuts:
     longest = np.zeros(lengths.size, np.int64)
     np.maximum.at(longest, runs.rollout, runs.length)
     return Cuts(triggered, trigger, kept, stretch_end, windows_after, below_after, longest)
-
-
-def _blocks(lengths: Integers) -> Iterator[tuple[slice, slice]]:
-    """Cut the rollouts into runs of few enough tokens: a slice of rollouts, one of tokens.
-
-    There is always a block, an empty one where there is no rollout.
-    """
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    start = 0
-    while True:
-        most = int(np.searchsorted(ends, ends[start] + BLOCK_TOKENS, side="right")) - 1
-        stop = min(max(start + 1, most), lengths.size)
-        yield slice(start, stop), slice(int(ends[start]), int(ends[stop]))
-        if stop == lengths.size:
-            return
-        start = stop

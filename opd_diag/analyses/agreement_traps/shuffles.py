@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opd_diag.analyses.agreement_traps.keeping import rescaled
-from opd_diag.analyses.agreement_traps.phases import Sums, by_phase, phase_sizes
-from opd_diag.analyses.agreement_traps.quantities import Running
+from opd_diag.analyses.agreement_traps.blocks import blocks
+from opd_diag.analyses.agreement_traps.equal_tokens import find_lows, keep
+from opd_diag.analyses.agreement_traps.phases import Sums, by_phase
 from opd_diag.analyses.agreement_traps.rule import (
     Cuts,
     Floats,
     Integers,
+    Numbers,
     Rule,
     Values,
     find_cuts,
@@ -29,8 +30,8 @@ class Shuffled(NamedTuple):
     Attributes:
         cuts: Its cuts; every field has shape (draws, rollouts).
         phases: Sum of each quantity over each phase, and its tokens there. Shapes (rollouts, 4).
-        kept: The same over what is kept, once all cuts are moved by one factor so that as many
-            tokens are kept as by the observed cuts. Shapes (rollouts,).
+        kept: The same over what is kept, once all thresholds are shifted by one amount so that as
+            many tokens are kept as by the observed cuts. Shapes (rollouts,).
     """
 
     cuts: Cuts
@@ -61,19 +62,21 @@ def shuffled_study(
     cuts: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
     phases = {rule: {name: np.zeros((2, lengths.size, 4)) for name in samples} for rule in rules}
     kept = {rule: {name: np.zeros((2, lengths.size)) for name in samples} for rule in rules}
-    start = np.zeros_like(lengths)
     for order in shuffles(lengths, draws=draws, seed=seed):
-        found = find_cuts(samples["reverse_kl"][order], lengths, rules, thresholds)
-        held = {rule: rescaled(found[rule].kept, lengths, budgets[rule]) for rule in rules}
+        kl = samples["reverse_kl"][order]
+        found = find_cuts(kl, lengths, rules, thresholds)
+        held = _hold(kl, lengths, thresholds, budgets)
         for rule in rules:
             cuts[rule].append(found[rule])
+        ends = np.stack([_ends(found[rule], lengths, held[rule]) for rule in rules], axis=1)
         for name, values in samples.items():
-            running = Running(values[order], lengths)
-            for rule in rules:
-                sums = running.over(phase_sizes(found[rule], lengths))
+            sums = first_sums(values, lengths, ends, order=order)
+            for i, rule in enumerate(rules):
                 fired = found[rule].triggered
-                phases[rule][name] += np.stack([by_phase(side, fired) for side in sums])
-                kept[rule][name] += np.stack(running.between(start, held[rule]))
+                for side, first in enumerate(sums):
+                    parts = np.diff(first[:, i, :3], axis=1, prepend=0)
+                    phases[rule][name][side] += by_phase(parts, fired)
+                    kept[rule][name][side] += first[:, i, 3]
     return {
         rule: Shuffled(
             Cuts(*(np.stack(field) for field in zip(*cuts[rule], strict=True))),
@@ -82,6 +85,61 @@ def shuffled_study(
         )
         for rule in rules
     }
+
+
+def _hold(
+    kl: Values,
+    lengths: Integers,
+    thresholds: Mapping[tuple[int, float], Floats],
+    budgets: Mapping[Rule, int],
+) -> dict[Rule, Integers]:
+    """Shift the thresholds of each rule until it keeps its budget; tokens kept of each rollout."""
+    places = {one: find_lows(kl, lengths, one) for one in {r._replace(eta=0) for r in budgets}}
+    return {
+        rule: keep(places[rule._replace(eta=0)], lengths, thresholds[rule.window, rule.eta], total)
+        for rule, total in budgets.items()
+    }
+
+
+def _ends(cuts: Cuts, lengths: Integers, held: Integers) -> Integers:
+    """List where pre, agreement and post end, and what is kept; shape (rollouts, 4)."""
+    return np.stack([cuts.kept, cuts.stretch_end, lengths, held], axis=1)
+
+
+def first_sums(
+    values: Values, lengths: Integers, ends: Integers, *, order: Integers
+) -> tuple[Floats, Floats]:
+    """Sum the first values of each rollout, up to each of some ends, once they are reordered.
+
+    Args:
+        values: Value of every token, NaN where null. Shape (tokens,).
+        lengths: Tokens of each rollout. Shape (rollouts,).
+        ends: How many of its tokens each sum is over. Shape (rollouts, ...).
+        order: Tokens in their new order, each in its rollout. Shape (tokens,).
+
+    Returns:
+        Sums, and how many values each is made of, in the shape of `ends`.
+    """
+    starts = np.cumsum(lengths) - lengths
+    places = ends + starts.reshape(-1, *(1,) * (ends.ndim - 1))
+    sums, counts = np.empty(ends.shape), ends.astype(np.float64)
+    some_missing = bool(np.isnan(values).any())
+    for rows, tokens in blocks(lengths):
+        here = places[rows] - tokens.start
+        first = starts[rows].reshape(-1, *(1,) * (ends.ndim - 1)) - tokens.start
+        part = values[order[tokens]]
+        if some_missing:
+            missing = np.isnan(part)
+            part = np.where(missing, 0, part)
+            counts[rows] -= _between(missing, first, here)
+        sums[rows] = _between(part, first, here)
+    return sums, counts
+
+
+def _between(values: Numbers, first: Integers, last: Integers) -> Floats:
+    running = np.zeros(values.size + 1)
+    np.cumsum(values, dtype=np.float64, out=running[1:])
+    return np.asarray(running[last] - running[first])
 
 
 def shuffled_cuts(
@@ -107,12 +165,21 @@ def shuffled_cuts(
 def shuffles(lengths: Integers, *, draws: int, seed: int) -> Iterator[Integers]:
     """Draw orders that shuffle the tokens inside each rollout. Shape (tokens,) each."""
     rng = np.random.default_rng(seed)
-    # A stable sort of small integers is a radix sort: it puts shuffled tokens back to rollouts.
-    kind = np.uint16 if lengths.size <= np.iinfo(np.uint16).max else np.int64
-    rollout = np.repeat(np.arange(lengths.size, dtype=kind), lengths)
+    parts = [(tokens, _owners(lengths[rows])) for rows, tokens in blocks(lengths)]
     for _ in range(draws):
-        order = rng.permutation(rollout.size)
-        yield order[np.argsort(rollout[order], kind="stable")]
+        order = np.empty(int(lengths.sum()), np.int64)
+        for tokens, rollout in parts:
+            mixed = rng.permutation(rollout.size)
+            # Stable: each rollout gets its tokens back in the order in which they were drawn.
+            mixed = mixed[np.argsort(rollout[mixed], kind="stable")]
+            order[tokens] = tokens.start + mixed
+        yield order
+
+
+def _owners(lengths: Integers) -> Integers:
+    """Number the rollout of each token of a block; small integers are sorted by radix."""
+    kind = np.uint16 if lengths.size <= np.iinfo(np.uint16).max else np.int64
+    return np.repeat(np.arange(lengths.size).astype(kind), lengths)
 
 
 def sample_prompts(eligible: Integers, prompt: Integers, *, most: int, seed: int) -> Integers:

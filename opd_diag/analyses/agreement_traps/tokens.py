@@ -1,5 +1,6 @@
 """The tokens that count, read one column at a time: 30 million of them fit in little memory."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses.agreement_traps.blocks import blocks
 from opd_diag.errors import TableError
 from opd_diag.tables.source import Source
 
@@ -137,18 +139,30 @@ def tiled_sums(values: npt.NDArray[np.generic], sizes: Integers) -> tuple[Floats
     Returns:
         Sums, and how many values each is made of, in the shape of `sizes`.
     """
-    flat = sizes.ravel()
-    some = flat > 0
-    starts = (np.cumsum(flat) - flat)[some]
-    missing = np.isnan(values)
-    counts = flat.astype(np.int64)
-    if missing.any():
-        counts[some] -= np.add.reduceat(missing, starts, dtype=np.int64)
-        values = np.where(missing, 0, values)
-    sums = np.zeros(flat.size)
-    if starts.size:
-        sums[some] = np.add.reduceat(values.astype(np.float64), starts)
+    tiles = sizes.reshape(len(sizes), math.prod(sizes.shape[1:])).astype(np.int64)
+    sums, counts = np.zeros(tiles.shape), tiles.copy()
+    for rows, place in blocks(tiles.sum(axis=1)):
+        part, segments = values[place], tiles[rows].ravel()
+        some = segments > 0
+        starts = (np.cumsum(segments) - segments)[some]
+        if not starts.size:
+            continue
+        missing = np.isnan(part)
+        if missing.any():
+            part = np.where(missing, 0, part)
+            lost = np.add.reduceat(missing, starts, dtype=np.int64)
+            counts[rows] -= _spread(lost, some).reshape(counts[rows].shape)
+        sums[rows] = _spread(np.add.reduceat(part.astype(np.float64), starts), some).reshape(
+            sums[rows].shape
+        )
     return sums.reshape(sizes.shape), counts.reshape(sizes.shape)
+
+
+def _spread(values: npt.NDArray[Any], places: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Put values at the places that are true, 0 elsewhere."""
+    found = np.zeros(places.size, values.dtype)
+    found[places] = values
+    return found
 
 
 def _is_sorted(numbers: npt.NDArray[Any], position: npt.NDArray[Any]) -> bool:

@@ -1,6 +1,6 @@
 """Ask which token types stay far from the teacher, and whether that is more than frequency."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +14,11 @@ from opd_diag.analyses.rock_tokens.lists import group_table, list_tables
 from opd_diag.analyses.rock_tokens.occurrences import (
     LOSSES,
     Occurrences,
-    choose_rollouts,
     read_occurrences,
 )
 from opd_diag.analyses.rock_tokens.outputs import output_counts
 from opd_diag.analyses.rock_tokens.persistence import choose_groups
-from opd_diag.analyses.rock_tokens.question import Options, Question
+from opd_diag.analyses.rock_tokens.question import Options, Question, in_range, one_of
 from opd_diag.analyses.rock_tokens.rows import type_rows
 from opd_diag.analyses.rock_tokens.selectors import eligible_types
 from opd_diag.analyses.rock_tokens.shown import example_table, output_table
@@ -33,6 +32,7 @@ from opd_diag.tables.source import (
     Tokens,
     as_source,
     choose_checkpoints,
+    choose_rollouts,
     gradient_sums,
     vocabulary,
 )
@@ -123,13 +123,11 @@ def rock_tokens(
     """
     if second is None and second_checkpoint is not None:
         raise OptionError("second_checkpoint: no second run; expected both")
-    _one_of("preset", preset, EXCLUDED)
-    _one_of("loss", loss, LOSSES)
-    _one_of("tau", tau, ("own", "first"))
-    for name, value in (("top", top), ("min_count", min_count), ("detail", detail)):
-        if value < 1:
-            raise OptionError(f"{name}: {value}; expected 1 or more")
+    one_of("preset", preset, EXCLUDED)
+    one_of("loss", loss, LOSSES)
+    one_of("tau", tau, ("own", "first"))
     excluded = EXCLUDED[preset] if exclude_top_frequent is None else exclude_top_frequent
+    in_range(top=top, min_count=min_count, detail=detail, eta=eta, exclude_top_frequent=excluded)
     source = as_source(run, rollouts)
     options = Options(
         top=top,
@@ -151,15 +149,10 @@ def rock_tokens(
     sums = panel = prompt_sums(occurrences)
     if other is not None:
         last = choose_checkpoints(other, second_checkpoint)[-1:]
-        everything = choose_rollouts(other.rollouts, None, None)
+        everything = choose_rollouts(other.rollouts)
         panel = beside(sums, prompt_sums(read_occurrences(other, last, everything, loss)))
     asked = _ask(occurrences, sums, panel, loss, options)
     return _answer(asked, source, whole=policy is None and step is None)
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise OptionError(f"{name}: {value!r}; expected one of {', '.join(known)}")
 
 
 def _ask(
@@ -178,7 +171,15 @@ def _ask(
         panel=panel,
         eligible=eligible,
         ranks=ranks,
-        controls=match_controls(n, ranks, eligible, options.top, next_ranks=options.next_ranks),
+        controls=match_controls(
+            n,
+            ranks,
+            eligible,
+            sums.token_id,
+            top=options.top,
+            next_ranks=options.next_ranks,
+            seed=options.seed,
+        ),
         pairing=pairing,
         common={"checkpoint": sums.names[0], "pairing": pairing, "loss": loss},
     )

@@ -1,6 +1,7 @@
 """Tell types that stay hard in a context that recurs from types that are just common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -8,7 +9,6 @@ import numpy.typing as npt
 
 from opd_diag.analyses.rock_tokens.occurrences import Occurrences
 
-Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 QUANTILE = 0.8
@@ -19,10 +19,9 @@ ETA = 0.1
 FEWEST_MEMBERS = 5
 MOST_MEMBERS = 2000
 NULL_DRAWS = 20
-NULL_LEVEL = 0.95
-POOL = 2  # random occurrences compared, as multiples of the members: each null draw is a half
+NULL_LEVEL = 0.95  # the largest of 20: exceeded by chance in 1 of 21
 
-_BLOCK = 64  # rows compared at once: what they need stays in the cache
+_BLOCK = 128  # rows compared at once: what they need stays in the cache, and counts fit in 8 bits
 _SLOTS = tuple(d for d in range(-WINDOW, WINDOW + 1) if d)
 
 
@@ -33,8 +32,8 @@ class Context(NamedTuple):
         members: Occurrences at or above tau under the first and the last checkpoint, |O_PH|.
         kept: Those whose context recurs in other prompts; scaled up where sampled. NaN below 5
             members.
-        null_share: 95th percentile over 20 draws of the share that is kept of as many random
-            occurrences of the type.
+        null_share: Largest share, of 20 draws, that is kept of as many random occurrences of the
+            type.
         sampled: Whether 2,000 of the members stand for all.
     """
 
@@ -68,17 +67,21 @@ def recurring_contexts(
     hard = (loss[0] >= taus[0]) & (loss[1] >= (taus[0] if tau == "first" else taus[1]))
     prompt = occurrences.rollout_prompt[occurrences.rollout[occurrences.at]]
 
-    found = []
-    for item, rows in _rows_of_types(occurrences, items):
+    def one(item_and_rows: tuple[int, Integers]) -> Context:
+        item, rows = item_and_rows
         # A seed of its own for each type: its figures do not depend on what else is asked.
         rng = np.random.default_rng([seed, int(occurrences.token_id[item])])
-        found.append(_context(occurrences, prompt, rows, hard, eta, rng))
-    return found
+        return _context(occurrences, prompt, rows, hard, eta, rng)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, _rows_of_types(occurrences, items)))
 
 
 def _rows_of_types(occurrences: Occurrences, items: Integers) -> Iterator[tuple[int, Integers]]:
     """List the occurrences of each type, in order."""
-    number = np.full(occurrences.token_id.size, items.size, np.uint16)
+    # Narrow numbers are sorted by their digits, which is faster.
+    narrow = np.uint16 if items.size < np.iinfo(np.uint16).max else np.uint32
+    number = np.full(occurrences.token_id.size, items.size, narrow)
     number[items] = np.arange(items.size)
     code = number[occurrences.kind[occurrences.at]]
     order = np.argsort(code, kind="stable")
@@ -98,60 +101,78 @@ def _context(
     size = min(members.size, MOST_MEMBERS)
     if size < FEWEST_MEMBERS:
         return Context(members.size, np.nan, np.nan, False)
-    chosen = members if size == members.size else np.sort(rng.choice(members, size, replace=False))
-    share = _kept(occurrences, prompt, chosen, np.ones((size, 1), np.float32), eta)[0]
-    pool = rows
-    if rows.size > max(POOL * size, 400):
-        pool = np.sort(rng.choice(rows, max(POOL * size, 400), replace=False))
-    draws = np.zeros((pool.size, NULL_DRAWS), np.float32)
-    for draw in draws.T:
-        draw[rng.choice(pool.size, size, replace=False)] = 1
-    null = _kept(occurrences, prompt, pool, draws, eta)
+    chosen = members if size == members.size else _drawn(rng, members, size)
+    sets = [chosen, *(_drawn(rng, rows, size) for _ in range(NULL_DRAWS))]
+    share, *null = _kept(occurrences, prompt, np.stack(sets), eta)
     return Context(
         members.size,
-        float(share) * members.size,
-        float(np.quantile(null, NULL_LEVEL)),
+        share * members.size,
+        float(np.quantile(null, NULL_LEVEL, method="higher")),
         size < members.size,
     )
 
 
+def _drawn(rng: np.random.Generator, rows: Integers, size: int) -> Integers:
+    """Draw some of the rows, in no order."""
+    return rows[rng.choice(rows.size, size, replace=False, shuffle=False)]
+
+
 def _kept(
-    occurrences: Occurrences,
-    prompt: npt.NDArray[np.int32],
-    rows: Integers,
-    draws: npt.NDArray[np.float32],
-    eta: float,
-) -> Floats:
+    occurrences: Occurrences, prompt: npt.NDArray[np.int32], sets: Integers, eta: float
+) -> list[float]:
     """Give the share that is kept of each set of occurrences.
 
     Args:
         occurrences: Tokens and losses.
         prompt: Prompt of each occurrence.
-        rows: Occurrences that are compared. Shape (m,).
-        draws: 1 where an occurrence is in the set. Shape (m, sets).
+        sets: Occurrences that are compared with each other. Shape (sets, m).
         eta: Share of similar ones from other prompts.
     """
-    left, right = _around(occurrences, rows)
-    own = prompt[rows]
-    _, number = np.unique(own, return_inverse=True)
-    by_prompt = np.zeros((number.max() + 1, draws.shape[1]), np.float32)
-    np.add.at(by_prompt, number, draws)
-    others = draws.sum(axis=0) - by_prompt[number]
-    alike = np.empty((rows.size, rows.size), np.bool_)
-    for start in range(0, rows.size, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        matches = np.zeros((left[0, part].size, rows.size), np.uint8)
+    left, right = _around(occurrences, sets)
+    shares = []
+    for i, rows in enumerate(sets):
+        _, own, count = np.unique(prompt[rows], return_inverse=True, return_counts=True)
+        similar = _similar(left[:, i], right[:, i], own.astype(np.uint16))
+        # Counts are whole: a product that is one too, but for rounding, must not ask for one more.
+        needed = np.ceil(eta * (rows.size - count[own]) * (1 - 1e-12))
+        keep = (similar >= FEWEST_SIMILAR) & (similar >= needed)
+        shares.append(float(keep.mean()))
+    return shares
+
+
+def _similar(
+    left: npt.NDArray[np.unsignedinteger],
+    right: npt.NDArray[np.unsignedinteger],
+    prompt: npt.NDArray[np.uint16],
+) -> Integers:
+    """Count for each occurrence those of other prompts whose context is similar.
+
+    Args:
+        left: Types at the 8 places around each occurrence. Shape (8, m).
+        right: The same, other than `left` where a place lies outside the response.
+        prompt: Number of the prompt of each. Shape (m,).
+    """
+    size = prompt.size
+    found = np.zeros(size, np.int64)
+    # Similarity is mutual: each block is compared with itself and what follows.
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        matches = np.zeros((stop - start, size - start), np.uint8)
+        equal = np.empty(matches.shape, np.bool_)
         for one, other in zip(left, right, strict=True):
-            matches += one[part, None] == other
-        alike[part] = (matches >= FEWEST_MATCHES) & (own[part, None] != own)
-    # One product for all sets: many small ones would keep threads waiting for each other.
-    similar = alike.astype(np.float32) @ draws
-    keep = (similar >= FEWEST_SIMILAR) & (similar >= eta * others) & (draws > 0)
-    return np.asarray(keep.sum(axis=0) / draws.sum(axis=0))
+            np.equal(one[start:stop, None], other[start:], out=equal)
+            matches += equal.view(np.uint8)
+        np.not_equal(prompt[start:stop, None], prompt[start:], out=equal)
+        alike = (matches >= FEWEST_MATCHES) & equal
+        found[start:] += np.add.reduce(alike.view(np.uint8), axis=0, dtype=np.uint8)
+        found[start:stop] += np.count_nonzero(alike[:, stop - start :], axis=1)
+    return found
 
 
-def _around(occurrences: Occurrences, rows: Integers) -> Sequence[npt.NDArray[np.unsignedinteger]]:
-    """Give the types at the 8 places around some occurrences, twice: (8, m) each.
+def _around(
+    occurrences: Occurrences, rows: Integers
+) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
+    """Give the types at the 8 places around some occurrences, twice: (8, *rows.shape) each.
 
     The two differ where a place lies outside the response, so that such a place never matches.
     """
@@ -159,7 +180,7 @@ def _around(occurrences: Occurrences, rows: Integers) -> Sequence[npt.NDArray[np
     dtype = np.uint16 if occurrences.token_id.size < 65_000 else np.uint32
     outside = np.iinfo(dtype).max
     at = occurrences.at[rows]
-    left = np.empty((len(_SLOTS), rows.size), dtype)
+    left = np.empty((len(_SLOTS), *at.shape), dtype)
     right = np.empty_like(left)
     for slot, step in enumerate(_SLOTS):
         there = np.clip(at + step, 0, kind.size - 1)

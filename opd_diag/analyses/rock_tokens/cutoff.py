@@ -68,22 +68,24 @@ def agreement(
 ) -> Agreement:
     """Compare the top-K lists of the two sides of every split. Fields of shape (splits, K).
 
-    Equal scores are ordered at random on each side: the order of ids must not look like agreement.
+    Equal scores, such as the 0 of types that a side lacks, are ordered at random on each side: the
+    order of ids must not look like agreement.
     """
     rng = np.random.default_rng(seed)
     first, second = (
         _rank_ties_at_random(selector, side, eligible, min_count, rng) for side in splits
     )
-    return top_agreement(first, second, ks, int(eligible.sum()))
+    return top_agreement(first, second, ks, max(int(eligible.sum()), 1))
 
 
 def _rank_ties_at_random(
     selector: str, t: Totals, eligible: Mask, min_count: int, rng: np.random.Generator
 ) -> Integers:
-    order = rng.permutation(eligible.size)
-    shuffled = Totals(*(field[..., order] for field in t))
-    ranks = np.empty(t.n.shape, np.int64)
-    ranks[..., order] = rank_by(selector, shuffled, eligible[order], min_count)
+    scores = np.where(eligible, SELECTORS[selector](t, min_count), -np.inf)
+    order = rng.permuted(np.broadcast_to(np.arange(eligible.size), scores.shape), axis=1)
+    ranks = np.empty(scores.shape, np.int64)
+    shuffled = np.take_along_axis(scores, order, axis=1)
+    np.put_along_axis(ranks, order, descending_ranks(shuffled), axis=1)
     return ranks
 
 
@@ -115,8 +117,9 @@ def _measured(sums: Sums) -> tuple[Any, Any, Any]:
 
 
 def _members(t: Totals, lists: Lists, eligible: Mask, min_count: int) -> Floats:
-    """Tell which types stand in each list. Shape (types, lists)."""
-    ranks = {name: rank_by(name, t, eligible, min_count) for name in dict(lists)}
+    """Tell which types stand in each list, of those that occur. Shape (types, lists)."""
+    able = eligible & (t.n > 0)
+    ranks = {name: rank_by(name, t, able, min_count) for name in dict(lists)}
     return np.column_stack([ranks[name] <= k for name, k in lists]).astype(np.float64)
 
 

@@ -102,8 +102,10 @@ def list_tables(asked: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
     named = [interval_columns(name, found) for name, found in shares.items()]
     measured = {name: values for one in named for name, values in one.items()}
     splits = split_totals(asked.sums, seed=options.seed)
-    cutoffs = [_stability(asked, name, ks, splits) for name in CUTOFF_SELECTORS]
-    selectors = [_stability(asked, name, [options.top], splits) for name in SELECTORS]
+    cutoffs = [_stability(asked, name, ks, splits, suggests=True) for name in CUTOFF_SELECTORS]
+    selectors = [
+        _stability(asked, name, [options.top], splits, suggests=False) for name in SELECTORS
+    ]
     count = len(ks) * len(CUTOFF_SELECTORS)
     cutoff = pl.concat(cutoffs).hstack(pl.DataFrame(measured)[:count])
     selector = pl.concat(selectors).drop("suggested_K").hstack(pl.DataFrame(measured)[count:])
@@ -116,7 +118,12 @@ def list_tables(asked: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _stability(
-    asked: Question, selector: str, ks: Sequence[int], splits: tuple[Totals, Totals]
+    asked: Question,
+    selector: str,
+    ks: Sequence[int],
+    splits: tuple[Totals, Totals],
+    *,
+    suggests: bool,
 ) -> pl.DataFrame:
     """Describe how well the lists of one selector agree between halves, one row per K."""
     options, types = asked.options, int(asked.eligible.sum())
@@ -125,7 +132,7 @@ def _stability(
     k = suggested_k(ks, found.corrected, types) if enough else None
     reasons = [
         [
-            TOO_FEW if not enough else NO_STABLE_LIST if k is None and len(ks) > 1 else None,
+            TOO_FEW if not enough else NO_STABLE_LIST if suggests and k is None else None,
             TOO_FEW_TYPES if 2 * size > types else None,
             SIGNED if options.signed else None,
         ]

@@ -56,24 +56,6 @@ class Occurrences(NamedTuple):
     dropped: Integers
 
 
-def choose_rollouts(rollouts: pl.DataFrame, policy: str | None, step: int | None) -> pl.DataFrame:
-    """Take the rollouts of a policy and step, their prompts numbered by name.
-
-    Raises:
-        TableError: If there is none.
-    """
-    for name, value in (("policy", policy), ("step", step)):
-        if value is not None:
-            kept = rollouts.filter(pl.col(name) == value)
-            if kept.is_empty():
-                known = ", ".join(map(str, rollouts[name].unique().sort()))
-                raise TableError(f"{name}: no rollouts of {value!r}; expected one of {known}")
-            rollouts = kept
-    return rollouts.select(
-        "rollout", "prompt_id", "half", prompt=pl.col("prompt_id").rank("dense").cast(pl.Int32) - 1
-    ).sort("rollout")
-
-
 def read_occurrences(
     source: Source, names: Sequence[str], rollouts: pl.DataFrame, loss: str
 ) -> Occurrences:
@@ -82,13 +64,16 @@ def read_occurrences(
     Args:
         source: Where the tokens come from.
         names: Checkpoints, in order.
-        rollouts: What `choose_rollouts` returns.
+        rollouts: The rollouts to read, sorted by `rollout`.
         loss: One of `LOSSES`.
 
     Raises:
         TableError: If a column is missing, a token occurs twice, two checkpoints do not hold
             the same tokens, or no token counts.
     """
+    _expect("rollouts", rollouts.columns, ["prompt_id", "half"])
+    number = pl.col("prompt_id").rank("dense").cast(pl.Int32) - 1
+    rollouts = rollouts.select("rollout", "prompt_id", "half", prompt=number)
     ids = rollouts["rollout"].to_numpy()
     tokens, losses = _read(source, names[0], ids, loss, ["token_id", "in_loss", "grad_logits"])
     all_losses = [losses]
@@ -136,9 +121,7 @@ def _read(
     """Read one checkpoint, sorted, and its loss with NaN for null."""
     table = source.tokens(name)
     needed = ["rollout", "position", *columns, *LOSSES[loss].meta.root_names()]
-    absent = [column for column in needed if column not in table.collect_schema()]
-    if absent:
-        raise TableError(faults("tokens", [f"no column {c!r}; expected it" for c in absent]))
+    _expect("tokens", table.collect_schema().names(), needed)
     frame = table.select("rollout", "position", *columns, loss=LOSSES[loss]).collect()
     if rollouts.size < source.rollouts.height:
         frame = frame.filter(np.isin(frame["rollout"].to_numpy(), rollouts))
@@ -149,6 +132,12 @@ def _read(
             raise TableError("tokens: (rollout, position) occurs twice; expected each token once")
         frame = frame[order]
     return frame, frame["loss"].cast(pl.Float32).fill_null(np.nan).to_numpy()
+
+
+def _expect(where: str, there: Sequence[str], needed: Sequence[str]) -> None:
+    absent = [column for column in needed if column not in there]
+    if absent:
+        raise TableError(faults(where, [f"no column {c!r}; expected it" for c in absent]))
 
 
 def _rows_of(rollout: npt.NDArray[np.uint32], ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:

@@ -88,7 +88,7 @@ def choose_groups(
         top: Size of each group.
         min_count: Fewest occurrences in the half.
         next_ranks: Whether the controls are the next ranks by R, not matched by frequency.
-        seed: Seed of the random group.
+        seed: Seed of the random group, and of ties between controls.
 
     Returns:
         Membership, shape (groups, types), in the order of `GROUPS`.
@@ -98,7 +98,9 @@ def choose_groups(
     ranks = descending_ranks(np.where(able, by_summed_loss(t, min_count), -np.inf))
     rock = ranks <= top
     high = descending_ranks(np.where(able, by_mean(t, min_count), -np.inf)) <= top
-    control = match_controls(t.n, ranks, able, top, next_ranks=next_ranks)
+    control = match_controls(
+        t.n, ranks, able, sums.token_id, top=top, next_ranks=next_ranks, seed=seed
+    )
     random = np.zeros(t.n.size, np.bool_)
     pool = np.flatnonzero(able)
     rng = np.random.default_rng([seed, half])

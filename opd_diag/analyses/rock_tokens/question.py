@@ -1,5 +1,6 @@
 """What is asked: the choices of one call of `rock_tokens`, and what it is asked of."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from opd_diag.analyses.rock_tokens.controls import Controls
 from opd_diag.analyses.rock_tokens.occurrences import Occurrences
 from opd_diag.analyses.rock_tokens.sums import Sums
+from opd_diag.errors import OptionError
 
 
 class Options(NamedTuple):
@@ -34,6 +36,23 @@ class Options(NamedTuple):
     eta: float
     signed: bool
     seed: int
+
+
+def one_of(name: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, with OptionError."""
+    if value not in known:
+        raise OptionError(f"{name}: {value!r}; expected one of {', '.join(known)}")
+
+
+def in_range(*, eta: float, exclude_top_frequent: int, **counts: int) -> None:
+    """Refuse a share outside 0 to 1 and a count that is too small, with OptionError."""
+    for name, value in counts.items():
+        if value < 1:
+            raise OptionError(f"{name}: {value}; expected 1 or more")
+    if exclude_top_frequent < 0:
+        raise OptionError(f"exclude_top_frequent: {exclude_top_frequent}; expected 0 or more")
+    if not 0 <= eta <= 1:
+        raise OptionError(f"eta: {eta}; expected a share from 0 to 1")
 
 
 class Question(NamedTuple):

@@ -95,6 +95,8 @@ def _totals(asked: Question) -> dict[str, Any]:
 
 def _intervals(asked: Question, detailed: Integers) -> dict[str, Floats]:
     usable = detailed[trusted(asked.sums.n[0])[detailed]]
+    if not usable.size:
+        return {}
     found = type_intervals(
         asked.sums, usable, asked.eligible, signed=asked.options.signed, seed=asked.options.seed
     )
@@ -216,6 +218,12 @@ def _reason(asked: Question, has_gradients: bool, noise: float | None) -> pl.Exp
     if has_gradients:
         notes.append(
             said("too few occurrences in a half for gradients", pl.col("norm2_cross").is_null())
+        )
+        notes.append(
+            said(
+                "halves do not share a direction: no contribution share",
+                pl.col("norm2_cross").is_not_null() & pl.col("contribution_share").is_null(),
+            )
         )
     else:
         notes.append(said("no gradient sums of these rollouts", everywhere))

@@ -27,16 +27,16 @@ class Totals(NamedTuple):
 
 
 def by_summed_loss(t: Totals, min_count: int) -> Floats:
-    """Score by summed loss, R = n m.
+    """Score by summed loss, R = n m; 0 for a type that does not occur.
 
     Source: arXiv 2605.09253.
     """
-    return _where(t.n >= 1, t.x)
+    return t.x
 
 
 def by_frequency(t: Totals, min_count: int) -> Floats:
     """Score by occurrences alone: the control that knows no loss."""
-    return _where(t.n >= 1, t.n)
+    return t.n
 
 
 def by_mean(t: Totals, min_count: int) -> Floats:
@@ -46,7 +46,7 @@ def by_mean(t: Totals, min_count: int) -> Floats:
 
 def by_joint(t: Totals, min_count: int) -> Floats:
     """Score by the smaller R of the first and the last checkpoint."""
-    return _where(t.n >= 1, np.minimum(t.x, t.last))
+    return np.minimum(t.x, t.last)
 
 
 def by_lower_bound(t: Totals, min_count: int) -> Floats:

@@ -137,7 +137,7 @@ def _evidence_lines(rows: pl.DataFrame) -> list[str]:
         above = context.filter(pl.col("recurring_share") > pl.col("recurring_share_null")).height
         lines.append(
             "The context of persistent occurrences recurs more than that of random ones in "
-            f"{above} of {context.height} rocks; by chance in {0.05 * context.height:.1f}."
+            f"{above} of {context.height} rocks; by chance in {context.height / 21:.1f} or fewer."
         )
     return lines
 
@@ -150,18 +150,19 @@ def _group_lines(groups: pl.DataFrame) -> list[str]:
         return ["One checkpoint, or too few prompts: no change to report."]
     lines = [f"Change of the mean from {start!r} to {end!r} ({last['pairing'][0]}):"]
     for name in last["group"].unique(maintain_order=True):
-        honest, naive = last.filter(group=name).sort("measured_on").to_dicts()
-        lines.append(
-            f"  {name}: {_change(honest)} ({honest['label'] or 'no label'}) on prompts that did "
-            f"not choose; {_change(naive)} on those that did."
-        )
-    count = last.filter(pl.col("n_labelled").is_not_null()).to_dicts()[0]
-    lines.append(
+        sides = {row["measured_on"]: row for row in last.filter(group=name).to_dicts()}
+        if len(sides) == 2:
+            honest, naive = sides["other half"], sides["same half"]
+            lines.append(
+                f"  {name}: {_change(honest)} ({honest['label'] or 'no label'}) on prompts that "
+                f"did not choose; {_change(naive)} on those that did."
+            )
+    return lines + [
         f"Of {count['n_labelled']} rocks with a label of their own {count['n_stagnant']} are "
         f"stagnant, {count['n_changed']} changed, {count['n_undecided']} undecided; if none "
         f"changed, {count['n_by_chance']:.1f} would be called changed."
-    )
-    return lines
+        for count in last.filter(pl.col("n_labelled").is_not_null()).to_dicts()
+    ]
 
 
 def _output_lines(outputs: pl.DataFrame) -> list[str]:
@@ -197,5 +198,5 @@ def _percent(value: float | None) -> str:
 def _interval(row: Row, name: str, form: Any = _number) -> str:
     """Write an estimate with its interval."""
     if row[f"{name}_low"] is None:
-        return f"{form(row[name])}, no interval"
-    return f"{form(row[name])}, {form(row[f'{name}_low'])} to {form(row[f'{name}_high'])}"
+        return f"{form(row[name])} [no interval]"
+    return f"{form(row[name])} [{form(row[f'{name}_low'])}, {form(row[f'{name}_high'])}]"

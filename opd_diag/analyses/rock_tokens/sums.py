@@ -84,8 +84,10 @@ def beside(first: Sums, second: Sums) -> Sums:
     """Put the first checkpoint of one run beside the last of another, unpaired.
 
     Prompts and types are those of either run; a prompt of both keeps the half of the first, so
-    that no half chooses on a prompt on which the other is measured.
+    that no half chooses on a prompt on which the other is measured. Where both checkpoints have
+    one name, the second is called `<name> (second run)`.
     """
+    name, other = first.names[0], second.names[-1]
     halves = dict(zip(second.prompt_id, second.half, strict=True))
     halves |= dict(zip(first.prompt_id, first.half, strict=True))
     prompts = sorted(halves)
@@ -96,7 +98,7 @@ def beside(first: Sums, second: Sums) -> Sums:
         return _moved(matrix, run, number, token_id)
 
     return Sums(
-        names=(first.names[0], second.names[-1]),
+        names=(name, other if other != name else f"{other} (second run)"),
         token_id=token_id,
         prompt_id=prompts,
         half=np.array([halves[prompt] for prompt in prompts], np.uint8),

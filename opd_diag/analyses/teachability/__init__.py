@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from opd_diag.analyses.teachability.choices import before_and_after, choose_rollouts
+from opd_diag.analyses.teachability.choices import before_and_after, check_options
 from opd_diag.analyses.teachability.contexts import read_contexts
-from opd_diag.analyses.teachability.contrast import WITHIN, contrast_table
+from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.features import teachability_features
 from opd_diag.analyses.teachability.gains import gains_table
 from opd_diag.analyses.teachability.groups import units_of
@@ -23,10 +23,9 @@ from opd_diag.analyses.teachability.selectors import (
 )
 from opd_diag.analyses.teachability.summary import summary_lines
 from opd_diag.analyses.teachability.support import support_table
-from opd_diag.errors import OptionError
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
-from opd_diag.tables.source import Tokens, as_source
+from opd_diag.tables.source import Tokens, as_source, choose_rollouts
 
 __all__ = ["Teachability", "summary_lines", "teachability", "teachability_features"]
 
@@ -103,9 +102,10 @@ def teachability(
         Six tables.
 
     Raises:
-        OptionError: If a choice or a number is out of range.
-        TableError: If a checkpoint, policy or step is unknown, the checkpoints hold other tokens,
-            or features are asked of another checkpoint than the one before training.
+        OptionError: If a choice or a number is out of range, or features are asked of another
+            checkpoint than the one before training.
+        TableError: If a checkpoint, policy or step is unknown, or the checkpoints hold other
+            tokens.
 
     Source: arXiv 2605.26844, equation 1 and sections on teachability; 2604.14084 (quadrants);
         `matched`, `local`, every null and the percentile ranks are opd-diag's.
@@ -113,10 +113,7 @@ def teachability(
     source = as_source(run, rollouts, k_grid=k_grid)
     first, last = before_and_after(source, checkpoint, features_from)
     check_budgets(budgets, budget_per)
-    if within not in WITHIN:
-        raise OptionError(f"within: {within!r}; expected one of {', '.join(WITHIN)}")
-    if trained_steps is not None and len(trained_steps) != 2:
-        raise OptionError(f"trained_steps: {list(trained_steps)}; expected two training steps")
+    check_options(within, trained_steps, noise_floor, seed)
     contexts = read_contexts(
         source,
         first,

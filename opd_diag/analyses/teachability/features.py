@@ -5,11 +5,11 @@ from pathlib import Path
 
 import polars as pl
 
-from opd_diag.analyses.teachability.choices import choose_rollouts, first_checkpoint, require
+from opd_diag.analyses.teachability.choices import features_checkpoint, require
 from opd_diag.errors import OptionError
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
-from opd_diag.tables.source import Tokens, as_source
+from opd_diag.tables.source import Tokens, as_source, choose_rollouts
 
 RAW = ("entropy", "divergence", "compatibility")
 SCORES = ("d_learn", "d_incompat", "tip", "soft_or")
@@ -47,7 +47,8 @@ def teachability_features(
     Args:
         run: A run, its folder, or a token table.
         rollouts: The rollouts, with a token table only.
-        checkpoint: Student before training; None: the first of the run.
+        checkpoint: Student before training; None: the first of the run. The last of several is
+            refused: its features leak into every gain.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
         divergence: `full` for forward_kl over the whole vocabulary, `union` for union_kl.
@@ -61,14 +62,14 @@ def teachability_features(
         token table.
 
     Raises:
-        OptionError: If divergence, scale or K is unknown.
+        OptionError: If divergence, scale or K is unknown, or `checkpoint` is the last of several.
         TableError: If checkpoint, policy or step is unknown, or a column is missing.
 
     Source: arXiv 2605.26844 (D_learn, D_incompat, soft-OR), 2604.14084 (TIP, quadrants); ranks in
         place of the clipped scale are an opd-diag default: the clip ties the top 5 %.
     """
     source = as_source(run, rollouts, k_grid=k_grid)
-    name = first_checkpoint(source) if checkpoint is None else checkpoint
+    name = features_checkpoint(source, checkpoint)
     tokens = source.tokens(name)
     require(source, (*KEYS, *_NEEDED, DIVERGENCES.get(divergence, "forward_kl")))
     if policy is not None or step is not None:

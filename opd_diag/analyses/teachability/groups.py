@@ -71,7 +71,7 @@ def _context(contexts: Contexts, trained_steps: Sequence[int] | None) -> pl.Expr
     names = contexts.first, contexts.last
     found: Sequence[int | None] = [_step_of(contexts.rollouts, name) for name in names]
     begin, end = trained_steps or found
-    if begin is None or end is None:
+    if begin is None or end is None or begin >= end:
         return pl.lit(None, pl.String)
     trained = pl.col("step").is_between(begin, end, closed="left")
     return (

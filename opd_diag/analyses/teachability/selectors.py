@@ -48,7 +48,7 @@ def check_budgets(budgets: Sequence[float], per: str) -> None:
     if per not in PER:
         raise OptionError(f"budget_per: {per!r}; expected one of {', '.join(PER)}")
     rising = all(a < b for a, b in pairwise(budgets))
-    if not budgets or not rising or budgets[0] <= 0 or budgets[-1] > 1:
+    if not budgets or not rising or not 0 < budgets[0] <= budgets[-1] <= 1:
         raise OptionError(f"budgets: {list(budgets)}; expected rising shares above 0, at most 1")
 
 

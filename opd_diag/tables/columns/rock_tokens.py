@@ -37,7 +37,7 @@ ROCK_TOKENS = (
     Column("lift_p_adjusted", pl.Float64, "probability", "The same adjusted over types (Benjamini-Hochberg)."),
     Column("n_persistent", pl.UInt32, "tokens", "Occurrences with a high loss under the first and the last checkpoint, |O_PH|."),
     Column("recurring_share", pl.Float64, "share", "Share of them whose context recurs in other prompts."),
-    Column("recurring_share_null", pl.Float64, "share", "95th percentile of that share for as many random occurrences of the type."),
+    Column("recurring_share_null", pl.Float64, "share", "The same share of as many random occurrences of the type: largest of 20 draws, the 95th percentile."),
     Column("CCR", pl.Float64, "share", "Recurring ones over all occurrences."),
     Column("R_ctx", pl.Float64, "nat", "R times CCR."),
     Column("grad_share", pl.Float64, "share", "Share of the summed grad_logits."),

@@ -119,6 +119,8 @@ def test_the_replay_equals_a_plain_loop_token_by_token(update, seed):
         update=update,
     )  # fmt: skip
     assert found["cut_token"].to_list() == expected
+    fired = [None if cut is None else cut + 16 - 1 + 3 - 1 for cut in expected]
+    assert found["trigger_token"].to_list() == fired
     assert 10 < sum(cut is not None for cut in expected) < 70
     warm = found.filter(pl.col("reason") == "warm-up")
     assert warm.height >= 10

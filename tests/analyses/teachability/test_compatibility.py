@@ -5,13 +5,12 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from opd_diag.analyses.teachability.choices import choose_rollouts
 from opd_diag.analyses.teachability.contexts import read_contexts
 from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.models import models_table
 from opd_diag.analyses.teachability.sample import sample_tokens
 from opd_diag.datasets import null_run, teachable_run
-from opd_diag.tables.source import as_source
+from opd_diag.tables.source import as_source, choose_rollouts
 
 SHAPES = ("linear", "root", "square")
 

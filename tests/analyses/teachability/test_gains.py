@@ -3,13 +3,12 @@ import polars as pl
 import pytest
 
 from opd_diag.analyses.teachability.bins import tenths
-from opd_diag.analyses.teachability.choices import choose_rollouts
 from opd_diag.analyses.teachability.contexts import read_contexts
 from opd_diag.analyses.teachability.gains import gains_table
 from opd_diag.analyses.teachability.groups import units_of
 from opd_diag.datasets import null_run, teachable_run
 from opd_diag.errors import TableError
-from opd_diag.tables.source import as_source
+from opd_diag.tables.source import as_source, choose_rollouts
 
 
 def contexts_of(tokens, rollouts, *, last="b", noise_floor=None):

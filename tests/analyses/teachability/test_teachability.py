@@ -56,10 +56,10 @@ def test_one_checkpoint_gives_features_only_and_says_why(data):
 
 def test_features_of_a_later_checkpoint_are_refused_with_the_reason(data):
     with pytest.raises(
-        TableError, match="features_from: 'step1'; expected 'step0'.*have seen the gain"
+        OptionError, match="features_from: 'step1'; expected 'step0'.*have seen the gain"
     ):
         teachability(data.tokens, data.rollouts, features_from="step1")
-    with pytest.raises(TableError, match="features_from: 'step9'"):
+    with pytest.raises(OptionError, match="features_from: 'step9'"):
         teachability(data.tokens, data.rollouts, features_from="step9")
 
 
@@ -77,7 +77,7 @@ def test_checkpoints_are_chosen_by_name(data):
         "step1": ("step0", "step1"),
         ("middle", "step1"): ("middle", "step1"),
     }
-    with pytest.raises(TableError, match="checkpoint: 3 names; expected the one after training"):
+    with pytest.raises(OptionError, match="checkpoint: 3 names; expected the one after training"):
         teachability(three, data.rollouts, checkpoint=("step0", "middle", "step1"))
 
 

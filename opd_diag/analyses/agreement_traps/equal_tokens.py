@@ -1,0 +1,94 @@
+"""Move the threshold of the rule until it keeps a given number of tokens.
+
+As the threshold rises, the cut of a rollout jumps from one low of its windows to an earlier one
+that is not as low. These lows are few, so every threshold can be tried by sorting them once.
+Shrinking or stretching the cuts instead would put them where the rule never cuts: a cut stands
+right behind tokens of high KL, which is why a window there is the first low one.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from opd_diag.analyses.agreement_traps.blocks import blocks
+from opd_diag.analyses.agreement_traps.rule import Floats, Integers, Rule, Values
+from opd_diag.stats.windows import moving_means
+
+
+class Lows(NamedTuple):
+    """Where the rule would cut if its threshold were a little higher than some level.
+
+    Rollout after rollout; in each of them `kept` rises and `level` falls.
+
+    Attributes:
+        rollout: Row of the rollout. Shape (lows,).
+        kept: Tokens before the cut. Shape (lows,).
+        level: Greatest mean of the windows in a row that fire the rule there, nat; less than that
+            of every place before. Shape (lows,).
+    """
+
+    rollout: Integers
+    kept: Integers
+    level: Floats
+
+
+def find_lows(kl: Values, lengths: Integers, rule: Rule) -> Lows:
+    """Find every place where the rule cuts at some threshold.
+
+    Args:
+        kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
+        lengths: Tokens of each rollout. Shape (rollouts,).
+        rule: The rule; its eta plays no part.
+    """
+    skipped = max(rule.grace - rule.window, 0)
+    rollout, kept, level = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for rows, tokens in blocks(lengths):
+        windows = moving_means(kl[tokens], lengths[rows], size=rule.window)
+        highest = _moving_maxima(windows.means, rule.consecutive)
+        stops = np.cumsum(windows.counts) - rule.consecutive + 1
+        starts = stops + rule.consecutive - 1 - windows.counts + skipped
+        for i in np.flatnonzero(stops > starts):
+            lowest = np.minimum.accumulate(highest[starts[i] : stops[i]])
+            new = np.flatnonzero(np.append(True, lowest[1:] < lowest[:-1]))
+            rollout.append(np.full(new.size, rows.start + i))
+            kept.append(new + skipped)
+            level.append(lowest[new])
+    return Lows(np.concatenate(rollout), np.concatenate(kept), np.concatenate(level))
+
+
+def keep(lows: Lows, lengths: Integers, thresholds: Floats, total: int) -> Integers:
+    """Shift all thresholds by one amount so that `total` tokens are kept.
+
+    The shift at which so many are kept moves the cut of a last rollout too far; that one keeps
+    what is missing.
+
+    Args:
+        lows: Where the rule can cut, from `find_lows`.
+        lengths: Tokens of each rollout. Shape (rollouts,).
+        thresholds: Threshold of each rollout before the shift, nat. Shape (rollouts,).
+        total: Tokens to keep; at least what is before the first of the lows of every rollout.
+
+    Returns:
+        Tokens kept of each rollout. Shape (rollouts,).
+    """
+    kept = lengths.copy()
+    if total >= kept.sum():
+        return kept
+    last = np.append(lows.rollout[1:] != lows.rollout[:-1], True)
+    following = np.where(last, lengths[lows.rollout], np.roll(lows.kept, -1))
+    order = np.argsort(lows.level - thresholds[lows.rollout], kind="stable")
+    left = kept.sum() - np.cumsum((following - lows.kept)[order])
+    reached = int(np.argmax(left <= total))
+    moved = order[: reached + 1]
+    np.minimum.at(kept, lows.rollout[moved], lows.kept[moved])
+    kept[lows.rollout[order[reached]]] += total - left[reached]
+    return kept
+
+
+def _moving_maxima(values: Floats, size: int) -> Floats:
+    width = 1
+    while width < size and values.size:
+        step = min(width, size - width)
+        values = np.maximum(values[:-step], values[step:])
+        width += step
+    return values

@@ -1,0 +1,53 @@
+"""Draw one page with the headline figure of every analysis."""
+
+from collections.abc import Callable, Mapping
+
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from opd_diag.errors import TableError
+from opd_diag.plots.agreement_traps import agreement_traps
+from opd_diag.plots.release_points import release_points
+from opd_diag.plots.rock_tokens import rock_tokens
+from opd_diag.plots.style import SINGLE, on_page, style
+from opd_diag.plots.teachability import teachability
+
+COLUMNS = 2
+PANELS: Mapping[str, Callable[..., Axes]] = {
+    "rock_tokens": rock_tokens,
+    "teachability": teachability,
+    "release_points": release_points,
+    "agreement_traps": agreement_traps,
+}
+
+
+def overview(tables: Mapping[str, pl.DataFrame], *, title: str = "") -> Figure:
+    """Draw the headline figure of every analysis that has a result, on one page.
+
+    Args:
+        tables: Result tables by name; those that are named after an analysis are drawn.
+        title: What stands above them.
+
+    Returns:
+        The page, with one axes for each analysis.
+
+    Raises:
+        TableError: If no table is named after an analysis.
+    """
+    names = [name for name in PANELS if name in tables]
+    if not names:
+        raise TableError(f"tables: none of an analysis; expected one of {', '.join(PANELS)}")
+    columns = min(COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    with style():
+        size = SINGLE[0] * columns, SINGLE[1] * rows + (0.4 if title else 0)
+        figure, grid = plt.subplots(rows, columns, figsize=on_page(size), squeeze=False)
+        for ax, name in zip(grid.flat, names, strict=False):
+            PANELS[name](tables[name], ax=ax)
+        for ax in grid.flat[len(names) :]:
+            ax.remove()
+        if title:
+            figure.suptitle(title, x=0.01, ha="left")
+    return figure

@@ -1,0 +1,95 @@
+"""Options of `score` and `check` that make no sense are refused before anything is read."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from opd_diag.errors import OptionError
+
+_BITS = (4, 8)
+
+
+def check_numbers(
+    *,
+    temperature: float,
+    part_tokens: int,
+    batch_tokens: int | None = None,
+    max_response_tokens: int | None = None,
+    limit: int | None = None,
+    union_k: int = 16,
+    seed: int = 0,
+) -> None:
+    """Check numbers.
+
+    Raises:
+        OptionError: If one lies outside its range.
+    """
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise OptionError(f"temperature: {temperature}; expected a positive number")
+    counts = {
+        "part_tokens": part_tokens,
+        "batch_tokens": batch_tokens,
+        "max_response_tokens": max_response_tokens,
+        "limit": limit,
+        "union_k": union_k,
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise OptionError(f"{name}: {count}; expected at least 1")
+    if seed < 0:
+        raise OptionError(f"seed: {seed}; expected at least 0")
+
+
+def check_grid(k_grid: Sequence[int], ids: int | None = None) -> tuple[int, ...]:
+    """Check the K of the columns with one value per K, and cut them at the vocabulary.
+
+    Args:
+        k_grid: The K.
+        ids: Number of decodable ids, once it is known.
+
+    Raises:
+        OptionError: If they do not rise from 2, or none is left.
+    """
+    grid = tuple(int(k) for k in k_grid)
+    if not grid or grid[0] < 2 or any(b <= a for a, b in pairwise(grid)):
+        raise OptionError(f"k_grid: {list(grid)}; expected rising numbers from 2")
+    kept = tuple(k for k in grid if ids is None or k <= ids)
+    if not kept:
+        raise OptionError(f"k_grid: {list(grid)}; expected a number up to {ids}, the vocabulary")
+    return kept
+
+
+def check_loading(
+    *,
+    dtype: str | None,
+    devices: Sequence[str | None],
+    bits: int | None = None,
+    device_map: str | None = None,
+) -> None:
+    """Check how models are to be loaded.
+
+    Raises:
+        OptionError: If torch knows no such dtype or has no such device here, or a number of bits
+            or a device map is unknown.
+    """
+    if dtype not in (None, "auto"):
+        found = getattr(torch, str(dtype), None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise OptionError(f"dtype: {dtype!r}; expected auto, float32, bfloat16 or float16")
+    for device in devices:
+        if device is not None and not _is_here(device):
+            raise OptionError(f"device: {device!r}; expected one that torch finds here")
+    if bits not in (None, *_BITS):
+        raise OptionError(f"teacher_bits: {bits}; expected 4 or 8")
+    if device_map not in (None, "auto"):
+        raise OptionError(f"device_map: {device_map!r}; expected auto")
+
+
+def _is_here(device: str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+    return torch.device(device).type != "meta"

@@ -1,0 +1,185 @@
+"""One rollout, token by token: its text, one column, and what the results say of each token."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from opd_diag.errors import OptionError, TableError
+from opd_diag.tables.columns.token_strip import TOKEN_STRIP
+from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.run import Run
+from opd_diag.tables.schema import check_table
+from opd_diag.tables.source import (
+    Frames,
+    Source,
+    Tokens,
+    as_source,
+    choose_checkpoints,
+    finished_result,
+    paired_tokens,
+    vocabulary,
+)
+
+DERIVED = {"advantage": "nat", "gain": "nat"}
+USUAL_K = {"margin": 4, "teacher_mass": 16, "overlap": 16}
+_KEYS = ("rollout", "position", "token_id", "segment", "in_loss")
+
+
+def token_strip(
+    run: Run | str | Path | Tokens,
+    rollout: int | str,
+    rollouts: pl.DataFrame | None = None,
+    *,
+    column: str = "reverse_kl",
+    checkpoint: str | None = None,
+) -> pl.DataFrame:
+    """Put the tokens of one rollout in a table that `plots.token_strip` draws.
+
+    Args:
+        run: A run, its folder, or a token table.
+        rollout: Its `rollout_id`, or its row number.
+        rollouts: The rollouts table, needed with a token table and with nothing else.
+        column: What the tokens are coloured by: a numeric column of the token table, where
+            `margin_8` is `margin` at K = 8 (without K: margin 4, teacher_mass 16, overlap 16),
+            `advantage` = teacher_logp - student_logp, or `gain` = forward_kl under the first
+            checkpoint minus forward_kl under this one.
+        checkpoint: Which one; None: the first, or the last for `gain`.
+
+    Returns:
+        Columns of `TOKEN_STRIP`, sorted by position, with no rows if the response has none.
+
+    Raises:
+        OptionError: If the column is unknown, or `gain` has no earlier checkpoint.
+        TableError: If the rollout or the checkpoint is unknown.
+    """
+    source = as_source(run, rollouts)
+    row = _find(source.rollouts, rollout)
+    known = choose_checkpoints(source, checkpoint)
+    name = known[-1] if column == "gain" else known[0]
+    full, unit, value = _choose(column, source.k_grid)
+    tokens = source.tokens(name).filter(pl.col("rollout") == row)
+    if column == "gain":
+        values = _gain(source, row, source.checkpoints[0], name)
+    else:
+        values = tokens.select("position", value.cast(pl.Float64).alias("value")).collect()
+    # `reverse_kl` is what the phases were counted over.
+    frame = tokens.select(*_KEYS, "reverse_kl").collect().join(values, on="position", how="left")
+    frame = frame.sort("position").with_columns(
+        checkpoint=pl.lit(name),
+        rollout_id=pl.lit(_its_id(source.rollouts, row)),
+        text=_text(frame.sort("position")["token_id"], vocabulary(source)),
+        column=pl.lit(full),
+        unit=pl.lit(unit),
+        is_rock=_is_rock(finished_result(source, "rock_tokens")),
+        is_released=_is_released(finished_result(source, "release_points"), name, row),
+        phase=_phase(finished_result(source, "agreement_traps"), name, row),
+    )
+    return check_table(frame.drop("reverse_kl"), TOKEN_STRIP, "token_strip")
+
+
+def _find(rollouts: pl.DataFrame, rollout: int | str) -> int:
+    """Return the row number of a rollout; an id comes before a number written as text."""
+    if isinstance(rollout, str):
+        if "rollout_id" in rollouts.columns:
+            found = rollouts.filter(pl.col("rollout_id") == rollout)["rollout"]
+            if found.len():
+                return int(found[0])
+        if not rollout.isdecimal():
+            raise TableError(f"rollout: no {rollout!r}; expected a rollout_id or a row number")
+        rollout = int(rollout)
+    if rollout not in rollouts["rollout"]:
+        raise TableError(
+            f"rollout: no row {rollout}; expected a rollout_id, or a row number "
+            f"below {rollouts.height}"
+        )
+    return rollout
+
+
+def _its_id(rollouts: pl.DataFrame, row: int) -> str | None:
+    if "rollout_id" not in rollouts.columns:
+        return None
+    return str(rollouts.filter(pl.col("rollout") == row)["rollout_id"][0])
+
+
+def _choose(column: str, k_grid: Sequence[int]) -> tuple[str, str, pl.Expr]:
+    """Return the full name, unit and expression of a column."""
+    if column in DERIVED:
+        return column, DERIVED[column], pl.col("teacher_logp") - pl.col("student_logp")
+    units, choices = {}, []
+    for known in token_columns(k_grid):
+        if isinstance(known.dtype, pl.Array):
+            for place, k in enumerate(k_grid):
+                units[f"{known.name}_{k}"] = known.unit, pl.col(known.name).arr.get(place)
+            choices.append(f"{known.name}_K")
+        elif known.dtype in (pl.Float32, pl.UInt32, pl.UInt16) and known.name not in _KEYS:
+            units[known.name] = known.unit, pl.col(known.name)
+            choices.append(known.name)
+    full = f"{column}_{USUAL_K[column]}" if column in USUAL_K else column
+    if full not in units:
+        grid = ", ".join(map(str, k_grid))
+        expected = ", ".join([*choices, *DERIVED])
+        raise OptionError(f"column: {column!r}; expected one of {expected} (K: {grid})")
+    return full, *units[full]
+
+
+def _gain(source: Source, row: int, first: str, last: str) -> pl.DataFrame:
+    if first == last:
+        raise OptionError(
+            f"column: 'gain' under {last!r}; expected a checkpoint after the first to compare with"
+        )
+    sides = [source.tokens(name).filter(pl.col("rollout") == row) for name in (first, last)]
+    both = Frames(pl.concat(sides), source.rollouts, source.k_grid)
+    pairs = paired_tokens(both, first, last, ["forward_kl"])
+    gain = pl.col("forward_kl_first").cast(pl.Float64) - pl.col("forward_kl_last")
+    return pairs.select("position", gain.alias("value"))
+
+
+def _text(ids: pl.Series, vocab: pl.DataFrame | None) -> pl.Series | pl.Expr:
+    if vocab is None:
+        return pl.lit(None, pl.String)
+    return ids.replace_strict(
+        vocab["token_id"], vocab["text"], default=None, return_dtype=pl.String
+    )
+
+
+def _is_rock(table: pl.DataFrame | None) -> pl.Expr:
+    if table is None:
+        return pl.lit(None, pl.Boolean)
+    return pl.col("token_id").is_in(table.filter("is_rock")["token_id"].to_list())
+
+
+def _is_released(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Expr:
+    own = _row(table, checkpoint, row)
+    if own is None:
+        return pl.lit(None, pl.Boolean)
+    first = own["release_token"][0]
+    return pl.lit(False) if first is None else pl.col("position") >= first
+
+
+def _phase(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Expr:
+    """Count the phases off over the tokens that the rule saw: in the loss and measured."""
+    own = _row(table, checkpoint, row)
+    if own is None or own["triggered"][0] is None:
+        return pl.lit(None, pl.String)
+    seen = pl.col("in_loss") & pl.col("reverse_kl").is_not_null()
+    if not own["triggered"][0]:
+        return pl.when(seen).then(pl.lit("untriggered"))
+    before = seen.cum_sum() - 1
+    return (
+        pl.when(~seen)
+        .then(None)
+        .when(before < own["n_pre"][0])
+        .then(pl.lit("pre"))
+        .when(before < own["n_pre"][0] + own["n_agreement"][0])
+        .then(pl.lit("agreement"))
+        .otherwise(pl.lit("post"))
+    )
+
+
+def _row(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.DataFrame | None:
+    """Return the row of a result that speaks of this rollout, if there is one."""
+    if table is None:
+        return None
+    own = table.filter(pl.col("checkpoint") == checkpoint, pl.col("rollout") == row)
+    return own if own.height else None

@@ -1,0 +1,133 @@
+"""The commands on a small run: what they write, print and return."""
+
+import json
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from opd_diag import open_run
+from opd_diag.cli import app
+from opd_diag.datasets import save_run, teachable_run
+from opd_diag.tables.columns import ANALYSES
+
+
+@pytest.fixture(scope="module")
+def analyzed(tmp_path_factory):
+    """A generated run, and what `analyze all` said of it."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    save_run(teachable_run(prompts=12, samples=2, tokens=120), folder)
+    return folder, CliRunner().invoke(app, ["analyze", "all", str(folder)])
+
+
+def test_analyze_all_writes_every_table_and_names_them(analyzed):
+    folder, result = analyzed
+    assert result.exit_code == 0, result.output
+    tables = {name for tables in ANALYSES.values() for name in tables}
+    assert {path.stem for path in (folder / "results").iterdir()} == tables
+    for name in tables:
+        assert f"wrote {folder}/results/{name}.parquet" in result.stdout
+    assert not result.stderr
+
+
+def test_results_hold_the_arguments_that_made_them(analyzed, run_cli, tmp_path):
+    folder, _ = analyzed
+    result = run_cli("analyze", "rock-tokens", folder, "--top", 7, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    metadata = pl.read_parquet_metadata(tmp_path / "rock_tokens.parquet")["opd_diag"]
+    assert json.loads(metadata)["arguments"]["top"] == 7
+    assert pl.read_parquet(tmp_path / "rock_tokens.parquet")["is_rock"].sum() <= 7
+
+
+def test_an_analysis_that_fails_does_not_lose_the_others(run_cli, tmp_path):
+    names = [text for name in ("step0", "step1") for text in ("--checkpoint", name)]
+    broken = tmp_path / "run"
+    save_run(teachable_run(prompts=6, tokens=80, checkpoints=("step0", "step1", "x")), broken)
+    result = run_cli("analyze", "all", broken, *names, "--checkpoint", "x")
+    assert result.exit_code == 1
+    assert "failed: teachability" in result.stderr
+    assert (broken / "results/rock_tokens.parquet").exists()
+    assert not (broken / "results/teachability.parquet").exists()
+
+
+def test_plot_draws_and_names_what_it_could_not(analyzed, run_cli, tmp_path):
+    folder, _ = analyzed
+    result = run_cli("plot", folder, "rock_cutoff", "release-points", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "rock_cutoff.png").stat().st_size > 5_000
+    assert f"wrote {tmp_path}/release_points.png" in result.stdout
+    bare = tmp_path / "bare"
+    save_run(teachable_run(prompts=6, tokens=80), bare)
+    result = run_cli("plot", bare, "teachability")
+    assert result.exit_code == 0
+    assert "not drawn: teachability (" in result.stdout
+    assert run_cli("plot", folder, "no-such-figure").exit_code == 2
+
+
+def test_info_tells_results_and_json(analyzed, run_cli):
+    folder, _ = analyzed
+    text = run_cli("info", folder).stdout
+    assert "rock_selectors" in text
+    assert "2,880 response tokens" in text
+    found = json.loads(run_cli("info", folder, "--json").stdout)
+    assert found["rollouts"]["tokens"] == open_run(folder).tokens("step0").collect().height
+    assert found["results"]["trap_cuts"]["state"] == "fresh"
+
+
+def test_score_check_and_resume(run_cli, write, rows, teacher, student, later, tmp_path):
+    dump, out = write(rows), tmp_path / "run"
+    models = ["--teacher", teacher, "--student"]
+    found = run_cli("check", dump, *models, student, "--json")
+    levels = {finding["what"]: finding["level"] for finding in json.loads(found.stdout)}
+    assert levels["tokenizer"] == levels["self-KL"] == "green"
+    assert found.exit_code == 0
+    first = run_cli("score", dump, *models, f"a={student}", "--out", out)
+    assert first.exit_code == 0, first.output
+    assert "reverse_kl" in first.stdout
+    assert "1,892 response tokens" in first.stderr
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("tokens/*/*")}
+    more = run_cli("score", dump, *models, f"a={student}", "--student", f"b={later}", "--out", out)
+    assert more.exit_code == 0, more.output
+    assert open_run(out).checkpoints == ("a", "b")
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+
+
+def test_check_is_red_where_the_job_cannot_run(run_cli, write, rows, teacher, tmp_path):
+    result = run_cli("check", write(rows), "--teacher", teacher, "--student", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("red") or result.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["a=x", "b=y"], {"a": "x", "b": "y"}),
+        (["x/last"], {"last": "x/last"}),
+        (["odd name=x"], {"odd name=x": "odd name=x"}),
+    ],
+)
+def test_students_are_named(given, named):
+    from opd_diag.cli.score import name_students
+
+    assert name_students(given) == named
+
+
+def test_a_path_with_an_equals_sign_that_exists_is_a_path(tmp_path):
+    from opd_diag.cli.score import name_students
+
+    folder = tmp_path / "a=b"
+    folder.mkdir()
+    assert name_students([str(folder)]) == {"a=b": str(folder)}
+
+
+def test_equal_names_are_bad_usage(run_cli, write, rows, teacher, student, tmp_path):
+    result = run_cli(
+        "score", write(rows), "--teacher", teacher, "--student", f"a={student}",
+        "--student", f"a={student}", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "'a' twice" in result.stderr
+
+
+def test_version(run_cli):
+    assert run_cli("--version").stdout.startswith("opd-diag ")

@@ -1,0 +1,230 @@
+"""Figures show the numbers of their tables, with units, and say so when there are none."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+
+from opd_diag import plots
+from opd_diag.analyses.rock_tokens import rock_tokens
+from opd_diag.datasets import rock_run, save_run
+from opd_diag.plots.style import CONTROL, colour
+
+FIGURES = {
+    plots.rock_tokens: "rock_tokens",
+    plots.rock_tokens_change: "rock_tokens",
+    plots.rock_tokens_gradients: "rock_tokens",
+    plots.rock_groups: "rock_groups",
+    plots.rock_cutoff: "rock_cutoff",
+    plots.rock_selectors: "rock_selectors",
+    plots.rock_outputs: "rock_outputs",
+    plots.rock_example: "rock_example",
+}
+NAMES = [figure.__name__ for figure in FIGURES]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    data = rock_run(prompts=12, samples=2, tokens=120, checkpoints=("a", "b", "c"))
+    return rock_tokens(save_run(data, tmp_path_factory.mktemp("run")), top=12)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=NAMES)
+def test_every_figure_draws_on_the_axes_it_is_given_and_labels_them(figure, tables, tmp_path):
+    _, ax = plt.subplots()
+    table = getattr(tables, FIGURES[figure])
+    assert figure(table, ax=ax) is ax
+    assert ax.get_xlabel()
+    assert ax.get_title(loc="left") or ax.get_title()
+    if figure is not plots.rock_example:
+        assert ax.get_ylabel()
+        assert ax.get_legend() is not None
+    own = figure(table)
+    assert isinstance(own, Axes)
+    assert own is not ax
+    own.figure.savefig(tmp_path / "figure.png")
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=NAMES)
+def test_an_empty_table_is_said_and_not_drawn(figure, tables):
+    ax = figure(getattr(tables, FIGURES[figure]).clear())
+    assert ax.texts
+    assert not ax.axison
+
+
+def scattered(ax, label):
+    (found,) = (c for c in ax.collections if str(c.get_label()).startswith(label))
+    return np.asarray(found.get_offsets())
+
+
+def line(ax, label):
+    (found,) = (one for one in ax.lines if one.get_label() == label)
+    return found
+
+
+def as_points(rows, x, y):
+    return rows.select(x, y).to_numpy()
+
+
+def test_the_funnel_marks_rocks_and_controls_and_holds_the_band(tables):
+    rows = tables.rock_tokens
+    ax = plots.rock_tokens(rows)
+    rocks = rows.filter("is_rock")
+    controls = rows.filter(pl.col("token_id").is_in(rocks["control_token_id"].implode()))
+    for label, own in (
+        ("rocks", rocks),
+        ("controls", controls),
+        ("other types", rows.filter(~pl.col("is_rock") & (pl.col("mean_loss") > 0))),
+    ):
+        drawn = scattered(ax, label)
+        expected = as_points(own.sort("n"), "n", "mean_loss")
+        np.testing.assert_allclose(drawn[np.lexsort(drawn.T)], expected[np.lexsort(expected.T)])
+    band = ax.collections[0].get_paths()[0].vertices
+    for row in rows.unique("n").to_dicts():
+        at = band[band[:, 0] == row["n"], 1]
+        assert np.isclose(at, row["mean_loss_p10"]).any()
+        assert np.isclose(at, row["mean_loss_p90"]).any()
+    assert ax.get_xscale() == ax.get_yscale() == "log"
+    named = {text.get_text() for text in ax.texts}
+    assert named == {repr(text) for text in rocks.sort("rank")["text"].head(8)}
+
+
+def test_change_is_drawn_against_the_line_of_none(tables):
+    rows = tables.rock_tokens
+    ax = plots.rock_tokens_change(rows)
+    same = line(ax, "no change")
+    np.testing.assert_array_equal(same.get_xdata(), same.get_ydata())
+    for label in ("stagnant", "changed", "undecided"):
+        own = rows.filter(pl.col("is_rock") & (pl.col("label") == label))
+        drawn = scattered(ax, f"rocks, {label}")
+        np.testing.assert_allclose(np.sort(drawn[:, 0]), np.sort(own["mean_first"].to_numpy()))
+        np.testing.assert_allclose(np.sort(drawn[:, 1]), np.sort(own["mean_last"].to_numpy()))
+    assert rows.filter(pl.col("label") == "changed").height
+    alone = plots.rock_tokens_change(rows.with_columns(mean_first=None, mean_last=None))
+    assert [text.get_text() for text in alone.texts] == ["no two checkpoints to compare"]
+
+
+def test_gradients_stand_raw_and_across_halves_with_negative_ones(tables):
+    rows = tables.rock_tokens.drop_nulls("norm2_cross")
+    ax = plots.rock_tokens_gradients(tables.rock_tokens)
+    for label, name in (("raw", "norm2_raw"), ("across", "norm2_cross")):
+        np.testing.assert_allclose(scattered(ax, label), as_points(rows, "n", name))
+    assert scattered(ax, "across")[:, 1].min() < 0
+    bottom, _ = ax.get_ylim()
+    assert bottom <= scattered(ax, "across")[:, 1].min()
+    alone = plots.rock_tokens_gradients(tables.rock_tokens.with_columns(norm2_cross=None))
+    assert [text.get_text() for text in alone.texts] == ["no gradient sums of these rollouts"]
+
+
+@pytest.mark.parametrize("group", ["rock", "control", "high_kl", "random"])
+def test_groups_are_drawn_honestly_with_intervals_and_naively_beside(tables, group):
+    ax = plots.rock_groups(tables.rock_groups)
+    own = tables.rock_groups.filter(group=group)
+    honest, naive = (own.filter(measured_on=side) for side in ("other half", "same half"))
+    np.testing.assert_allclose(line(ax, f"{group}, other half").get_ydata(), honest["level"])
+    np.testing.assert_allclose(line(ax, f"{group}, same half (naive)").get_ydata(), naive["level"])
+    place = ("rock", "control", "high_kl", "random").index(group)
+    drawn = ax.collections[place].get_paths()[0].vertices[:, 1]
+    for name in ("level_low", "level_high"):
+        assert all(np.isclose(drawn, value).any() for value in honest[name])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+
+
+def test_the_cutoff_holds_both_curves_and_the_size_of_the_paper(tables):
+    table = tables.rock_cutoff
+    ax = plots.rock_cutoff(table)
+    for name in ("R", "frequency"):
+        rows = table.filter(selector=name)
+        stable = line(ax, f"J_c by {name}, 5-95 % of splits")
+        np.testing.assert_allclose(stable.get_ydata(), rows["J_c"].cast(float).fill_null(np.nan))
+        np.testing.assert_array_equal(stable.get_xdata(), rows["K"])
+        covered = line(ax, f"coverage on the other half, by {name}")
+        np.testing.assert_allclose(covered.get_ydata(), rows["cross_coverage"])
+        suggested = rows["suggested_K"][0]
+        if suggested is not None:
+            mark = line(ax, f"suggested by {name}: {suggested}")
+            assert set(mark.get_xdata()) == {suggested}
+    own = line(ax, "coverage by R on the rows that chose")
+    np.testing.assert_allclose(own.get_ydata(), table.filter(selector="R")["coverage"])
+    assert set(line(ax, "paper: 100").get_xdata()) == {100}
+    reasons = table.with_columns(J_c=None, cross_coverage=None, reason=pl.lit("too few prompts"))
+    assert plots.rock_cutoff(reasons).texts[0].get_text() == "too few prompts"
+
+
+def test_selectors_stand_by_stability_and_lift(tables):
+    table = tables.rock_selectors
+    ax = plots.rock_selectors(table)
+    for row in table.drop_nulls(["J_c", "cross_lift"]).to_dicts():
+        point = line(ax, row["selector"])
+        assert point.get_xdata()[0] == pytest.approx(row["J_c"])
+        assert point.get_ydata()[0] == pytest.approx(row["cross_lift"])
+    heights = {float(y) for one in ax.collections for path in one.get_paths()
+               for y in path.vertices[:, 1]}  # fmt: skip
+    for low in table["cross_lift_low"].drop_nulls():
+        assert any(abs(low - height) < 1e-9 for height in heights)
+    assert any(set(one.get_ydata()) == {1} for one in ax.lines)
+
+
+def test_every_rollout_is_counted_in_both_histograms(tables):
+    ax = plots.rock_outputs(tables.rock_outputs)
+    assert len(ax.patches) == 2
+    for place, name in enumerate(("rock_share", "rock_loss_share")):
+        counts, _ = np.histogram(tables.rock_outputs[name].drop_nulls(), np.linspace(0, 1, 41))
+        # An outline goes up and down at both sides of every bar.
+        heights = ax.patches[place].get_path().vertices[:, 1]
+        assert heights.max() == counts.max()
+        assert sorted(set(heights)) == sorted({0, *counts})
+    assert "share of tokens (24 rollouts)" in ax.get_legend_handles_labels()[1]
+
+
+def test_the_example_writes_every_token_and_underlines_the_rocks(tables):
+    rows = tables.rock_example.head(6).with_columns(
+        text=pl.Series([" costs", " $3", "\n", "中", "\t", None]),
+        is_rock=pl.Series([True, False, False, True, False, False]),
+        value=pl.Series([0.0, 4.0, 1.0, None, 0.5, 0.1]),
+    )
+    ax = plots.rock_example(rows)
+    ax.figure.canvas.draw()
+    written = [text.get_text() for text in ax.texts]
+    assert written[0] == " costs"
+    assert written[1] == " $3"  # and starts no formula
+    assert written[2] == "⏎"
+    assert written[-1] == f"[{rows['token_id'][5]}]"
+    lines = {text.get_position()[1] for text in ax.texts}
+    assert lines == {0, 1}
+    shades = [to_hex(bar.get_facecolor()[0]) for bar in ax.collections]
+    assert shades.count(to_hex(colour(0))) == 2
+    assert len(ax.collections) == 5 + 2  # one token is outside the loss
+    assert "(nat)" in ax.figure.axes[-1].get_ylabel()
+
+
+def test_a_long_example_says_how_much_of_it_is_drawn(tables):
+    rows = pl.concat([tables.rock_example] * 40).with_columns(text=pl.lit("word " * 4))
+    ax = plots.rock_example(rows)
+    assert len(ax.texts) == 60 * 5
+    assert "its first 300 of 4,800 tokens" in ax.get_title(loc="left")
+
+
+def test_texts_that_no_font_draws_and_dollars_do_no_harm(tables, tmp_path):
+    texts = ["$x$", "\\frac{$", "中文", "\U0001f469", "_{", None]
+    rows = tables.rock_tokens
+    names = pl.Series([texts[i % len(texts)] for i in range(rows.height)], dtype=pl.String)
+    ax = plots.rock_tokens(rows.with_columns(text=names))
+    ax.figure.savefig(tmp_path / "figure.png")
+    named = [text.get_text() for text in ax.texts]
+    assert "'$x$'" in named
+    assert any(name.startswith("#") for name in named)
+
+
+def test_types_of_no_group_are_grey(tables):
+    ax = plots.rock_tokens(tables.rock_tokens)
+    (rest,) = (c for c in ax.collections if str(c.get_label()).startswith("other types"))
+    assert to_hex(rest.get_facecolor()[0]) == CONTROL.lower()
