@@ -7,6 +7,7 @@ from typing import TypeVar
 import typer
 
 Number = TypeVar("Number", int, float)
+WIDE = 240
 
 
 def heading(text: str) -> None:
@@ -36,8 +37,9 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -
     for row in rows:
         grid.add_row(*(Text(cell(value)) for value in row))
     console = Console()
-    # A pipe has no width: let a line be as long as its row.
-    console.print(grid, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        console = Console(width=WIDE)  # a pipe has no width of its own
+    console.print(grid)
 
 
 def cell(value: object) -> str:

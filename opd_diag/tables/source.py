@@ -142,7 +142,7 @@ def choose_rollouts(
             continue
         kept = frame.filter(pl.col(name) == value)
         if kept.is_empty():
-            known = ", ".join(map(str, frame[name].unique().sort())) or "no rollouts"
+            known = ", ".join(map(str, frame[name].drop_nulls().unique().sort())) or "none"
             raise TableError(f"{name}: no rollouts of {value!r}; expected one of {known}")
         frame = kept
     return frame.sort("rollout")
@@ -172,14 +172,21 @@ def paired_tokens(
     sides = []
     for name, extra in ((first, shared), (last, ())):
         frame = source.tokens(name).select(*keys, *dict.fromkeys((*extra, *columns))).collect()
-        sides.append(frame.sort("rollout", "position"))
+        sides.append(frame if _rises(frame) else frame.sort("rollout", "position"))
     one, other = sides
     if not one.select(keys).equals(other.select(keys)):
         raise TableError(
             f"tokens: checkpoints {first!r} and {last!r} differ in (rollout, position, token_id); "
             "expected the same tokens, one to one"
         )
-    if one.select(pl.struct("rollout", "position").is_duplicated().any()).item():
+    if not _rises(one):
         raise TableError("tokens: (rollout, position) occurs twice; expected each token once")
     renamed_one = one.select(*keys, *shared, *(pl.col(c).alias(f"{c}_first") for c in columns))
     return renamed_one.hstack(other.select(pl.col(c).alias(f"{c}_last") for c in columns))
+
+
+def _rises(tokens: pl.DataFrame) -> bool:
+    """Tell whether (rollout, position) rises from row to row, as it does on disk."""
+    rollout, position = pl.col("rollout"), pl.col("position")
+    further = (rollout == rollout.shift()) & (position > position.shift())
+    return bool(tokens.select(((rollout > rollout.shift()) | further).slice(1).all()).item())
