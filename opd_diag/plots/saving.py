@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ FEWEST = 12  # characters in a line
 LEGEND = 40
 LEGEND_SHARE = 0.7  # of the width of its axes and their labels
 TICK = 24
+_KEEP_LAYOUT: dict[Any, Any] = {"figure.constrained_layout.use": False}  # a figure has its own
 SAFE = 0.85  # some lines have wider letters, and broken labels move the axes
 
 
@@ -37,7 +39,7 @@ def saved(figure: Figure, path: Path, *, dpi: int | None = None) -> Path:
     """
     _escape(figure)
     _break_lines(figure)
-    with style(), atomic_path(path) as temporary:
+    with style(), plt.rc_context(_KEEP_LAYOUT), atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=dpi or plt.rcParams["savefig.dpi"])
     return path
 

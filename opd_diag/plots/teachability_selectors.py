@@ -56,7 +56,8 @@ def _by_budget(table: pl.DataFrame, ax: Axes | None, name: str, label: str, titl
         ticks = sorted(set(rows["budget"]))
         ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)
         ax.set_xticks([], minor=True)
-        ax.set_xlabel(f"share of the tokens chosen (of each {rows['budget_per'][0]})")
+        whole = "the run" if rows["budget_per"][0] == "run" else "each rollout"
+        ax.set_xlabel(f"share of the tokens chosen (of {whole})")
         ax.set_ylabel(label)
         ax.set_title(f"{title}, {pair(rows)} ({max(rows['n_prompts']):,} prompts)")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

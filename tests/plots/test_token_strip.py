@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection
 import opd_diag as od
 from opd_diag.datasets import release_run, save_run, trap_run
 from opd_diag.errors import OptionError, TableError
+from opd_diag.plots.saving import saved
 from opd_diag.plots.wrapping import wrapped
 from opd_diag.tables.columns.token_strip import TOKEN_STRIP
 from opd_diag.tables.schema import polars_schema
@@ -287,3 +288,11 @@ def test_words_are_placed_whole_and_side_by_side():
             assert following.at == (piece.at + piece.width if same else 0)
             assert following.line - piece.line in (0, 1)
             assert not (same and piece.text.endswith("⏎"))
+
+
+def test_a_strip_can_be_saved_twice_and_stays_in_place(tmp_path):
+    ax = od.plots.token_strip(strip([0.1] * 30))
+    before = ax.get_position().bounds
+    for name in ("x.png", "x.svg"):
+        saved(ax.figure, tmp_path / name)
+        assert ax.get_position().bounds == before
