@@ -1,10 +1,15 @@
 """Time `rock_tokens` on a generated run: seconds, and peak memory of the process.
 
 A run of the shape asked for is written to a folder first, with the columns that the analysis reads
-and its gradient sums, and read back by a process of its own: `python -m benchmarks.rocks_speed`.
+and its gradient sums, and read back by a process of its own. Prints Markdown. Run:
+python -m benchmarks.rocks_speed > benchmarks/results/rock_speed.md
 """
 
 import argparse
+import datetime
+import json
+import os
+import platform
 import resource
 import subprocess
 import sys
@@ -120,21 +125,25 @@ def _no_sums(sums: object) -> object:
 
 
 def time_analysis(folder: Path) -> None:
-    """Run the analysis, and print seconds and peak memory."""
+    """Run the analysis, and print seconds, peak memory and sizes as JSON."""
     from opd_diag.analyses.rock_tokens import rock_tokens
 
-    start = time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     result = rock_tokens(folder)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{result.rock_outputs['n'].sum():,} tokens, {result.rock_tokens.height:,} types, "
-        f"{len(CHECKPOINTS)} checkpoints: {seconds:.1f} s, {peak:.2f} GiB at most"
-    )
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
+    found = {
+        "tokens": int(result.rock_outputs["n"].sum()),
+        "types": result.rock_tokens.height,
+        "wall": seconds,
+        "user": after.ru_utime - before.ru_utime,
+        "system": after.ru_stime - before.ru_stime,
+        "GiB": after.ru_maxrss / 2**20,
+    }
+    print(json.dumps(found))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a run and time the analysis on it in a process of its own."""
+    """Write a run, and time the analysis on it in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=10_000_000)
     parser.add_argument("--types", type=int, default=30_000)
@@ -142,16 +151,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=1_024)
     parser.add_argument("--parts", type=int, default=38)
-    parser.add_argument("--run", type=Path, help="time a run that is there")
+    parser.add_argument("--timed", type=Path, help="time a run that is there")
     options = parser.parse_args(arguments)
-    if options.run:
-        time_analysis(options.run)
+    if options.timed:
+        time_analysis(options.timed)
         return
+    print("# Speed of rock_tokens\n")
+    print(f"`python -m benchmarks.rocks_speed`, {datetime.date.today()}, Python ", end="")
+    print(f"{platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}, ", end="")
+    print("2 CPU cores. Asked: 30 s and 4 GB.")
+    print("CPU seconds are user and system time of all threads; the load is that of the last")
+    print("minute before, this process not counted: above 0, wall seconds are upper bounds.\n")
+    print("| tokens | types | checkpoints | BLAS threads | load | wall, s | CPU, s | peak, GiB |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        load = os.getloadavg()[0]
         write_run(Path(folder), options)
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.rocks_speed", "--run", folder], check=True
-        )
+        for threads in ("2", "1"):
+            command = [sys.executable, "-m", "benchmarks.rocks_speed", "--timed", folder]
+            environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, env=environment
+            )
+            found = json.loads(done.stdout)
+            print(
+                f"| {found['tokens']:,} | {found['types']:,} | {len(CHECKPOINTS)} | {threads} "
+                f"| {load:.1f} | {found['wall']:.1f} | {found['user'] + found['system']:.1f} "
+                f"| {found['GiB']:.2f} |",
+                flush=True,
+            )
+            load = os.getloadavg()[0]
 
 
 if __name__ == "__main__":

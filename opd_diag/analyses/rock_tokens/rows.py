@@ -9,6 +9,7 @@ import polars as pl
 from opd_diag.analyses.rock_tokens.context import FEWEST_MEMBERS, MOST_MEMBERS, recurring_contexts
 from opd_diag.analyses.rock_tokens.frames import as_table, interval_columns, reasons, said, spread
 from opd_diag.analyses.rock_tokens.gradients import type_gradients
+from opd_diag.analyses.rock_tokens.null import lift_p
 from opd_diag.analyses.rock_tokens.persistence import label, type_changes
 from opd_diag.analyses.rock_tokens.question import Question
 from opd_diag.analyses.rock_tokens.sums import total
@@ -16,7 +17,6 @@ from opd_diag.analyses.rock_tokens.types import (
     FEWEST_OCCURRENCES,
     FEWEST_PROMPTS,
     funnel,
-    lift_p,
     trusted,
     type_intervals,
 )

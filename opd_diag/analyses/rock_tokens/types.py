@@ -1,4 +1,4 @@
-"""What stands beside R for every token type: shares, lift, ranks, intervals and their null."""
+"""What stands beside R for every token type: intervals of shares, lift and rank, the funnel."""
 
 from typing import Any, NamedTuple, TypeAlias
 
@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from opd_diag.analyses.rock_tokens.occurrences import Occurrences
 from opd_diag.analyses.rock_tokens.sums import Sums, per_prompt, total
 from opd_diag.stats.bootstrap import Interval, ratio, ratio_of_ratios
-from opd_diag.stats.permutation import drawn_p, normal_p, permutation_moments
 from opd_diag.stats.ranks import rank_intervals
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -17,7 +15,6 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 
 FEWEST_OCCURRENCES = 10
 FEWEST_PROMPTS = 5
-EXACT_BELOW = 30  # occurrences under which the normal law is not trusted for a p value
 FUNNEL = (0.1, 0.9)
 
 
@@ -71,32 +68,6 @@ def type_intervals(
             sums.x[0][:, np.flatnonzero(eligible)], place[items], present, seed=seed
         ),
     )
-
-
-def lift_p(sums: Sums, occurrences: Occurrences, seed: int) -> tuple[Floats, Floats]:
-    """Test for every type whether its lift differs from 1.
-
-    The loss is permuted among the occurrences of each prompt, so a type is not called special
-    for standing in hard prompts.
-
-    Returns:
-        Two-sided p, and p adjusted over all types (Benjamini-Hochberg); NaN where a type does
-        not occur. Shape (types,).
-    """
-    n, x = sums.n[0], sums.x[0]
-    size = per_prompt(n)
-    observed = total(x)
-    mean, variance = permutation_moments(n, size, per_prompt(x), per_prompt(sums.square))
-    p = normal_p(observed, mean, variance)
-    count = total(n)
-    few = np.flatnonzero((count > 0) & (count < EXACT_BELOW))
-    prompt = occurrences.rollout_prompt[occurrences.rollout[occurrences.at]]
-    values = occurrences.loss[0][np.argsort(prompt, kind="stable")]
-    p[few] = drawn_p(n[:, few], observed[few], mean[few], values, size, seed=seed)
-    p[count == 0] = np.nan
-    adjusted = np.full(p.shape, np.nan)
-    adjusted[count > 0] = stats.false_discovery_control(p[count > 0])
-    return p, adjusted
 
 
 def funnel(sums: Sums, *, signed: bool) -> tuple[Floats, Floats]:

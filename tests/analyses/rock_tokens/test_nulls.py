@@ -3,7 +3,9 @@
 import numpy as np
 import polars as pl
 import scipy.stats
+from scipy.sparse import csr_array
 
+from opd_diag.analyses.rock_tokens.null import lift_p, skewed_p, third_moment
 from opd_diag.analyses.rock_tokens.occurrences import read_occurrences
 from opd_diag.analyses.rock_tokens.persistence import (
     GROUPS,
@@ -16,7 +18,6 @@ from opd_diag.analyses.rock_tokens.selectors import eligible_types
 from opd_diag.analyses.rock_tokens.sums import prompt_sums, total
 from opd_diag.analyses.rock_tokens.types import (
     funnel,
-    lift_p,
     trusted,
     type_intervals,
 )
@@ -56,6 +57,46 @@ def test_lift_differs_from_1_no_more_often_than_its_level_at_any_frequency():
         assert at_most(count, of, 0.05)
         assert count >= scipy.stats.binom.ppf(1 - CERTAIN, of, 0.05) - 1  # nor is p too large
     assert at_most(found, 24, 0.05)
+
+
+def test_moments_and_p_of_the_permutation_are_those_of_many_permutations():
+    rng = np.random.default_rng(3)
+    size = np.array([40, 25, 60])
+    prompt = np.repeat(np.arange(3), size)
+    values = rng.gamma(0.5, 1.0, prompt.size) * (1 + prompt)
+    kind = rng.choice(3, prompt.size, p=[0.7, 0.2, 0.1])
+    n = csr_array((np.ones(prompt.size), (prompt, kind)), shape=(3, 3))
+    centred = values - (np.bincount(prompt, values) / size)[prompt]
+    third = third_moment(n, size.astype(float), np.bincount(prompt, centred**3))
+    permuted = np.concatenate(
+        [rng.permuted(np.tile(centred[prompt == i], (60_000, 1)), axis=1) for i in range(3)], axis=1
+    )
+    drawn = np.stack([permuted[:, kind == k].sum(axis=1) for k in range(3)], axis=1)
+    error = (drawn**3).std(axis=0) / np.sqrt(len(drawn))
+    assert (np.abs(third - (drawn**3).mean(axis=0)) < 4 * error).all()
+    spread = drawn.std(axis=0)
+    for away in (1.0, 2.0, 3.0):
+        p = skewed_p(away * spread, np.zeros(3), spread**2, third)
+        share = (np.abs(drawn) >= away * spread).mean(axis=0)
+        np.testing.assert_allclose(p, share, rtol=0.15, atol=0.002)
+    assert third[2] / spread[2] ** 3 > 0.2  # far from normal
+    normal = skewed_p(np.array([1.96]), np.zeros(1), np.ones(1), np.zeros(1))
+    assert abs(normal[0] - 0.05) < 1e-4
+    assert skewed_p(np.ones(1), np.ones(1), np.zeros(1), np.zeros(1)) == 1
+
+
+def test_skewed_losses_of_common_types_are_not_called_special_after_adjustment():
+    found = 0
+    for seed in range(30):
+        data = null_run(prompts=20, samples=2, tokens=150, types=70, seed=seed)
+        # Even frequencies, about 85 of each type, and a long tail.
+        ids = np.random.default_rng([seed, 5]).integers(70, size=data.tokens.height)
+        tokens = data.tokens.with_columns(
+            token_id=pl.Series(ids, dtype=pl.Int32), reverse_kl=pl.col("reverse_kl") ** 2
+        )
+        occurrences = read(data._replace(tokens=tokens))
+        found += bool((lift_p(prompt_sums(occurrences), occurrences, seed)[1] < 0.05).any())
+    assert at_most(found, 30, 0.07)
 
 
 def test_intervals_of_lift_hold_1_where_types_are_alike():
