@@ -1,5 +1,6 @@
 """Preflight: what a scoring job will meet, from its files and from one batch."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def check(
         (job,) = load_jobs(inputs, measures, teacher, {"student": student}, Loading(load, load))
     except OpdDiagError as error:
         return [*found, Finding(RED, "models", str(error))]
-    found += _model_findings(job)
+    found += _model_findings(job, origin)
     found += plan_findings(job, batch_tokens, part_tokens)
     lengths = job.sequences.lengths
     batch = choose_batch(lengths, job.sequences.responses.lengths)
@@ -118,11 +119,11 @@ def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
     return flat(lists, job.sequences.responses.lengths[batch]).to_numpy()
 
 
-def _model_findings(job: Job) -> list[Finding]:
+def _model_findings(job: Job, origin: Origin) -> list[Finding]:
     (student,) = job.students.values()
     found = []
     for role, model in (("teacher", job.teacher), ("student", student)):
-        saved = getattr(model.model.config, "dtype", None)
+        saved = _saved_dtype(model.name, origin)
         found.append(
             Finding(
                 GREEN,
@@ -141,6 +142,15 @@ def _model_findings(job: Job) -> list[Finding]:
                 )
             )
     return found
+
+
+def _saved_dtype(name: str, origin: Origin) -> object:
+    """Read it from the folder: a loaded model's config tells the dtype that it was loaded with."""
+    from transformers import AutoConfig
+
+    with contextlib.suppress(OSError, ValueError):  # an adapter has no config of its own
+        return getattr(AutoConfig.from_pretrained(name, **origin), "dtype", None)
+    return None
 
 
 def _plain(dtype: object) -> str:

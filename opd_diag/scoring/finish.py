@@ -108,7 +108,8 @@ def warnings(checkpoints: Mapping[str, Mapping[str, Any]]) -> list[str]:
         name, nearest = min(compared.items(), key=lambda item: item[1]["median"])
         found.append(
             f"the generator's log-probs fit no checkpoint; nearest is {name}: "
-            f"{nearest['diagnosis']} ({nearest['detail']}). Check the prompts, the template, the "
-            "temperature and the checkpoint: `opd-diag check` tells them apart"
+            f"{nearest['diagnosis']} ({nearest['detail']}). Unless another model, such as the "
+            "teacher, generated them, check the prompts, the template, the temperature and the "
+            "checkpoint: `opd-diag check` tells them apart"
         )
     return found

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opd_diag.scoring.check import check
 from opd_diag.tables.rollouts import Rollouts
@@ -43,8 +43,16 @@ def test_a_sound_job_is_green(sampled, teacher, student, tmp_path):
     details = {finding.what: finding.detail for finding in found}
     assert details["generator's log-probs"].startswith("aligned")
     assert "480 response tokens" in details["rollouts"]
+    assert "float32 (saved as float32)" in details["teacher"]
     assert str(tmp_path) in details["disk"]
     assert not (tmp_path / "run").exists()
+
+
+def test_the_saved_dtype_is_told_beside_the_loaded_one(sampled, teacher, student, tmp_path):
+    AutoModelForCausalLM.from_pretrained(student, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(student).save_pretrained(tmp_path)
+    found = findings(sampled(), teacher, str(tmp_path))
+    assert "float32 (saved as bfloat16)" in found["student"].detail
 
 
 def test_log_probs_of_the_token_before_are_called_shifted(sampled, teacher, student):
