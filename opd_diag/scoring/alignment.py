@@ -13,6 +13,8 @@ EDGES = np.geomspace(1e-6, 1e2, 201)
 # Inference engines in bfloat16 stay below these; another checkpoint does not.
 MEDIAN_ALIGNED = 0.02
 P95_ALIGNED = 0.25
+# A confident model lies within these under any temperature: then what fits far better is meant.
+FAR_BETTER = 1 / 3
 FEWEST_TOKENS = 16
 
 Values = NDArray[np.float32]
@@ -74,18 +76,25 @@ def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> 
         return Alignment(n, None, None, "too few tokens", f"{n} tokens with a log-prob")
     median, p95 = _quantile(plain, 0.5), _quantile(plain, 0.95)
     seen = f"median |difference| {median:.2g} nat, 95th percentile {p95:.2g} nat"
-    if _aligned(plain):
-        return Alignment(n, median, p95, "aligned", seen)
     for shift in SHIFTS[1:]:
-        if _aligned(counts[shift]):
+        if _fits_instead(counts[shift], plain):
             where = "after" if shift > 0 else "before"
             detail = f"{seen}; they fit the student's at the token {where}"
             return Alignment(n, median, p95, "shifted by one", detail)
     for temperature, others in (tempered or {}).items():
-        if _aligned(others[0]):
+        if _fits_instead(others[0], plain):
             detail = f"{seen}; they fit temperature {temperature:g}"
             return Alignment(n, median, p95, "other temperature", detail)
+    if _aligned(plain):
+        return Alignment(n, median, p95, "aligned", seen)
     return Alignment(n, median, p95, "other checkpoint", seen)
+
+
+def _fits_instead(rival: NDArray[np.int64], plain: NDArray[np.int64]) -> bool:
+    if not _aligned(rival):
+        return False
+    far_better = _quantile(rival, 0.95) < FAR_BETTER * _quantile(plain, 0.95)
+    return far_better or not _aligned(plain)
 
 
 def _aligned(counts: NDArray[np.int64]) -> bool:
