@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from opd_diag import open_run
 from opd_diag.cli import app
-from opd_diag.datasets import save_run, teachable_run
+from opd_diag.datasets import null_run, save_run, teachable_run
 from opd_diag.tables.columns import ANALYSES
 
 
@@ -42,7 +42,7 @@ def test_results_hold_the_arguments_that_made_them(analyzed, run_cli, tmp_path):
 def test_an_analysis_that_fails_does_not_lose_the_others(run_cli, tmp_path):
     names = [text for name in ("step0", "step1") for text in ("--checkpoint", name)]
     broken = tmp_path / "run"
-    save_run(teachable_run(prompts=6, tokens=80, checkpoints=("step0", "step1", "x")), broken)
+    save_run(null_run(prompts=6, tokens=80, checkpoints=("step0", "step1", "x")), broken)
     result = run_cli("analyze", "all", broken, *names, "--checkpoint", "x")
     assert result.exit_code == 1
     assert "failed: teachability" in result.stderr
