@@ -10,7 +10,6 @@ from opd_diag.plots.saving import saved
 
 # One figure of each analysis: the one that sets the finding beside what chance would give.
 FIGURES = ("release_summary", "rock_tokens", "teachability_contrast", "trap_summary")
-ROLLOUT = 157  # one that the release rule accepts
 GALLERY = Path(__file__).parent / "gallery"
 DPI = 110
 
@@ -28,7 +27,8 @@ def main(run: str | Path, folder: Path = GALLERY) -> list[Path]:
         ax = getattr(od.plots, name)(opened.result(name))
         paths.append(saved(ax.figure, folder / f"{name}.png", dpi=DPI))
         plt.close(ax.figure)
-    ax = od.plots.token_strip(od.token_strip(opened, ROLLOUT))
+    shown = opened.result("release_example")["rollout"][0]
+    ax = od.plots.token_strip(od.token_strip(opened, shown))
     paths.append(saved(ax.figure, folder / "token_strip.png", dpi=DPI))
     plt.close(ax.figure)
     return paths
