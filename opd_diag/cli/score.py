@@ -74,6 +74,12 @@ def score(
     trust_remote_code: TrustCode = False,
     batch_tokens: BatchTokens = None,
     part_tokens: PartTokens = 262_144,
+    keep_teacher_states: Annotated[
+        bool,
+        typer.Option(
+            "--keep-teacher-states", help="Keep them in the run for checkpoints added later."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the sample for the noise floor.")] = 0,
 ) -> None:
     """Score saved rollouts with the teacher and each student checkpoint."""
@@ -112,6 +118,7 @@ def score(
         trust_remote_code=trust_remote_code,
         batch_tokens=batch_tokens,
         part_tokens=part_tokens,
+        keep_teacher_states=keep_teacher_states,
         seed=seed,
     )
     _print(run, list(named))

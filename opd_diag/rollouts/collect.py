@@ -139,6 +139,7 @@ class Dump:
             "retokenised": drift,
             "unknown_keys": dict(sorted(self._unknown.items())),
             "skipped": dict(self._skipped),
+            "trust_pickle": self._trust_pickle,
         }
 
 

@@ -16,6 +16,7 @@ from opd_diag.scoring.findings import (
     tokenizer_findings,
 )
 from opd_diag.scoring.fingerprints import fingerprint
+from opd_diag.scoring.forward import is_out_of_memory
 from opd_diag.scoring.frames import flat
 from opd_diag.scoring.inputs import Inputs, Origin, read_inputs
 from opd_diag.scoring.loading import Loading, load_jobs
@@ -110,7 +111,12 @@ def check(
     found += plan_findings(job, batch_tokens, part_tokens)
     lengths = job.sequences.lengths
     batch = choose_batch(lengths, job.sequences.responses.lengths)
-    trial = run_trial(job, batch, _sampled(inputs, job, batch))
+    try:
+        trial = run_trial(job, batch, _sampled(inputs, job, batch))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [*found, Finding(RED, "memory", "one batch does not fit beside the weights")]
     return found + _trial_findings(job, trial) + cost_findings(inputs, job, trial, out, part_tokens)
 
 
@@ -133,14 +139,6 @@ def _model_findings(job: Job, origin: Origin) -> list[Finding]:
                 f"head {_head(model)}, agrees with the model's own logits",
             )
         )
-        positions = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)
-        longest = int(job.sequences.lengths.max())
-        if isinstance(positions, int) and longest > positions:
-            found.append(
-                Finding(
-                    YELLOW, role, f"made for {positions:,} positions; one rollout has {longest:,}"
-                )
-            )
     return found
 
 

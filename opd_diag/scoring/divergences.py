@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from opd_diag.scoring.scratch import Scratch
+
 # Stands for a logit of -inf: its probability is 0 in float32, and products with it stay finite.
 FLOOR = -1e4
 
@@ -34,7 +36,7 @@ class Distribution(NamedTuple):
 
 
 def distribution(
-    logits: Tensor, top: Tensor, top_id: Tensor, *, out: Tensor | None = None
+    logits: Tensor, top: Tensor, top_id: Tensor, scratch: Scratch, *, name: str
 ) -> Distribution:
     """Turn logits into a distribution. The logits are overwritten by their shifted form.
 
@@ -42,16 +44,18 @@ def distribution(
         logits: Shape (rows, ids), float32.
         top: The largest logit of every row. Shape (rows, 1).
         top_id: Its id. Shape (rows, 1).
-        out: Where the probabilities are written. Shape (rows, ids).
+        scratch: Buffers.
+        name: The one that the probabilities are written to.
     """
     shifted = logits.sub_(top)
-    p = torch.softmax(shifted, 1) if out is None else torch.softmax(shifted, 1, out=out)
+    rows, ids = shifted.shape
+    p = torch.softmax(shifted, 1, out=scratch.take(name, (rows, ids), shifted))
     # The mass outside the top token, summed without it, keeps its digits where the top is near 1.
     p_top = p.gather(1, top_id)
     rest = p.scatter_(1, top_id, 0.0).sum(1, keepdim=True)
     p.scatter_(1, top_id, p_top)
     log_top = torch.where(rest < 0.5, torch.log1p(-rest), p_top.log())
-    entropy = -torch.linalg.vecdot(p, shifted) - log_top.squeeze(1)
+    entropy = -scratch.dot(p, shifted) - log_top.squeeze(1)
     return Distribution(shifted, p, log_top, entropy)
 
 
@@ -71,7 +75,7 @@ class Divergences(NamedTuple):
     js: Tensor
 
 
-def divergences(student: Distribution, teacher: Distribution) -> Divergences:
+def divergences(student: Distribution, teacher: Distribution, scratch: Scratch) -> Divergences:
     """Compute both KL divergences and the Jensen-Shannon divergence.
 
     With hi = max(p, q), lo = min(p, q), b = |a| and e = expm1(-b), the difference p - q is
@@ -83,19 +87,21 @@ def divergences(student: Distribution, teacher: Distribution) -> Divergences:
     Args:
         student: p. Its `shifted` is overwritten by a.
         teacher: q.
+        scratch: Buffers.
     """
     p, q = student.p, teacher.p
     a = torch.sub(student.shifted, teacher.shifted, out=student.shifted)
     a.add_(student.log_top - teacher.log_top)
-    work = torch.abs(a)
-    shared = torch.minimum(p, q)
-    js = torch.linalg.vecdot(shared, work)
+    rows, ids = a.shape
+    work = torch.abs(a, out=scratch.take("work", (rows, ids), a))
+    shared = torch.minimum(p, q, out=scratch.take("shared", (rows, ids), a))
+    js = scratch.dot(shared, work)
     e = work.neg_().expm1_()
     difference = torch.maximum(p, q, out=shared).mul_(e).copysign_(a).sum(1)
     log_mean = e.mul_(0.5).log1p_()
-    js += torch.linalg.vecdot(p, log_mean) + torch.linalg.vecdot(q, log_mean)
-    reverse = torch.linalg.vecdot(p, a) - difference
-    forward = difference - torch.linalg.vecdot(q, a)
+    js += scratch.dot(p, log_mean) + scratch.dot(q, log_mean)
+    reverse = scratch.dot(p, a) - difference
+    forward = difference - scratch.dot(q, a)
     # Rounding can leave -1e-12 where a divergence is 0.
     return Divergences(a, reverse.clamp_(min=0), forward.clamp_(min=0), (-0.5 * js).clamp_(min=0))
 

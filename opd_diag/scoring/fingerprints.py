@@ -48,17 +48,22 @@ def fingerprint(
 
 
 def digest_file(path: Path) -> str:
-    """Return the sha256 of a file, from the user's cache while size and time are the same."""
+    """Return the sha256 of a file, from the user's cache while size, times and inode are the same.
+
+    The time of the last change of the inode is among them: other times can be set to anything,
+    and a clock can go back.
+    """
     stat = path.stat()
+    same = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     cache_path = _cache_path()
     key = str(path.resolve())
-    cache = _read_cache(cache_path)
-    if cache.get(key, [])[:2] == [stat.st_size, stat.st_mtime_ns]:
-        return str(cache[key][2])
+    known = _read_cache(cache_path).get(key)
+    if isinstance(known, list) and known[:-1] == same:
+        return str(known[-1])
     with path.open("rb") as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
     # Read again: another process may have hashed other files meanwhile.
-    cache = _read_cache(cache_path) | {key: [stat.st_size, stat.st_mtime_ns, value]}
+    cache = _read_cache(cache_path) | {key: [*same, value]}
     with contextlib.suppress(StorageError), atomic_path(cache_path) as temporary:
         temporary.write_text(json.dumps(cache))
     return value

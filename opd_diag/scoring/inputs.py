@@ -6,9 +6,10 @@ from typing import NamedTuple, TypedDict
 
 import polars as pl
 
-from opd_diag.errors import RolloutError, faults
+from opd_diag.errors import OptionError, RolloutError, faults
 from opd_diag.scoring.batches import Sequences, sequences
 from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.manifest import is_checkpoint_name
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.schema import check_table
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
@@ -39,9 +40,18 @@ class Inputs(NamedTuple):
 
 
 def named_students(students: Mapping[str, str] | str) -> dict[str, str]:
-    """Return students by name; a single one is named like its folder."""
+    """Return students by name; a single one is named like its folder.
+
+    Raises:
+        OptionError: If there is none, or a name is none that a folder can bear.
+    """
     if isinstance(students, str):
-        return {Path(students).resolve().name: students}
+        students = {Path(students).resolve().name: students}
+    if not students:
+        raise OptionError("students: none; expected at least one")
+    for name in students:
+        if not is_checkpoint_name(name):
+            raise OptionError(f"students: the name {name!r}; expected one that a folder can bear")
     return {name: str(path) for name, path in students.items()}
 
 

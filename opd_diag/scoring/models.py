@@ -109,14 +109,16 @@ def load_model(
     try:
         with _no_bar():
             model = _load(name, trust_remote_code=trust_remote_code, **options)
-    except torch.OutOfMemoryError:
-        raise
+            if "device_map" not in options:
+                model.to(device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"{name}: does not fit into memory; expected more of it, or another device or dtype"
+        ) from error
     except (*_LOADING_ERRORS, SafetensorError) as error:
         raise ModelError(
             f"{name}: cannot be loaded ({first_line(error)}); expected a causal language model"
         ) from error
-    if "device_map" not in options:
-        model.to(device)
     model.eval()
     head = find_head(name, model, head_device or device)
     return LanguageModel(name, model, _body(name, model), head)

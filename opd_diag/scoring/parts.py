@@ -16,6 +16,8 @@ from opd_diag.scoring.gradients import TypeSums
 from opd_diag.scoring.heads import Head
 from opd_diag.scoring.models import LanguageModel
 from opd_diag.scoring.rows import Measures, Rows, score_rows
+from opd_diag.scoring.scratch import Scratch
+from opd_diag.scoring.teacher_states import PartStates
 from opd_diag.tables.gradients import GradientSums
 
 Arrays = dict[str, NDArray[Any]]
@@ -62,6 +64,7 @@ def score_part(
     *,
     batch_tokens: int,
     advance: Callable[[int], None],
+    teacher: PartStates | None = None,
 ) -> dict[str, ScoredPart]:
     """Score a part under every student of a job.
 
@@ -71,7 +74,9 @@ def score_part(
         keys: Its key columns and `half`. One row per token.
         batch_tokens: Most tokens of a batch, padding counted.
         advance: Told the number of tokens after each batch.
+        teacher: Hidden states of the teacher: known, or to be gathered.
     """
+    teacher = teacher or PartStates()
     token_id, half = keys["token_id"].to_numpy(), keys["half"].to_numpy()
     in_loss = keys["in_loss"].to_numpy()
     sums = {
@@ -82,12 +87,19 @@ def score_part(
     lengths = job.sequences.responses.lengths[part.start : part.stop]
     scored = np.flatnonzero(lengths)
     starts = np.cumsum(lengths) - lengths
+    scratch = Scratch()
     batches = plan_batches(job.sequences.lengths[part.start : part.stop][scored], batch_tokens)
     for batch in batches:
         chosen = scored[batch]
         rows = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in chosen])
+        rollouts = part.start + chosen
+        if teacher.known:
+            expert = teacher.at(torch.from_numpy(rows), job.teacher.head.weight.device)
+        else:
+            expert = _teacher_states(job, rollouts)
+            teacher.gather(torch.from_numpy(rows), expert, part.rows)
         for name, columns, chunk, gradient in _score_batch(
-            job, part.start + chosen, token_id[rows]
+            job, rollouts, token_id[rows], expert, scratch
         ):
             places = rows[chunk]
             sums[name].add(torch.from_numpy(places).to(gradient.device), gradient)
@@ -112,7 +124,8 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     responses = job.sequences.responses
     tokens = np.concatenate([responses[i] for i in rollouts])
     found: dict[str, list[Arrays]] = {name: [] for name in job.students}
-    for name, columns, _, _ in _score_batch(job, rollouts, tokens):
+    expert = _teacher_states(job, rollouts)
+    for name, columns, _, _ in _score_batch(job, rollouts, tokens, expert, Scratch()):
         found[name].append(columns)
     return {
         name: {column: np.concatenate([chunk[column] for chunk in chunks]) for column in chunks[0]}
@@ -120,13 +133,21 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     }
 
 
+def _teacher_states(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
+    _, prompts, responses = job.sequences
+    return response_states(job.teacher, prompts, responses, [int(i) for i in rollouts])
+
+
 def _score_batch(
-    job: Job, rollouts: NDArray[np.integer], tokens: NDArray[np.int32]
+    job: Job,
+    rollouts: NDArray[np.integer],
+    tokens: NDArray[np.int32],
+    teacher_states: Tensor,
+    scratch: Scratch,
 ) -> Iterator[tuple[str, Arrays, slice, Tensor]]:
     """Yield (student, columns, rows of the batch, hidden-state gradient), chunk by chunk."""
-    prompts, teacher_prompts, responses = job.sequences
+    prompts, _, responses = job.sequences
     numbers = [int(rollout) for rollout in rollouts]
-    teacher_states = response_states(job.teacher, teacher_prompts, responses, numbers)
     states = {
         name: response_states(student, prompts, responses, numbers)
         for name, student in job.students.items()
@@ -140,7 +161,11 @@ def _score_batch(
             Rows(head, own[chunk]) for head, own in zip(heads, states.values(), strict=True)
         ]
         scored = score_rows(
-            targets[chunk], Rows(teacher_head, teacher_states[chunk]), students, job.measures
+            targets[chunk],
+            Rows(teacher_head, teacher_states[chunk]),
+            students,
+            job.measures,
+            scratch,
         )
         for (name, student), rows, result in zip(
             job.students.items(), students, scored, strict=True

@@ -8,7 +8,7 @@ from typing import Any
 
 from opd_diag.errors import ModelMismatchError, StorageError
 from opd_diag.scoring.batches import Part
-from opd_diag.tables.files import LOCK_NAME
+from opd_diag.tables.files import LOCK_NAME, is_leftover
 from opd_diag.tables.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -53,7 +53,11 @@ def claim_run(
                 "arguments, or a new folder"
             )
         return manifest
-    others = [path.name for path in folder.iterdir() if path.name != LOCK_NAME]
+    others = [
+        path.name
+        for path in folder.iterdir()
+        if path.name != LOCK_NAME and not is_leftover(path)
+    ]
     if others:
         raise StorageError(
             f"{folder}: holds {len(others)} other files, such as {min(others)}; expected a new "
@@ -78,7 +82,12 @@ def claim_run(
 
 
 def claim_checkpoints(
-    folder: Path, manifest: Manifest, students: Mapping[str, str], prints: Mapping[str, Any]
+    folder: Path,
+    manifest: Manifest,
+    students: Mapping[str, str],
+    prints: Mapping[str, Any],
+    *,
+    trusted: bool = False,
 ) -> None:
     """Add checkpoints to a manifest, and make sure that those it knows have the same weights.
 
@@ -87,6 +96,7 @@ def claim_checkpoints(
         manifest: Its manifest, changed in place and written.
         students: Model folders or hub ids by name.
         prints: Fingerprints of their weights by name.
+        trusted: Whether code that comes with a model may run, in this call.
 
     Raises:
         ModelMismatchError: If a name is known with other weights.
@@ -105,6 +115,8 @@ def claim_checkpoints(
                 "fingerprint": digest(prints[name]),
                 "files": prints[name],
             }
+    for model in (manifest["teacher"], *(known[name] for name in students)):
+        model["trust_remote_code"] = trusted or model.get("trust_remote_code", False)
     write_manifest(folder, manifest)
 
 
@@ -131,13 +143,13 @@ def _short(value: object) -> str:
 
 def batch_tokens_of(manifest: Manifest, part: int) -> int | None:
     """Return the batch size that a part is scored with, or None if none was set yet."""
-    sizes = [size for first, size in manifest["batch_tokens"] if first <= part]
+    sizes = [size for first, size in manifest.get("batch_tokens", []) if first <= part]
     return int(sizes[-1]) if sizes else None
 
 
 def set_batch_tokens(folder: Path, manifest: Manifest, part: int, size: int) -> None:
     """Record the batch size that holds from a part on."""
-    kept = [pair for pair in manifest["batch_tokens"] if pair[0] < part]
+    kept = [pair for pair in manifest.get("batch_tokens", []) if pair[0] < part]
     manifest["batch_tokens"] = [*kept, [part, size]]
     write_manifest(folder, manifest)
 

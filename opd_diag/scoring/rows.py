@@ -9,6 +9,7 @@ from torch import Tensor
 from opd_diag.scoring.divergences import Distribution, distribution, divergences, fill_holes
 from opd_diag.scoring.gradients import logit_gradient
 from opd_diag.scoring.heads import Head
+from opd_diag.scoring.scratch import Scratch
 from opd_diag.scoring.tops import (
     ADVANTAGE_TOP,
     advantage_variance,
@@ -83,7 +84,11 @@ class _Side(NamedTuple):
 
 
 def score_rows(
-    tokens: Tensor, teacher: Rows, students: Sequence[Rows], measures: Measures
+    tokens: Tensor,
+    teacher: Rows,
+    students: Sequence[Rows],
+    measures: Measures,
+    scratch: Scratch | None = None,
 ) -> list[Scored]:
     """Score rows of hidden states.
 
@@ -92,18 +97,19 @@ def score_rows(
         teacher: Rows of the teacher.
         students: The same rows of each student.
         measures: What is measured.
+        scratch: Buffers, so that chunk after chunk uses the same memory.
 
     Returns:
         One result for each student.
     """
-    tokens = tokens[:, None]
-    teacher_logits = teacher.head.logits(teacher.hidden)
-    logits = [student.head.logits(student.hidden) for student in students]
+    tokens, scratch = tokens[:, None], scratch or Scratch()
+    teacher_logits = _logits(teacher, scratch, "teacher")
+    logits = [_logits(student, scratch, f"student {n}") for n, student in enumerate(students)]
     blocks: list[list[Columns]] = [[] for _ in students]
     for rows in _blocks(teacher_logits):
-        side = _side(teacher_logits[rows], [tokens[rows]], measures)
+        side = _side(teacher_logits[rows], [tokens[rows]], measures, scratch, "q")
         for student, own, found in zip(students, logits, blocks, strict=True):
-            found.append(_block(student.head, own[rows], tokens[rows], side, measures))
+            found.append(_block(student.head, own[rows], tokens[rows], side, measures, scratch))
     scored = []
     for student, own, found in zip(students, logits, blocks, strict=True):
         columns = {name: torch.cat([block[name] for block in found]) for name in found[0]}
@@ -116,6 +122,11 @@ def score_rows(
     return scored
 
 
+def _logits(rows: Rows, scratch: Scratch, name: str) -> Tensor:
+    shape = (len(rows.hidden), len(rows.head.weight))
+    return rows.head.logits(rows.hidden, out=scratch.take(name, shape, rows.head.weight))
+
+
 def _blocks(logits: Tensor) -> list[slice]:
     size = max(1, len(logits))
     if logits.device.type == "cpu":
@@ -123,19 +134,26 @@ def _blocks(logits: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(logits), size)]
 
 
-def _side(logits: Tensor, ranked: Sequence[Tensor], measures: Measures) -> _Side:
+def _side(
+    logits: Tensor, ranked: Sequence[Tensor], measures: Measures, scratch: Scratch, name: str
+) -> _Side:
     """Measure one model; its logits are overwritten by their shifted form."""
     if measures.temperature != 1.0:
         logits.div_(measures.temperature)
     k = min(max(*measures.k_grid, measures.union_k, ADVANTAGE_TOP), logits.shape[1])
     top, top_ids = top_k(logits, k)
     ranks = [rank(logits, ids, top) for ids in ranked]
-    dist = distribution(logits, top[:, :1], top_ids[:, :1])
+    dist = distribution(logits, top[:, :1], top_ids[:, :1], scratch, name=name)
     return _Side(top[:, 0] - dist.log_top[:, 0], top_ids, ranks, dist)
 
 
 def _block(
-    head: Head, logits: Tensor, tokens: Tensor, teacher: _Side, measures: Measures
+    head: Head,
+    logits: Tensor,
+    tokens: Tensor,
+    teacher: _Side,
+    measures: Measures,
+    scratch: Scratch,
 ) -> Columns:
     """Score a block of rows; the student's logits are overwritten by the gradient in them.
 
@@ -143,7 +161,7 @@ def _block(
     """
     k_grid, union_k = measures.k_grid, measures.union_k
     slope = head.slope(logits)
-    student = _side(logits, [tokens, teacher.top_ids[:, :1]], measures)
+    student = _side(logits, [tokens, teacher.top_ids[:, :1]], measures, scratch, "p")
     p, q = student.dist, teacher.dist
     ids, teacher_ids = student.top_ids, teacher.top_ids
     p_top, q_top, q_own_top = p.log_p(ids), q.log_p(ids), q.log_p(teacher_ids)
@@ -172,7 +190,7 @@ def _block(
         "teacher_log_sum": teacher.log_sum,
         "finite": torch.isfinite(p.entropy + q.entropy),
     }
-    divergence = divergences(p, q)
+    divergence = divergences(p, q, scratch)
     gradient = logit_gradient(p.p, divergence, slope, measures.temperature)
     return columns | {
         "reverse_kl": divergence.reverse_kl,
@@ -198,8 +216,9 @@ def _mend(
     teacher_logits = teacher.head.logits(teacher.hidden[rows])
     own = student.head.logits(student.hidden[rows])
     holes = fill_holes(own, teacher_logits)
-    side = _side(teacher_logits, [tokens[rows]], measures)
-    mended = _block(student.head, own, tokens[rows], side, measures)
+    scratch = Scratch()
+    side = _side(teacher_logits, [tokens[rows]], measures, scratch, "q")
+    mended = _block(student.head, own, tokens[rows], side, measures, scratch)
     for name in ("reverse_kl", "grad_logits", "grad_head"):
         mended[name][holes.reverse] = torch.nan
     mended["forward_kl"][holes.forward] = torch.nan

@@ -14,7 +14,7 @@ from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.rows import Measures
 from opd_diag.scoring.writer import RunWriter
 from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.files import run_lock
+from opd_diag.tables.files import remove_leftovers, run_lock
 from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.parquet import write_table
 from opd_diag.tables.rollouts import ROLLOUTS_NAME, Rollouts
@@ -44,6 +44,7 @@ def score(
     trust_remote_code: bool = False,
     batch_tokens: int | None = None,
     part_tokens: int = 262_144,
+    keep_teacher_states: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Run:
@@ -76,6 +77,9 @@ def score(
         batch_tokens: Most tokens of a batch, padding counted; by default from free memory. A run
             that goes on keeps its own.
         part_tokens: Response tokens of a part of the tables, about.
+        keep_teacher_states: Keep the teacher's final hidden states in the run, so that a
+            checkpoint added later costs the student only. They are written in any case while
+            students do not all fit into memory; a call without this removes them at its end.
         seed: Seed of the sample for the noise floor.
         progress: Where progress and warnings go; by default stderr.
 
@@ -147,23 +151,30 @@ def score(
                 "part_tokens": part_tokens,
             },
             parts=parts,
-            teacher={"path": teacher},
+            teacher={"path": teacher, "trust_remote_code": trust_remote_code},
             rollouts=rollouts.report,
         )
+        remove_leftovers(folder, ("tokens", "gradients", "teacher"))
         prints = {name: fingerprint(path, **origin) for name, path in names.items()}
-        claim_checkpoints(folder, manifest, names, prints)
+        claim_checkpoints(folder, manifest, names, prints, trusted=trust_remote_code)
         _write_once(folder, inputs)
-        writer = RunWriter(folder, manifest, inputs, parts, segmenter, batch_tokens, tell)
+        writer = RunWriter(
+            folder, manifest, inputs, parts, segmenter, batch_tokens, tell, keep_teacher_states
+        )
         pending = {name: path for name, path in names.items() if writer.is_pending(name)}
         if pending:
             measures = Measures(k_grid, union_k, temperature)
+            left = set(pending)
             try:
                 for job in load_jobs(inputs, measures, teacher, pending, loading):
-                    writer.run(job, seed=seed)
+                    left -= set(job.students)
+                    writer.run(job, seed=seed, more=bool(left))
                     del job  # its students leave memory before the next are loaded
             except KeyboardInterrupt:
                 tell.say(f"interrupted: {writer.state()}; the same command goes on from there")
                 raise
+        if not keep_teacher_states:
+            writer.teacher_states.remove()
     return open_run(folder)
 
 

@@ -53,7 +53,8 @@ def rank(logits: Tensor, ids: Tensor, top: Tensor) -> Tensor:
     ranks = 1 + (top > own).sum(1)
     # Only a token below the top k needs a count over the vocabulary.
     below = (own < top[:, -1:]).squeeze(1).nonzero().squeeze(1)
-    ranks[below] = 1 + (logits[below] > own[below]).sum(1)
+    # As floats, which add up without a copy to integers and exactly to 2**24 ids.
+    ranks[below] = 1 + logits[below].gt_(own[below]).sum(1).long()
     return ranks
 
 

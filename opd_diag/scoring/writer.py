@@ -17,6 +17,7 @@ from opd_diag.scoring.inputs import Inputs
 from opd_diag.scoring.parts import Job, ScoredPart, score_part
 from opd_diag.scoring.plan import batch_tokens_of, set_batch_tokens
 from opd_diag.scoring.progress import Progress
+from opd_diag.scoring.teacher_states import FOLDER, PartStates, StatesFolder
 from opd_diag.tables.gradients import gradients_path, write_gradients
 from opd_diag.tables.manifest import Manifest, write_manifest
 from opd_diag.tables.tokens import part_path, read_part_metadata, write_part
@@ -34,6 +35,7 @@ class RunWriter:
         segmenter: Name of the segmenter.
         batch_tokens: Most tokens of a batch, or None to size it from free memory.
         progress: Where progress and warnings go.
+        keep_teacher_states: Whether the teacher's hidden states are kept for later calls.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class RunWriter:
     segmenter: str
     batch_tokens: int | None
     progress: Progress
+    keep_teacher_states: bool = False
 
     def missing(self, checkpoint: str) -> list[int]:
         """Return the parts that a checkpoint lacks.
@@ -72,12 +75,13 @@ class RunWriter:
             for name, n in left.items()
         )
 
-    def run(self, job: Job, *, seed: int) -> None:
+    def run(self, job: Job, *, seed: int, more: bool = False) -> None:
         """Score what the students of a job lack, and finish them.
 
         Args:
             job: The models.
             seed: Seed of the sample for the noise floor.
+            more: Whether other students of the same teacher come after them.
 
         Raises:
             ModelError: If one rollout does not fit into memory.
@@ -86,22 +90,58 @@ class RunWriter:
         lacking = {name: set(self.missing(name)) for name in job.students}
         numbers = sorted(set().union(*lacking.values()))
         rows = sum(self.parts[number].rows for number in numbers)
+        keep = (self.keep_teacher_states or more) and self._announce(job, numbers)
         self.progress.start(", ".join(job.students), rows)
         with torch.inference_mode():
             for number in numbers:
                 students = {
                     name: model for name, model in job.students.items() if number in lacking[name]
                 }
-                self.write_part(job._replace(students=students), number)
+                self.write_part(job._replace(students=students), number, keep=keep)
             self._finish(job, seed)
 
-    def write_part(self, job: Job, number: int) -> None:
-        """Score one part under every student of a job, and write it."""
+    def _announce(self, job: Job, numbers: list[int]) -> bool:
+        """Say how much disk the teacher's hidden states take, and whether they are kept at all."""
+        new = [n for n in numbers if not self.teacher_states.path(n).exists()]
+        width = job.teacher.hidden * job.teacher.model.dtype.itemsize
+        size = width * sum(self.parts[number].rows for number in new)
+        fits = self.teacher_states.has_room(size)
+        if not fits:
+            self.progress.say(
+                f"the teacher's hidden states would take {size / 1e9:.3g} GB of {self.folder}: too "
+                "much to keep; it runs again for further checkpoints"
+            )
+        elif new:
+            until = "" if self.keep_teacher_states else " until the last checkpoint is scored"
+            self.progress.say(
+                f"the teacher's hidden states take {size / 1e9:.3g} GB in "
+                f"{self.folder / FOLDER}{until}"
+            )
+        return fits
+
+    @property
+    def teacher_states(self) -> StatesFolder:
+        """Where the teacher's hidden states are kept."""
+        return StatesFolder(self.folder)
+
+    def write_part(self, job: Job, number: int, *, keep: bool = False) -> None:
+        """Score one part under every student of a job, and write it.
+
+        Args:
+            job: The models.
+            number: Number of the part.
+            keep: Whether the teacher's hidden states are kept beside it.
+        """
         part = self.parts[number]
         responses = part_responses(job.sequences.responses, part)
         keys = key_columns(self.inputs.table, part, responses, self.inputs.vocab, self.segmenter)
         sampled = flat(self.inputs.table["sampled_logp"][part.start : part.stop], responses.lengths)
-        for name, scored in self._halving(job, number, keys).items():
+        known = self.teacher_states.read(number, part.rows, job.teacher.hidden)
+        teacher = PartStates(known, wanted=keep and known is None)
+        found = self._halving(job, number, keys, teacher)
+        if teacher.wanted and teacher.values is not None:
+            self.teacher_states.write(number, teacher.values)
+        for name, scored in found.items():
             student = scored.frame["student_logp"].to_numpy()
             counts = count_differences(sampled.to_numpy(), student, keys["rollout"].to_numpy())
             statistics = {**scored.statistics, "sampled_difference": pack(counts)}
@@ -116,7 +156,9 @@ class RunWriter:
                 statistics=statistics,
             )
 
-    def _halving(self, job: Job, number: int, keys: pl.DataFrame) -> dict[str, ScoredPart]:
+    def _halving(
+        self, job: Job, number: int, keys: pl.DataFrame, teacher: PartStates
+    ) -> dict[str, ScoredPart]:
         """Score a part; where memory runs out, begin it again with half the batch size."""
         part = self.parts[number]
         longest = int(job.sequences.lengths[part.start : part.stop].max())
@@ -127,26 +169,38 @@ class RunWriter:
         while True:
             count = _Count(self.progress)
             try:
-                return score_part(job, part, keys, batch_tokens=size, advance=count)
+                return score_part(
+                    job, part, keys, batch_tokens=size, advance=count, teacher=teacher
+                )
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if size <= longest:
-                    raise ModelError(
-                        f"rollouts: one of {longest} tokens does not fit into memory alone; "
-                        "expected more memory, or fewer response tokens"
-                    ) from error
+                size = self._smaller(size, longest, error)
             count(-count.tokens)
-            size //= 2
             set_batch_tokens(self.folder, self.manifest, number, size)
-            self.progress.say(f"out of memory: going on with batches of {size} tokens")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _empty_cache()
+
+    def _smaller(self, size: int, longest: int, error: Exception) -> int:
+        """Return half a batch size after an error, if memory ran out and there is a smaller one."""
+        if not is_out_of_memory(error):
+            raise error
+        if size <= longest:
+            raise ModelError(
+                f"rollouts: one of {longest} tokens does not fit into memory alone; "
+                "expected more memory, or fewer response tokens"
+            ) from error
+        self.progress.say(f"out of memory: going on with batches of {size // 2} tokens")
+        return size // 2
 
     def _finish(self, job: Job, seed: int) -> None:
         size = batch_tokens_of(self.manifest, len(self.parts) - 1)
         assert size is not None
-        floors = noise_floors(job, self.folder, self.manifest, batch_tokens=size, seed=seed)
+        longest = int(job.sequences.lengths.max())
+        floors = None
+        while floors is None:
+            try:
+                floors = noise_floors(job, self.folder, self.manifest, batch_tokens=size, seed=seed)
+            except (RuntimeError, MemoryError) as error:
+                size = self._smaller(size, longest, error)
+            _empty_cache()
         checkpoints = self.manifest["checkpoints"]
         for name, student in job.students.items():
             statistics, alignment = totals(self.folder, name, len(self.parts))
@@ -169,6 +223,11 @@ class RunWriter:
         write_manifest(self.folder, self.manifest)
         for text in self.manifest["warnings"]:
             self.progress.say(f"warning: {text}")
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Count:

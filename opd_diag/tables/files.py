@@ -4,12 +4,13 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from opd_diag.errors import StorageError
 
 LOCK_NAME = ".lock"
+_TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: If the disk refuses: full, read-only, no permission.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -53,6 +54,34 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_leftover(path: Path) -> bool:
+    """Tell whether a file is what a killed process left of one that it was writing."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def remove_leftovers(folder: Path, below: Sequence[str]) -> None:
+    """Remove what killed processes left in a folder and below some of its folders.
+
+    Args:
+        folder: The folder. This process alone writes to it and to the others.
+        below: Folders in it.
+
+    Raises:
+        StorageError: If a file cannot be removed.
+    """
+    pattern = f".*{_TEMPORARY}"
+    try:
+        for name in below:
+            for path in (folder / name).rglob(pattern):
+                path.unlink(missing_ok=True)
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{error.filename}: cannot be removed ({error.strerror}); expected permission"
+        ) from error
+
+
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the run for one writer. The lock dies with its process.
@@ -75,13 +104,16 @@ def run_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+                raise StorageError(
+                    f"{folder}: cannot be locked ({error.strerror}); expected a disk that knows "
+                    "locks"
+                ) from error
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
             raise StorageError(
                 f"{folder}: process {owner} is writing to this run; expected one writer at a time"
             ) from error
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        with contextlib.suppress(OSError):  # only names the owner; the lock holds without it
+            os.ftruncate(handle.fileno(), 0)
+            os.write(handle.fileno(), str(os.getpid()).encode())
         yield

@@ -20,6 +20,7 @@ def info(run: Run | str | Path) -> dict[str, Any]:
     Returns:
         JSON values: `path`, `versions`, `teacher`, `rollouts` (rows, prompts, tokens, what was
         seen while they were read), `checkpoints` (parts there and expected, rows, statistics),
+        `trusted` (models whose own code could run, `pickle` for dumps that could),
         `columns` of the token table, `scores` (K grid, temperature, dtype ...), `results`
         (fresh, stale or damaged, and what made them), `warnings`.
 
@@ -49,11 +50,18 @@ def info(run: Run | str | Path) -> dict[str, Any]:
             "report": manifest["rollouts"],
         },
         "checkpoints": checkpoints,
+        "trusted": _trusted(run),
         "columns": [column.name for column in token_columns(run.k_grid)],
         "scores": manifest["fingerprint"],
         "results": {name: _result(run, name) for name in run.results()},
         "warnings": warnings,
     }
+
+
+def _trusted(run: Run) -> list[str]:
+    models = {"teacher": run.manifest["teacher"], **run.manifest["checkpoints"]}
+    found = [name for name, model in models.items() if model.get("trust_remote_code")]
+    return found + ["pickle"] * bool(run.manifest["rollouts"].get("trust_pickle"))
 
 
 def _checkpoint(run: Run, name: str) -> dict[str, Any]:

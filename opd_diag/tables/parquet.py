@@ -8,29 +8,31 @@ import polars as pl
 
 from opd_diag.errors import TableError
 from opd_diag.tables.files import atomic_path
+from opd_diag.tables.seals import SEAL_KEY, UNSEALED, check_seal, seal
 
 
 def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table to Parquet, complete or not at all.
+    """Write a table to Parquet, complete or not at all, with a seal over its bytes.
 
     Raises:
         StorageError: If it cannot be written.
     """
     with atomic_path(path) as temporary:
         try:
-            frame.write_parquet(temporary, metadata=dict(metadata) if metadata else None)
+            frame.write_parquet(temporary, metadata={**(metadata or {}), SEAL_KEY: UNSEALED})
         except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
             raise OSError(str(error).rpartition("IO error: ")[2]) from error
+        seal(temporary)
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
     """Read a Parquet file.
 
     Raises:
-        TableError: If the file is missing or damaged.
+        TableError: If the file is missing or damaged: none of its bytes may have changed.
     """
     with _readable(path):
-        return pl.read_parquet(path, hive_partitioning=False)
+        return pl.read_parquet(path, hive_partitioning=False, glob=False)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -50,12 +52,14 @@ def n_rows(path: Path) -> int:
         TableError: If the file is missing or damaged.
     """
     with _readable(path):
-        return int(pl.scan_parquet(path, hive_partitioning=False).select(pl.len()).collect().item())
+        lazy = pl.scan_parquet(path, hive_partitioning=False, glob=False)
+        return int(lazy.select(pl.len()).collect().item())
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        check_seal(path)
         yield
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a Parquet table") from None

@@ -8,6 +8,7 @@ import polars as pl
 
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.given import given_rollouts, given_tokens
 from opd_diag.tables.gradients import GradientSums
 from opd_diag.tables.run import Run, open_run
 
@@ -43,10 +44,12 @@ class Source(Protocol):
 class Frames:
     """A token table and a rollouts table in memory. They need only the columns that are used."""
 
-    def __init__(self, tokens: Tokens, rollouts: pl.DataFrame, k_grid: Sequence[int]) -> None:
-        self._tokens = tokens.lazy()
-        self.rollouts = rollouts
-        self.k_grid = tuple(k_grid)
+    def __init__(
+        self, tokens: Tokens, rollouts: pl.DataFrame, k_grid: Sequence[int] | None
+    ) -> None:
+        self._tokens = given_tokens(tokens.lazy(), k_grid)
+        self.rollouts = given_rollouts(rollouts)
+        self.k_grid = tuple(K_GRID if k_grid is None else k_grid)
         names = self._tokens.select(pl.col("checkpoint").unique(maintain_order=True)).collect()
         self.checkpoints: tuple[str, ...] = tuple(names["checkpoint"])
 
@@ -66,14 +69,15 @@ def as_source(
     run: "Run | str | Path | Tokens",
     rollouts: pl.DataFrame | None = None,
     *,
-    k_grid: Sequence[int] = K_GRID,
+    k_grid: Sequence[int] | None = None,
 ) -> Source:
     """Take a run, its path, or a token table and its rollouts.
 
     Args:
         run: A run, the folder of one, or a token table.
         rollouts: The rollouts table, needed with a token table and with nothing else.
-        k_grid: The K of the array columns of a token table; a run knows its own.
+        k_grid: The K of the array columns of a token table; None where none of them is read. A
+            run knows its own.
 
     Raises:
         TableError: If a token table comes without rollouts, or a run with them.

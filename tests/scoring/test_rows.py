@@ -27,7 +27,7 @@ class _Passing(Head):
     """A head that passes logits on, so that -inf is not multiplied by 0."""
 
     def logits(self, hidden, *, out=None):
-        return hidden.clone()
+        return hidden.clone() if out is None else out.copy_(hidden)
 
 
 def pairs(scale, ids=5_000, rows=24, seed=0):

@@ -13,7 +13,15 @@ from opd_diag.tables.manifest import (
     write_manifest,
 )
 
-WHOLE = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **{key: {} for key in REQUIRED}}
+WHOLE = {
+    "format": FORMAT,
+    "schema_version": SCHEMA_VERSION,
+    **{key: {} for key in REQUIRED},
+    "fingerprint": {"k_grid": [2, 4]},
+    "parts": [{"first": 0, "last": 3, "rows": 9}],
+    "teacher": {"path": "t"},
+    "checkpoints": {"a": {"path": "s", "fingerprint": "f"}},
+}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

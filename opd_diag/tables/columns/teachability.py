@@ -46,7 +46,7 @@ TEACHABILITY = (
 TEACHABILITY_MODELS = (
     *_HEAD,
     _KL,
-    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: base and compatibility minus its mean over the nearest tokens. `parts`: d_learn and d_incompat.", nullable=False),
+    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: base, and entropy, divergence, position and compatibility, each minus its mean over the nearest tokens. `parts`: d_learn and d_incompat.", nullable=False),
     Column("trimmed", pl.Boolean, "-", "Whether the 0.5 % of tokens with the largest |gain| are left out.", nullable=False),
     Column("term", pl.String, "-", "Term of the model.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
@@ -54,7 +54,7 @@ TEACHABILITY_MODELS = (
     *_interval("coefficient", "nat per unit of term", "Least-squares coefficient; its interval is cluster-robust."),
     *_interval("standard", "SD per SD", "The same in standard deviations of gain and term over all tokens."),
     Column("r2", pl.Float64, "share", "Variance of the gain that the model fits."),
-    Column("delta_r2", pl.Float64, "share", "What the model fits beyond `base` on the same tokens."),
+    Column("delta_r2", pl.Float64, "share", "What its terms with compatibility fit beyond its other terms on the same tokens."),
     Column("n_null", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts on which the null is drawn."),
     Column("sample_delta_r2", pl.Float64, "share", "delta_r2 on that sample."),
     Column("null_delta_r2", pl.Float64, "share", "95th percentile of the same with compatibility permuted inside (entropy, divergence) decile cells. It forgets that tokens of a prompt resemble each other: a scale for delta_r2, no test."),
@@ -134,7 +134,7 @@ TEACHABILITY_SUPPORT = (
     Column("n_local", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts behind the coefficient."),
     *_interval("coefficient", "nat", "Gain per unit of local compatibility, model `local`."),
     *_interval("standard", "SD per SD", "The same in standard deviations."),
-    Column("delta_r2", pl.Float64, "share", "What it fits beyond `base` on the sample."),
+    Column("delta_r2", pl.Float64, "share", "What local compatibility fits beyond the other terms of `local` on the sample."),
     Column("null_delta_r2", pl.Float64, "share", "95th percentile of the same, permuted inside (entropy, divergence) decile cells."),
     _REASON,
 )  # fmt: skip
