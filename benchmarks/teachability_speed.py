@@ -1,9 +1,12 @@
 """Time `teachability` on a generated run under two checkpoints: seconds and peak memory."""
 
 import argparse
+import os
+import platform
 import resource
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +50,14 @@ def write_tokens(folder: Path, rollouts: int, length: int, seed: int) -> None:
             frame.write_parquet(folder / f"{name}-{part:05d}.parquet")
 
 
+def used() -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds of all threads, peak memory in GiB."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+
+
 def main() -> None:
-    """Print one line: tokens, prompts, seconds, peak memory."""
+    """Print a Markdown table: tokens, prompts, seconds, peak memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=20_000)
     parser.add_argument("--length", type=int, default=500)
@@ -66,18 +75,30 @@ def main() -> None:
                 "correct": number % 3 == 0,
             }
         )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         tokens = pl.concat(
             [pl.scan_parquet(folder / f"{side}-*.parquet") for side in ("before", "after")]
         )
-        start = time.perf_counter()
+        load = os.getloadavg()[0]
+        wall, cpu, _ = used()
         teachability(tokens, rollouts)
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        wall_after, cpu_after, peak = used()
+    print("# Speed of `teachability`\n")
+    threads = os.environ.get("OPENBLAS_NUM_THREADS")
+    command = "python -m benchmarks.teachability_speed"
+    if threads:
+        command = f"OPENBLAS_NUM_THREADS={threads} {command}"
     print(
-        f"{options.rollouts * options.length:,} tokens, 2 checkpoints, "
-        f"{rollouts['prompt_id'].n_unique():,} prompts: {seconds:.1f} s, "
-        f"peak {peak / 2**20:.2f} GiB (before the call {before / 2**20:.2f})"
+        f"`{command}`, {date.today()}, Python {platform.python_version()}, numpy "
+        f"{np.__version__}, polars {pl.__version__}, {os.cpu_count()} CPU cores, "
+        f"{os.environ.get('POLARS_MAX_THREADS', os.cpu_count())} polars threads.\n"
+    )
+    print("Two checkpoints, all six tables, every draw and permutation at its default. CPU seconds")
+    print("are those of all threads, reading included; peak memory is that of the process.\n")
+    print("| tokens | prompts | wall, s | CPU, s | peak memory, GiB | load before (1 min) |")
+    print("|---|---|---|---|---|---|")
+    print(
+        f"| {options.rollouts * options.length:,} | {rollouts['prompt_id'].n_unique():,} "
+        f"| {wall_after - wall:.1f} | {cpu_after - cpu:.1f} | {peak:.2f} | {load:.1f} |"
     )
 
 

@@ -9,6 +9,7 @@ from opd_diag.plots.teachability_labels import GAIN, KL, interval, pair, why
 RANDOM = "random"
 BUDGET = 0.10
 DASHES = ("-", "--")  # the palette is used twice: seven colours, up to eleven selectors
+NOT_DRAWN = ("position", "local entropy", "local divergence", "local position")
 DEFINITIONS = {
     "teacher_mass": "teacher's mass on the student's top K",
     "overlap": "overlap of both top K",
@@ -111,7 +112,7 @@ def teachability_models(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     with style():
         ax = panel(ax, size=(WIDE[0], 5.5))
         rows = table.filter(pl.col("standard").is_not_null(), kl=KL)
-        rows = rows.filter(pl.col("model") != "base", pl.col("term") != "position")
+        rows = rows.filter(pl.col("model") != "base", ~pl.col("term").is_in(NOT_DRAWN))
         if rows.is_empty():
             return nothing(ax, why(table))
         labels = [

@@ -44,7 +44,7 @@ def quantile_in_draws(
     before = below[:, first - 1] if first else np.zeros(len(counts))
     found = np.empty(len(counts))
     for draw, (row, target, left) in enumerate(zip(counts, wanted, before, strict=True)):
-        place = np.searchsorted(np.cumsum(row[owner], dtype=np.int64), target - left)
+        place = np.searchsorted(np.cumsum(row[owner], dtype=np.int64), np.int64(target - left))
         found[draw] = ordered[place]
     return found
 
@@ -61,8 +61,9 @@ def thirds_difference(values: Floats, weights: npt.NDArray[np.integer]) -> Float
     """
     place = np.cumsum(weights, dtype=np.int64)
     total = int(place[-1]) if len(place) else 0
-    stop = int(np.searchsorted(place, total / 3, side="right"))
-    start = int(np.searchsorted(place, total * 2 / 3, side="right"))
+    # Whole numbers: to look for a fraction would turn all places into floats first.
+    stop = int(np.searchsorted(place, total // 3, side="right"))
+    start = int(np.searchsorted(place, total * 2 // 3, side="right"))
     return _weighted_mean(values[start:], weights[start:]) - _weighted_mean(
         values[:stop], weights[:stop]
     )

@@ -17,12 +17,26 @@ def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | N
     Raises:
         StorageError: If it cannot be written.
     """
+    with written_table(frame, path, metadata):
+        pass
+
+
+@contextlib.contextmanager
+def written_table(
+    frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Write a table to Parquet, and give it its name when the block ends without an error.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
     with atomic_path(path) as temporary:
         try:
             frame.write_parquet(temporary, metadata={**(metadata or {}), SEAL_KEY: UNSEALED})
         except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
             raise OSError(str(error).rpartition("IO error: ")[2]) from error
         seal(temporary)
+        yield
 
 
 def read_parquet(path: Path) -> pl.DataFrame:

@@ -1,5 +1,6 @@
 """Result tables: where they stand, what made them, and whether they still hold."""
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -10,7 +11,7 @@ import polars as pl
 
 from opd_diag.errors import TableError
 from opd_diag.tables.columns import RESULTS
-from opd_diag.tables.parquet import read_metadata, read_parquet, write_table
+from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
 from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
@@ -30,6 +31,8 @@ def write_results(
     checkpoints: Sequence[str],
 ) -> list[Path]:
     """Check the tables of one analysis and write them, each complete or not at all.
+
+    A disk that is full leaves the tables of an earlier analysis as they were.
 
     Args:
         folder: Folder of results.
@@ -52,11 +55,13 @@ def write_results(
         "checkpoints": list(checkpoints),
         "versions": {name: version(name) for name in ("opd-diag", "polars", "numpy")},
     }
-    paths = []
-    for name, table in checked.items():
-        paths.append(result_path(folder, name))
-        write_table(table, paths[-1], {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
-    return paths
+    text = {METADATA_KEY: json.dumps(metadata, allow_nan=False)}
+    paths = {name: result_path(folder, name) for name in checked}
+    # All are on the disk before the first takes the place of an earlier one.
+    with contextlib.ExitStack() as written:
+        for name, table in checked.items():
+            written.enter_context(written_table(table, paths[name], text))
+    return list(paths.values())
 
 
 def read_result_metadata(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from opd_diag.analyses.agreement_traps.tokens import require
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.agreement_traps import TABLES
 from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import empty_table, polars_schema
 from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
@@ -48,6 +49,7 @@ class AgreementTraps(NamedTuple):
     trap_trace: pl.DataFrame
 
 
+@names_missing_columns
 def agreement_traps(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

@@ -13,6 +13,7 @@ from opd_diag.analyses.release_points.rule import PRESETS, Rule
 from opd_diag.errors import OptionError
 from opd_diag.tables.columns.release_points import TABLES
 from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
 
@@ -39,6 +40,7 @@ class ReleasePoints(NamedTuple):
     release_example: pl.DataFrame
 
 
+@names_missing_columns
 def release_points(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

@@ -106,7 +106,8 @@ def other_half(sums: Sums, lists: Lists, eligible: Mask, min_count: int, *, seed
         by_first, by_second = (np.asarray(matrix @ member) for member in members)
         each = per_prompt(matrix)
         # Divided by its half's total, a sum counts so that the ratio is the mean of both ways.
-        weight = (1 / np.maximum(np.bincount(sums.half, each, 2), TINY))[sums.half][:, None]
+        whole = np.bincount(sums.half, each, 2)
+        weight = np.where(whole > TINY, 1 / np.maximum(whole, TINY), 0)[sums.half][:, None]
         listed.append(weight * np.where(second, by_first, by_second))
         everything.append(weight * each[:, None])
     return _shares(listed, everything, sums.half, seed)

@@ -66,7 +66,7 @@ def by_shrunken_mean(t: Totals, min_count: int) -> Floats:
 
     Source: Searle, Casella and McCulloch 1992, section 3.6.
     """
-    n = t.n.sum(axis=-1, keepdims=True)
+    n = np.maximum(t.n.sum(axis=-1, keepdims=True), 1)
     groups = (t.n > 0).sum(axis=-1, keepdims=True)
     grand = t.x.sum(axis=-1, keepdims=True) / n
     inside = np.maximum(t.square - t.n * _mean(t) ** 2, 0).sum(axis=-1, keepdims=True)

@@ -84,6 +84,8 @@ def funnel(sums: Sums, *, signed: bool) -> tuple[Floats, Floats]:
     sizes, place = np.unique(n, return_inverse=True)
     if signed:
         ends = [stats.norm.ppf(q, mean, np.sqrt(variance / sizes)) for q in FUNNEL]
+    elif mean <= 0:  # no loss at all
+        ends = [np.zeros(sizes.size)] * 2
     else:
         shape = sizes * mean**2 / variance
         ends = [stats.gamma.ppf(q, shape, scale=mean / np.maximum(shape, 1e-300)) for q in FUNNEL]

@@ -24,6 +24,7 @@ from opd_diag.analyses.teachability.selectors import (
 from opd_diag.analyses.teachability.summary import summary_lines
 from opd_diag.analyses.teachability.support import support_table
 from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_rollouts
 
@@ -50,6 +51,7 @@ class Teachability(NamedTuple):
     teachability_support: pl.DataFrame
 
 
+@names_missing_columns
 def teachability(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

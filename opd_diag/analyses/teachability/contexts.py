@@ -8,13 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.teachability.choices import require
-from opd_diag.analyses.teachability.features import (
-    DIVERGENCES,
-    RAW,
-    scaling,
-    scores,
-    with_features,
-)
+from opd_diag.analyses.teachability.features import DIVERGENCES, with_features
 from opd_diag.errors import TableError
 from opd_diag.stats.hashing import seeded_hash
 from opd_diag.tables.run import Run
@@ -120,11 +114,7 @@ def read_contexts(
     described = with_features(frame, source.k_grid, divergence=divergence, scale=scale, k=k)
     gained = () if last is None else tuple(f"{kl}_gain" for kl in KLS)
     needed = ("teacher_entropy", "grad_logits", *_SUPPORT, *KLS, *gained)
-    complete = (
-        described.with_columns(_paper_scores())
-        .drop_nulls(needed)
-        .drop("in_loss", "student_entropy")
-    )
+    complete = described.drop_nulls(needed).drop("in_loss", "student_entropy")
     counted, tokens = pl.collect_all([in_loss, complete])
     floors = {kl: _noise_floor(source, (first, last), kl, noise_floor) for kl in KLS}
     total = int(counted.item() or 0)
@@ -174,12 +164,6 @@ def _by_prompt(
         floors,
         source.k_grid,
     )
-
-
-def _paper_scores() -> list[pl.Expr]:
-    """Give d_learn and d_incompat on the published scale, whatever scale the features have."""
-    h, d, c = (scaling(pl.col(name), "paper") for name in RAW)
-    return [score.name.prefix("paper_") for score in scores(h, d, c)[:2]]
 
 
 def _noise_floor(

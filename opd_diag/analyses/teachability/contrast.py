@@ -61,8 +61,9 @@ def _thirds_of_q3(contexts: Contexts, seed: int) -> dict[str, Any]:
     prompts = len(contexts.starts)
     counts = bootstrap.cluster_counts(prompts, draws=Q3_DRAWS, seed=seed)
     counts = np.concatenate([np.ones((1, prompts), counts.dtype), counts])
-    cut_h = quantile_in_draws(h, contexts.prompt, counts, 0.5)
-    cut_d = quantile_in_draws(d, contexts.prompt, counts, 0.5)
+    # The cuts are values of the columns: in the columns' own type they are compared at once.
+    cut_h = quantile_in_draws(h, contexts.prompt, counts, 0.5).astype(h.dtype)
+    cut_d = quantile_in_draws(d, contexts.prompt, counts, 0.5).astype(d.dtype)
     near = np.flatnonzero((h <= cut_h.max()) & (d > cut_d.min()))
     near = near[np.lexsort((contexts.order[near], c[near]))]
     h, d, prompt = h[near], d[near], contexts.prompt[near]
@@ -79,12 +80,13 @@ def _thirds_of_q3(contexts: Contexts, seed: int) -> dict[str, Any]:
     present = len(np.unique(prompt[inside]))
     interval = bootstrap.percentile(found[1:], found[0], present)
     both = slice(0, 2), slice(2, 4)
-    place = np.cumsum(inside)
-    top, bottom = inside & (place * 3 > 2 * place[-1]), inside & (place * 3 <= place[-1])
+    place, total = np.cumsum(inside), int(inside.sum())
+    top, bottom = inside & (place * 3 > 2 * total), inside & (place * 3 <= total)
+    both_ends = top.any() and bottom.any()
     return {
-        "n": int(inside.sum()),
+        "n": total,
         "n_prompts": present,
-        "compatibility_gap": c[near][top].mean() - c[near][bottom].mean() if top.any() else np.nan,
+        "compatibility_gap": c[near][top].mean() - c[near][bottom].mean() if both_ends else np.nan,
         "gain_top": _mean(values[top, :2]),
         "gain_bottom": _mean(values[bottom, :2]),
         "difference": interval.estimate[both[0]],

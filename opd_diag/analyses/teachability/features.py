@@ -134,6 +134,16 @@ def scores(h: pl.Expr, d: pl.Expr, c: pl.Expr) -> list[pl.Expr]:
     ]
 
 
+def paper_scores(tokens: pl.DataFrame) -> pl.DataFrame:
+    """Give d_learn and d_incompat on the published scale, whatever scale the features have.
+
+    Args:
+        tokens: Columns `divergence` and `compatibility`.
+    """
+    scaled = tokens.lazy().select(scaling(pl.col(name), "paper") for name in RAW[1:])
+    return scaled.select(scores(pl.lit(0.0), *map(pl.col, RAW[1:]))[:2]).collect()
+
+
 def quadrant() -> pl.Expr:
     """Number the quadrants of entropy and divergence, cut at the medians."""
     high_h, high_d = (pl.col(name) > pl.col(name).median() for name in RAW[:2])

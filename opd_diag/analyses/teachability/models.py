@@ -9,6 +9,7 @@ import polars as pl
 from scipy import stats
 
 from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
+from opd_diag.analyses.teachability.features import paper_scores
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.analyses.teachability.table import as_table
 from opd_diag.stats.added import (
@@ -31,7 +32,9 @@ from opd_diag.tables.columns.teachability import TEACHABILITY_MODELS
 BASE = ("entropy", "divergence", "entropy x divergence", "position", "teacher entropy")
 FULL = (*BASE, "compatibility", "divergence x compatibility")
 PARTS = ("d_learn", "d_incompat")
-LOCAL = (*BASE, "local compatibility")
+OFFSETS = ("entropy", "divergence", "position")  # a token's own minus the mean of its neighbours
+LOCAL_BASE = (*BASE, *(f"local {name}" for name in OFFSETS))
+LOCAL = (*LOCAL_BASE, "local compatibility")
 TRIMMED_SHARE = 0.005
 DRAWS = 100
 
@@ -41,7 +44,7 @@ NOTES = {
     "terms differ from 0 too; read `local`",
     "parts": "partly measures the spreads of the two scores",
     "local": "the test: what entropy, divergence and position tell in any form is taken out of "
-    "compatibility first",
+    "compatibility first, as far as the nearest tokens know it",
 }
 
 
@@ -50,32 +53,41 @@ def models_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.D
     if contexts.last is None:
         return _unanswered(contexts, "base", ONE_CHECKPOINT)
     models = {"base": BASE, "full": FULL, "parts": PARTS}
-    whole = _whole_columns(contexts)
-    if contexts.constant("paper_d_learn"):
-        del models["parts"], whole["d_learn"], whole["d_incompat"]
-    frames = [_fits(contexts, whole, models, contexts.starts)]
+    whole = _columns(contexts)
+    parts = paper_scores(contexts.tokens)
+    if parts["d_learn"].null_count():
+        del models["parts"]
+    else:
+        whole |= {name: parts[name].to_numpy() for name in PARTS}
+    del parts
+    frames = [_fits(contexts, whole, BASE, models, contexts.starts)]
     if isinstance(sample, str):
         frames += [_unanswered(contexts, "local", sample)]
         return pl.concat(frames)
     sampled = sampled_columns(contexts, sample)
     local = sampled | {"local compatibility": sample.local(sampled["compatibility"])}
-    frames.append(_fits(contexts, local, {"base": BASE, "local": LOCAL}, sample.starts))
-    frames[-1] = frames[-1].filter(pl.col("model") == "local")
+    frames.append(_fits(contexts, local, LOCAL_BASE, {"local": LOCAL}, sample.starts))
     return _with_null(pl.concat(frames), contexts, sample, local, seed)
 
 
-def base_remainder(columns: Mapping[str, Floats]) -> Remainder:
-    """Take the base model out of both gains."""
+def base_remainder(columns: Mapping[str, Floats], terms: Sequence[str]) -> Remainder:
+    """Take a model without compatibility out of both gains."""
     responses = np.column_stack([columns[f"{kl}_gain"] for kl in KLS])
-    return remainder(np.column_stack([columns[name] for name in BASE]), responses)
+    return remainder(np.column_stack([columns[name] for name in terms]), responses)
 
 
 def sampled_columns(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
-    """Return the terms of the base model, compatibility and the gains of the sampled tokens."""
-    return {
+    """Return all terms but local compatibility, and the gains, of the sampled tokens.
+
+    Where tokens are sparse the neighbours of one lie to one side of it, so local compatibility
+    still holds some of its entropy, divergence and position. How far it lies from the mean of its
+    neighbours in each takes that out.
+    """
+    found = {
         name: np.asarray(values, np.float64)
         for name, values in _columns(contexts, sample.rows).items()
     }
+    return found | {f"local {name}": sample.local(found[name]) for name in OFFSETS}
 
 
 def _columns(
@@ -94,13 +106,10 @@ def _columns(
     }
 
 
-def _whole_columns(contexts: Contexts) -> dict[str, npt.NDArray[np.floating]]:
-    return _columns(contexts) | {name: contexts.column(f"paper_{name}") for name in PARTS}
-
-
 def _fits(
     contexts: Contexts,
     columns: Mapping[str, npt.NDArray[np.floating]],
+    without_c: Sequence[str],
     models: Mapping[str, Sequence[str]],
     starts: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
@@ -111,7 +120,7 @@ def _fits(
         response = names.index(f"{kl}_gain")
         for trimmed in (False, True):
             used = _trim(found, columns, response, starts) if trimmed else found
-            base = least_squares(used, [names.index(term) for term in BASE], response)
+            base = least_squares(used, [names.index(term) for term in without_c], response)
             for model, terms in models.items():
                 fit = least_squares(used, [names.index(term) for term in terms], response)
                 columns_of = fit_columns(fit, base, model, terms, used)
@@ -150,7 +159,7 @@ def fit_columns(
 
     Args:
         fit: The fit; None: it could not be made.
-        base: The fit of the base model on the same rows.
+        base: The fit of the terms without compatibility on the same rows.
         model: Name of the model.
         terms: Its terms.
         used: What it was fitted to.
@@ -187,7 +196,7 @@ def _with_null(
     seed: int,
 ) -> pl.DataFrame:
     """Put the permutation null beside delta_r2 of `full` and `local`."""
-    left = base_remainder(columns)
+    left, left_local = (base_remainder(columns, terms) for terms in (BASE, LOCAL_BASE))
     c, local, d = (columns[name] for name in ("compatibility", "local compatibility", "divergence"))
     draws = [
         added_r2_jointly(left, np.column_stack([c[order], d * c[order]]))
@@ -196,8 +205,8 @@ def _with_null(
     added = {
         "full": (draws[0], np.quantile(draws[1:], 0.95, axis=0)),
         "local": (
-            added_r2(left, local[:, None])[0],
-            permuted_r2(left, local[:, None], sample.cell)[0],
+            added_r2(left_local, local[:, None])[0],
+            permuted_r2(left_local, local[:, None], sample.cell)[0],
         ),
     }
     rows = [

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts
+from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
 from opd_diag.analyses.teachability.gains import CONSTANT
 from opd_diag.analyses.teachability.models import (
-    BASE,
     LOCAL,
+    LOCAL_BASE,
     base_remainder,
     fit_columns,
     sampled_columns,
@@ -20,23 +20,30 @@ from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.analyses.teachability.table import as_table, interval_columns
 from opd_diag.stats import bootstrap
 from opd_diag.stats.added import added_r2, permuted_r2
-from opd_diag.stats.bootstrap import Interval
 from opd_diag.stats.regression import least_squares, moments
 from opd_diag.tables.columns.teachability import TEACHABILITY_SUPPORT
 
 SATURATED = 0.999
 CORRELATION_DRAWS = 200
+COORDINATES = ("entropy", "divergence")
+NAMES = tuple(f"correlation_{name}{end}" for name in COORDINATES for end in ("", "_low", "_high"))
 
 
 def support_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.DataFrame:
     """Describe every definition at every K, and ask each what it tells beyond the base model."""
     n = contexts.prompt_sums(np.ones(len(contexts.prompt)))
-    coordinates = [contexts.column(name) for name in ("entropy", "divergence")]
+    coordinates = [_centred(contexts.column(name)) for name in COORDINATES]
+    own = [contexts.prompt_sums(x) for h in coordinates for x in (h, h * h)]
     kinds, sums, correlations = [], [], []
     for definition, k, values in definitions(contexts):
         kinds.append((definition, k))
         sums.append([contexts.prompt_sums(v) for v in (values, values > SATURATED)])
-        correlations.append(_correlations(contexts, [*coordinates, values], seed))
+        if values.min() == values.max():
+            correlations.append(dict.fromkeys(NAMES, np.nan))
+            continue
+        c = _centred(values)
+        shared = [contexts.prompt_sums(x) for x in (c, c * c, *(c * h for h in coordinates))]
+        correlations.append(_correlations(np.column_stack([n, *own, *shared]), seed))
     mean, full = (
         bootstrap.ratio(np.column_stack([pair[i] for pair in sums]), n[:, None], seed=seed)
         for i in (0, 1)
@@ -71,24 +78,30 @@ def definitions(
         yield "teacher_top", k, (rank <= k).astype(np.float32)
 
 
-def _correlations(
-    contexts: Contexts, columns: list[npt.NDArray[np.floating]], seed: int
-) -> dict[str, Any]:
-    """Correlate compatibility, the last column, with entropy and divergence."""
-    products = moments(columns, contexts.starts).products
-    counts = bootstrap.cluster_counts(len(products), draws=CORRELATION_DRAWS, seed=seed)
-    weights = np.concatenate([np.ones((1, len(products))), counts])
-    sums = (weights @ products.reshape(len(products), -1)).reshape(-1, 4, 4)
-    mean = sums[:, 0] / sums[:, :1, 0]
-    covariance = sums / sums[:, :1, :1] - mean[:, :, None] * mean[:, None, :]
-    spread = np.sqrt(np.maximum(np.einsum("bii->bi", covariance), 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = covariance[:, 3, 1:3] / (spread[:, 3:] * spread[:, 1:3])
-    interval = bootstrap.percentile(found[1:], found[0], len(products))
+def _centred(values: npt.NDArray[np.floating]) -> Floats:
+    return np.asarray(values - values.mean(dtype=np.float64), np.float64)
+
+
+def _correlations(sums: Floats, seed: int) -> dict[str, Any]:
+    """Correlate compatibility c with entropy and divergence h, all centred.
+
+    Args:
+        sums: Over each prompt: n, then h and h^2 of both, then c, c^2, and c h of both.
+            Shape (prompts, 9).
+        seed: Seed of the draws.
+    """
+    counts = bootstrap.cluster_counts(len(sums), draws=CORRELATION_DRAWS, seed=seed)
+    drawn = np.concatenate([np.ones((1, len(sums))), counts]) @ sums
+    means = drawn[:, 1:] / drawn[:, :1]
+    c, c_square = means[:, 4], means[:, 5]
     named: dict[str, Any] = {}
-    for j, name in enumerate(("entropy", "divergence")):
-        of = Interval(*(field[j] for field in interval))
-        named |= interval_columns(f"correlation_{name}", of)
+    for j, name in enumerate(COORDINATES):
+        h, h_square, product = means[:, 2 * j], means[:, 2 * j + 1], means[:, 6 + j]
+        spread = np.sqrt(np.maximum((c_square - c**2) * (h_square - h**2), 0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = (product - c * h) / spread
+        interval = bootstrap.percentile(found[1:], found[0], len(sums))
+        named |= interval_columns(f"correlation_{name}", interval)
     return named
 
 
@@ -98,18 +111,18 @@ def _tested(contexts: Contexts, sample: Sample | str) -> dict[str, dict[str, Any
         reason = ONE_CHECKPOINT if contexts.last is None else str(sample)
         return {kl: {"reason": reason} for kl in KLS}
     columns = sampled_columns(contexts, sample)
-    left = base_remainder(columns)
+    left = base_remainder(columns, LOCAL_BASE)
     local = np.column_stack(
         [sample.local(values[sample.rows]) for _, _, values in definitions(contexts)]
     )
     added, null = added_r2(left, local), permuted_r2(left, local, sample.cell)
-    names = [*BASE, *(f"{kl}_gain" for kl in KLS)]
+    names = [*LOCAL_BASE, *(f"{kl}_gain" for kl in KLS)]
     found: dict[str, dict[str, list[Any]]] = {kl: {} for kl in KLS}
     for j in range(local.shape[1]):
         parts = [columns[name] for name in names]
         sums = moments([*parts, local[:, j]], sample.starts)
         for i, kl in enumerate(KLS):
-            terms = [*range(len(BASE)), len(names)]
+            terms = [*range(len(LOCAL_BASE)), len(names)]
             fit = least_squares(sums, terms, names.index(f"{kl}_gain"))
             row = fit_columns(fit, None, "local", LOCAL, sums)
             test: dict[str, Any] = {"n_local": len(local), "reason": row["reason"]}

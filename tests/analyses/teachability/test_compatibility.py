@@ -5,11 +5,14 @@ import polars as pl
 import pytest
 import scipy.stats
 
+from opd_diag.analyses.teachability import teachability, teachability_features
 from opd_diag.analyses.teachability.contexts import read_contexts
 from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.models import models_table
 from opd_diag.analyses.teachability.sample import sample_tokens
 from opd_diag.datasets import null_run, teachable_run
+from opd_diag.errors import OptionError
+from opd_diag.stats.matching import nearest_others
 from opd_diag.tables.source import as_source, choose_rollouts
 
 SHAPES = ("linear", "root", "square")
@@ -214,6 +217,15 @@ def test_compatibility_after_training_leaks_the_gain():
     assert (gaps[:, 1] > gaps[:, 0]).all()
 
 
+def test_the_analysis_refuses_the_features_that_leak():
+    run, _ = leaky_run(0)
+    why = "expected 'step0', the student before training: .*have seen the gain"
+    with pytest.raises(OptionError, match=f"features_from: 'step1'; {why}"):
+        teachability(run.tokens, run.rollouts, features_from="step1")
+    with pytest.raises(OptionError, match="checkpoint: 'step1'; expected one before it"):
+        teachability_features(run.tokens, run.rollouts, checkpoint="step1")
+
+
 def test_too_few_tokens_and_constant_features_give_a_reason():
     small = teachable_run(prompts=5, samples=1, tokens=10)
     contexts = contexts_of(small)
@@ -251,3 +263,61 @@ def test_permutations_stay_inside_their_cells():
         assert np.array_equal(np.sort(order), np.arange(480))
         assert np.array_equal(sample.cell[order], sample.cell)
     assert (first != second).any()
+
+
+def fitted(terms, y):
+    """Coefficients and the share of the variance that they fit."""
+    X = np.column_stack([np.ones(len(y)), *terms])
+    beta = np.linalg.lstsq(X, y, rcond=None)[0]
+    return beta, 1 - np.square(y - X @ beta).sum() / np.square(y - y.mean()).sum()
+
+
+def test_the_models_equal_least_squares_on_the_rows():
+    run = teachable_run(prompts=6, samples=2, tokens=30, compatibility=0.1, seed=4)
+    contexts = contexts_of(run)
+    table = models_table(contexts, sample_tokens(contexts, seed=0), seed=0)
+    table = table.filter(kl="forward_kl", trimmed=False)
+    one, other = run.tokens.partition_by("checkpoint", maintain_order=True)
+    h, d, position, teacher = (
+        one[name].to_numpy().astype(float)
+        for name in ("student_entropy", "forward_kl", "position", "teacher_entropy")
+    )
+    c = one["teacher_mass"].to_numpy()[:, 3].astype(float)
+    gain = (one["forward_kl"] - other["forward_kl"]).to_numpy().astype(float)
+    x = np.column_stack([h / h.std(), d / d.std(), position / position.std()])
+    distance = np.linalg.norm(x[:, None] - x[None], axis=2) + np.diag(np.full(len(x), np.inf))
+    nearest = np.argsort(distance, axis=1)[:, :50]
+    base = [h, d, h * d, position, teacher]
+    offsets = [value - value[nearest].mean(axis=1) for value in (h, d, position, c)]
+    for model, terms, without in (
+        ("base", base, None),
+        ("full", [*base, c, d * c], base),
+        ("local", [*base, *offsets], [*base, *offsets[:-1]]),
+    ):
+        rows = table.filter(model=model)
+        beta, r2 = fitted(terms, gain)
+        np.testing.assert_allclose(rows["coefficient"], beta, rtol=1e-4, atol=1e-6)
+        spread = np.array([term.std() for term in terms]) / gain.std()
+        np.testing.assert_allclose(rows["standard"][1:], beta[1:] * spread, rtol=1e-4, atol=1e-6)
+        assert rows["r2"][0] == pytest.approx(r2, rel=1e-6)
+        if without is not None:
+            added = r2 - fitted(without, gain)[1]
+            assert rows["delta_r2"][0] == pytest.approx(added, rel=1e-4)
+            assert rows["sample_delta_r2"][0] == pytest.approx(added, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_how_a_token_lies_among_its_neighbours_is_no_compatibility(seed):
+    """At large divergence the neighbours lie at smaller ones, which bends local compatibility."""
+    rng = np.random.default_rng(seed)
+    d = rng.gamma(1.2, 0.8, 3000)
+    h, position = rng.gamma(1.0, 0.6, 3000), rng.integers(100, size=3000) * 1.0
+    c = 1 / (1 + np.exp(0.8 * d + 0.5 * h - 3 + rng.standard_normal(3000)))
+    x = np.column_stack([h / h.std(), d / d.std(), position / position.std()])
+    nearest = nearest_others(x, 50)
+    offsets = [value - value[nearest].mean(axis=1) for value in (h, d, position, c)]
+    base, gain = [h, d, h * d, position], d**2 / 4
+    alone = fitted([*base, offsets[-1]], gain)[0][-1]
+    beside = fitted([*base, *offsets], gain)[0][-1]
+    assert alone < -0.05
+    assert abs(beside) < abs(alone) / 2

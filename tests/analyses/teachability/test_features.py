@@ -104,3 +104,19 @@ def test_a_missing_column_and_an_unknown_policy_are_named(data):
         teachability_features(data.tokens.drop("teacher_mass"), data.rollouts)
     with pytest.raises(TableError, match="policy: no rollouts of 'z'; expected one of a"):
         teachability_features(data.tokens, data.rollouts, policy="z")
+
+
+def test_features_of_the_student_after_training_are_refused(data):
+    with pytest.raises(OptionError, match="checkpoint: 'b'; expected one before it.*seen every"):
+        teachability_features(data.tokens, data.rollouts, checkpoint="b")
+    with pytest.raises(TableError, match="checkpoint: no 'z'; expected one of a, b"):
+        teachability_features(data.tokens, data.rollouts, checkpoint="z")
+    alone = data.tokens.filter(pl.col("checkpoint") == "b")
+    found = teachability_features(alone, data.rollouts, checkpoint="b").collect()
+    assert found["checkpoint"].unique().to_list() == ["b"]
+
+
+def test_a_student_between_may_give_the_features_of_a_later_gain(data):
+    tokens = pl.concat([data.tokens, before(data).with_columns(pl.lit("c").alias("checkpoint"))])
+    found = teachability_features(tokens, data.rollouts, checkpoint="b").collect()
+    assert found["checkpoint"].unique().to_list() == ["b"]

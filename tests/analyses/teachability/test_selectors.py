@@ -9,6 +9,8 @@ from opd_diag.analyses.teachability import teachability, teachability_features
 from opd_diag.datasets import save_run, teachable_run
 from opd_diag.errors import OptionError
 from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.manifest import write_manifest
+from opd_diag.tables.run import open_run
 from opd_diag.tables.schema import polars_schema
 
 BUDGETS = (0.01, 0.1, 0.5)
@@ -145,6 +147,7 @@ def test_a_budget_per_rollout_is_met_in_every_rollout(data):
         ({"budgets": (0.0, 0.5)}, "expected rising shares"),
         ({"budgets": (0.5, 1.5)}, "expected rising shares"),
         ({"budgets": ()}, "expected rising shares"),
+        ({"budgets": (float("nan"),)}, "expected rising shares"),
         ({"budget_per": "prompt"}, "budget_per: 'prompt'; expected one of run, rollout"),
     ],
 )
@@ -200,6 +203,30 @@ def test_selectors_read_the_results_of_other_analyses(data, tmp_path):
     assert n["outside-trap"] == 16 * 30 + 16 * 40
     gain = by_hand(data).filter(~pl.col("token_id").is_in(rocks))["gain"].mean()
     assert rows.filter(selector="rock-free")["gain"].item() == pytest.approx(gain)
+
+
+def test_stale_results_and_those_of_another_checkpoint_give_no_selector(data, tmp_path):
+    run = save_run(data, tmp_path / "run")
+    rocks = {"checkpoint": ["step0"], "token_id": [0], "is_rock": [True]}
+    run.save({"rock_tokens": result_of("rock_tokens", rocks)}, arguments={})
+    later = {"checkpoint": ["step1"], "rollout": [0], "release_token": [1], "accepted": [True]}
+    run.save({"release_points": result_of("release_points", later)}, arguments={})
+
+    def left():
+        table = teachability(open_run(run.path), budgets=(0.5,)).teachability_selectors
+        rows = table.filter(n=0, kl="forward_kl")
+        return dict(zip(rows["selector"], rows["reason"], strict=True))
+
+    assert set(left()) == {"before-release", "outside-trap"}
+    manifest = dict(run.manifest)
+    manifest["checkpoints"] = manifest["checkpoints"] | {
+        "step0": manifest["checkpoints"]["step0"] | {"fingerprint": "scored anew"}
+    }
+    write_manifest(run.path, manifest)
+    assert open_run(run.path).is_stale("rock_tokens")
+    found = left()
+    assert set(found) == {"rock-free", "before-release", "outside-trap"}
+    assert found["rock-free"].startswith("no result 'rock_tokens' of 'step0'")
 
 
 def test_support_compares_definitions_at_every_k(data, found):

@@ -2,10 +2,12 @@ import polars as pl
 import pytest
 
 from opd_diag.analyses.teachability import summary_lines, teachability
+from opd_diag.analyses.teachability.choices import before_and_after
 from opd_diag.datasets import save_run, teachable_run
 from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.columns.teachability import TABLES
 from opd_diag.tables.schema import check_table
+from opd_diag.tables.source import as_source
 
 
 @pytest.fixture(scope="module")
@@ -67,18 +69,26 @@ def test_checkpoints_are_chosen_by_name(data):
     middle = names(data, step0="middle").filter(pl.col("checkpoint") == "middle")
     one, other = data.tokens.partition_by("checkpoint", maintain_order=True)
     three = pl.concat([one, middle, other])
-    heads = {}
-    for wanted in (None, "middle", "step1", ("middle", "step1")):
-        table = teachability(three, data.rollouts, checkpoint=wanted).teachability
-        heads[wanted] = table.select("features_from", "checkpoint").row(0)
-    assert heads == {
+    source = as_source(three, data.rollouts)
+    found = {
+        wanted: before_and_after(source, wanted, None)
+        for wanted in (None, "middle", "step1", ("middle", "step1"), ("step1", "middle"), "step0")
+    }
+    assert found == {
         None: ("step0", "step1"),
         "middle": ("step0", "middle"),
         "step1": ("step0", "step1"),
         ("middle", "step1"): ("middle", "step1"),
+        ("step1", "middle"): ("middle", "step1"),  # the order of the run, whatever was asked
+        "step0": ("step0", None),
     }
-    with pytest.raises(OptionError, match="checkpoint: 3 names; expected the one after training"):
-        teachability(three, data.rollouts, checkpoint=("step0", "middle", "step1"))
+    for wanted, number in ((("step0", "middle", "step1"), 3), ((), 0)):
+        with pytest.raises(OptionError, match=f"checkpoint: {number} names; expected the one aft"):
+            teachability(three, data.rollouts, checkpoint=wanted)
+    with pytest.raises(TableError, match="checkpoint: no 'step9'; expected one of step0, middle"):
+        teachability(three, data.rollouts, checkpoint="step9")
+    table = teachability(three, data.rollouts, checkpoint="middle").teachability
+    assert table.select("features_from", "checkpoint").row(0) == ("step0", "middle")
 
 
 def test_a_policy_and_a_step_choose_rollouts(data):
@@ -97,6 +107,12 @@ def test_a_policy_and_a_step_choose_rollouts(data):
     [
         ({"within": "rollout"}, "within: 'rollout'; expected one of run, prompt"),
         ({"trained_steps": (1,)}, "trained_steps: .1.; expected two training steps"),
+        ({"trained_steps": (5, 5)}, "trained_steps: .5, 5.; expected .* the second later"),
+        ({"noise_floor": -1e-9}, "noise_floor: -1e-09; expected a number from 0, in nat"),
+        ({"noise_floor": float("nan")}, "noise_floor: nan; expected a number from 0"),
+        ({"seed": -1}, "seed: -1; expected at least 0"),
+        ({"k": 3}, "k: 3; expected one of 2, 4, 8, 16, 32, 64"),
+        ({"divergence": "js"}, "divergence: 'js'; expected one of full, union"),
         ({"scale": "z"}, "scale: 'z'"),
     ],
 )
