@@ -1,6 +1,6 @@
 """Measure what `rock_tokens` says where there is nothing to find, and where rocks are planted.
 
-Prints Markdown. Run: python -m benchmarks.validate_rocks > benchmarks/results/rock_validity.md
+Prints Markdown. Run: python -m benchmarks.validate_rocks or, with the others, make validate
 """
 
 import datetime
