@@ -58,12 +58,16 @@ def _gain(row: Row) -> str:
     name = KL_NAMES[row["kl"]]
     if row["gain"] is None:
         return f"{name} of {row['checkpoint']}: {_interval(row, 'base', 'nat')}; {row['reason']}."
-    weak = f" [{row['reason']}]" if row["reason"] else ""
-    relative = _interval(row, "relative", "of it")
+    weak = f" ({row['reason']})" if row["reason"] else ""
+    moved = f"fell by {_interval(row, 'gain', 'nat')}"
+    if row["gain"] < 0:
+        ends = {"gain_low": "gain_high", "gain_high": "gain_low", "gain": "gain"}
+        rise = {name: -row[end] if row[end] is not None else None for name, end in ends.items()}
+        moved = f"rose by {_interval({**row, **rise}, 'gain', 'nat')}"
     return (
-        f"{name} fell by {_interval(row, 'gain', 'nat')} a token from {row['features_from']} to "
-        f"{row['checkpoint']}, of {row['base']:.3f}; a token above "
-        f"max(noise floor, 0.01) lost {relative} on average{weak}."
+        f"{name} {moved} a token from {row['features_from']} to {row['checkpoint']}, from "
+        f"{row['base']:.3f}; the mean relative gain, of tokens above max(noise floor, 0.01), is "
+        f"{_interval(row, 'relative', 'of their KL')}{weak}."
     )
 
 
@@ -76,7 +80,7 @@ def _matched(row: Row) -> str:
         verdict = "compatible tokens gain more"
     elif row["difference_high"] < 0:
         verdict = "compatible tokens gain less"
-    weak = f" [{row['reason']}]" if row["reason"] else ""
+    weak = f" ({row['reason']})" if row["reason"] else ""
     return (
         f"{question}{verdict}: {row['n_pairs']:,} matched pairs ({row['share_matched']:.0%} of the "
         f"top third) differ in gain by {_interval(row, 'difference', 'nat')}; with compatibility "
@@ -112,7 +116,9 @@ def _selectors(table: pl.DataFrame) -> list[str]:
     measured = rows.filter(pl.col("over_random").is_not_null())
     lines = []
     for row in measured.sort("gain", descending=True).head(3).iter_rows(named=True):
-        share = _interval(row, "captured", "of all gain")
+        share = "no share, since all gain is not above 0"
+        if row["captured"] is not None:
+            share = _interval(row, "captured", "of all gain")
         lines.append(
             f"{row['selector']} at {row['budget']:.0%} of tokens: gain "
             f"{_interval(row, 'gain', 'nat')}, above random by "
@@ -130,4 +136,4 @@ def _interval(row: Row, name: str, unit: str) -> str:
         return f"unknown {unit}"
     if low is None:
         return f"{value:.4f} {unit} (no interval: {row['reason']})"
-    return f"{value:.4f} {unit} ({low:.4f} to {high:.4f})"
+    return f"{value:.4f} {unit} [{low:.4f}, {high:.4f}]"

@@ -1,3 +1,5 @@
+import re
+
 import polars as pl
 import pytest
 
@@ -150,3 +152,19 @@ def test_five_prompts_are_needed_for_an_interval():
     base = found.teachability_models.filter(model="base")
     assert base["coefficient_low"].null_count() == base.height
     assert any("too few prompts" in line for line in summary_lines(found))
+
+
+def test_a_kl_that_rose_is_said_to_have_risen(data):
+    order = ["step1", "step0"]
+    turned = data.tokens.sort(
+        pl.col("checkpoint").replace_strict(order, [0, 1]), maintain_order=True
+    )
+    fell, rose = (
+        summary_lines(teachability(tokens, data.rollouts))[0] for tokens in (data.tokens, turned)
+    )
+    assert "fell by" in fell
+    assert "rose by" in rose
+    amount = re.compile(r"(?:fell|rose) by ([0-9.]+) nat \[([0-9.]+), ([0-9.]+)\]")
+    low_to_high = [float(number) for number in amount.search(rose).groups()]
+    assert low_to_high[1] < low_to_high[0] < low_to_high[2]
+    assert amount.search(fell).group(1) == amount.search(rose).group(1)
