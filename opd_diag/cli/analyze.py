@@ -41,6 +41,13 @@ def run_analysis(name: str, run: Path, out: Path | None, **arguments: Any) -> No
     opened = open_run(run)
     result = getattr(module, name)(opened, **arguments)
     written = opened.save(result._asdict(), arguments=arguments, folder=out)
+    if retokenised := int((~opened.rollouts["token_exact"]).sum()):
+        show.lines(
+            [
+                f"{retokenised:,} of {opened.rollouts.height:,} rollouts were tokenised again from "
+                "text: tokens may differ from those that were generated."
+            ]
+        )
     show.lines(module.summary_lines(result))
     show.paths(written)
 

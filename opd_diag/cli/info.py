@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from opd_diag.cli import show
+from opd_diag.cli import read, show
 from opd_diag.cli.app import app
 
 
@@ -38,6 +38,9 @@ def _print(found: dict[str, Any]) -> None:
             f"columns   {len(found['columns'])} of the token table: {', '.join(found['columns'])}",
         ]
     )
+    for name in ("retokenised", "skipped", "unknown_keys"):
+        if counts := rollouts["report"].get(name):
+            show.lines([f"{name.replace('_', ' '):9} {read.counted(counts)}"])
     show.table(
         "checkpoints",
         ("name", "path", "parts", "of", "rows"),

@@ -63,11 +63,12 @@ def rollouts(
     )
     for name in ("empty_responses", "unknown_keys", "skipped", "retokenised"):
         if report[name]:
-            typer.echo(f"{name.replace('_', ' ')}: {_write(report[name])}", err=True)
+            typer.echo(f"{name.replace('_', ' ')}: {counted(report[name])}", err=True)
     return found
 
 
-def _write(value: object) -> str:
+def counted(value: object) -> str:
+    """Write a count, or counts by name, in a line."""
     if isinstance(value, dict):
         return ", ".join(f"{key} ({count})" for key, count in value.items())
     return str(value)

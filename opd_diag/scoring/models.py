@@ -116,8 +116,11 @@ def load_model(
             f"{name}: does not fit into memory; expected more of it, or another device or dtype"
         ) from error
     except (*_LOADING_ERRORS, SafetensorError) as error:
+        expected = "a causal language model"
+        if "trust_remote_code" in str(error):
+            expected += ", or trust_remote_code (--trust-remote-code) if you trust its code"
         raise ModelError(
-            f"{name}: cannot be loaded ({first_line(error)}); expected a causal language model"
+            f"{name}: cannot be loaded ({first_line(error)}); expected {expected}"
         ) from error
     model.eval()
     head = find_head(name, model, head_device or device)

@@ -54,9 +54,7 @@ def claim_run(
             )
         return manifest
     others = [
-        path.name
-        for path in folder.iterdir()
-        if path.name != LOCK_NAME and not is_leftover(path)
+        path.name for path in folder.iterdir() if path.name != LOCK_NAME and not is_leftover(path)
     ]
     if others:
         raise StorageError(

@@ -46,7 +46,8 @@ def ratio(
         draws: Bootstrap draws.
         seed: Seed of the draws.
         level: Two-sided level of the interval.
-        log: Build the interval on the log scale: for positive ratios with a skewed spread.
+        log: Build the interval on the log scale: for positive ratios with a skewed spread. None is
+            given where an end is more than 20 times above or below the estimate.
         strata: Group of each cluster: clusters are drawn, and their spread is taken, inside it.
 
     Returns:
@@ -60,7 +61,7 @@ def ratio(
     found = bootstrap_t(
         [(x, m)], _log if log else _same, draws=draws, seed=seed, level=level, strata=strata
     )
-    return _answer(found, x, exponential=log)
+    return _answer(found, x, log=log)
 
 
 def mean(
@@ -110,26 +111,25 @@ def ratio_of_ratios(
 ) -> Interval:
     """Estimate (sum x / sum m) / (sum x0 / sum m0), a lift, with the interval on the log scale.
 
-    Arguments as for `ratio`; x0 and m0 may have shape (clusters, 1): one reference for all k.
+    Arguments as for `ratio` with log=True; x0 and m0 may have shape (clusters, 1): one reference
+    for all k.
     """
     pairs = [(x, m), (x0, m0)]
     found = bootstrap_t(pairs, _log_quotient, draws=draws, seed=seed, level=level, strata=strata)
-    return _answer(found, x, exponential=True)
+    return _answer(found, x, log=True)
 
 
 def _answer(
-    found: tuple[Floats, Floats, Floats, npt.NDArray[np.int64]],
-    x: Sums,
-    *,
-    exponential: bool = False,
+    found: tuple[Floats, Floats, Floats, npt.NDArray[np.int64]], x: Sums, *, log: bool = False
 ) -> Interval:
     estimate, low, high, clusters = found
-    if exponential:
-        with np.errstate(over="ignore"):
-            estimate, low, high = np.exp(estimate), np.exp(low), np.exp(high)
     shape = np.shape(x)[1:] if x.ndim == 1 else estimate.shape
     return as_interval(
-        estimate.reshape(shape), low.reshape(shape), high.reshape(shape), clusters.reshape(shape)
+        estimate.reshape(shape),
+        low.reshape(shape),
+        high.reshape(shape),
+        clusters.reshape(shape),
+        log=log,
     )
 
 

@@ -10,10 +10,12 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 TOO_FEW = "too few prompts"
 FEW = "few prompts"
 CONSTANT = "too little variation between prompts"
+CARRIED = "a few prompts carry it"
 UNDEFINED = "not defined"
 
 FEWEST_CLUSTERS = 5
 ENOUGH_CLUSTERS = 24
+FARTHEST = 20.0
 
 _CELLS = 1_000_000  # draws x clusters in one block: 8 MB
 
@@ -23,7 +25,8 @@ class Interval(NamedTuple):
 
     `low` and `high` are NaN where there is no interval, and `reason` says why. `reason` is
     "few prompts" where there is one from fewer than 24 clusters, and "" otherwise. `clusters`
-    counts those with data.
+    counts those with data. An interval on the log scale with an end more than 20 times above or
+    below the estimate is withheld: "a few prompts carry it".
     """
 
     estimate: Floats
@@ -107,16 +110,37 @@ def draw_quantiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def as_interval(
-    estimate: Floats, low: Floats, high: Floats, clusters: npt.NDArray[np.int64]
+    estimate: Floats,
+    low: Floats,
+    high: Floats,
+    clusters: npt.NDArray[np.int64],
+    *,
+    log: bool = False,
 ) -> Interval:
-    """Withhold intervals from too few clusters and give every statistic its reason."""
+    """Withhold intervals that tell nothing and give every statistic its reason.
+
+    Args:
+        estimate: Estimates, shape () or (k,).
+        low: Lower ends, NaN or infinite where there is none.
+        high: Upper ends.
+        clusters: Clusters with data.
+        log: Whether these are logarithms. Then draws that miss the few clusters which carry a sum
+            lie far below the estimate with next to no spread of their own; that puts an end
+            anywhere, up to 1e60 times the estimate, and 20 times is where it is withheld.
+    """
     clusters = np.broadcast_to(clusters, estimate.shape)
     enough = clusters >= FEWEST_CLUSTERS
     bounded = enough & np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(bounded, low, np.nan), np.where(bounded, high, np.nan)
+    carried = np.zeros(estimate.shape, np.bool_)
+    if log:
+        with np.errstate(invalid="ignore", over="ignore"):
+            carried = bounded & (np.maximum(high - estimate, estimate - low) > np.log(FARTHEST))
+            estimate, low, high = np.exp(estimate), np.exp(low), np.exp(high)
+    given = bounded & ~carried
+    low, high = np.where(given, low, np.nan), np.where(given, high, np.nan)
     reason = np.select(
-        [~enough, np.isnan(estimate), ~bounded, clusters < ENOUGH_CLUSTERS],
-        [TOO_FEW, UNDEFINED, CONSTANT, FEW],
+        [~enough, np.isnan(estimate), carried, ~bounded, clusters < ENOUGH_CLUSTERS],
+        [TOO_FEW, UNDEFINED, CARRIED, CONSTANT, FEW],
         "",
     )
     return Interval(estimate, low, high, clusters, reason)

@@ -109,8 +109,8 @@ def _studentise(estimate: Floats, variance: Floats, values: Floats, variances: F
     event seen in one cluster into a narrow interval.
     """
     smallest = 1e-12 * variance[:, None]
-    away = values - estimate[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
+        away = values - estimate[:, None]
         error = np.sqrt(np.where(variances > smallest, variances, 0))
         return np.where((error > 0) | (away**2 > smallest), away / error, np.nan)
 

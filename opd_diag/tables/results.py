@@ -29,6 +29,7 @@ def write_results(
     arguments: Mapping[str, Any],
     input_hash: str,
     checkpoints: Sequence[str],
+    retokenised: int = 0,
 ) -> list[Path]:
     """Check the tables of one analysis and write them, each complete or not at all.
 
@@ -40,6 +41,7 @@ def write_results(
         arguments: Every choice that made them, JSON values.
         input_hash: Hash of what they were made from.
         checkpoints: The checkpoints that they cover.
+        retokenised: Rollouts of the run that were tokenised again from text.
 
     Returns:
         The paths written.
@@ -53,6 +55,7 @@ def write_results(
         "arguments": dict(arguments),
         "input_hash": input_hash,
         "checkpoints": list(checkpoints),
+        "retokenised": retokenised,
         "versions": {name: version(name) for name in ("opd-diag", "polars", "numpy")},
     }
     text = {METADATA_KEY: json.dumps(metadata, allow_nan=False)}
@@ -65,7 +68,7 @@ def write_results(
 
 
 def read_result_metadata(path: Path) -> dict[str, Any]:
-    """Read what made a result: `arguments`, `input_hash`, `checkpoints`, `versions`.
+    """Read what made a result: `arguments`, `input_hash`, `checkpoints`, `retokenised`, `versions`.
 
     Raises:
         TableError: If the file is missing, damaged or no result of ours.

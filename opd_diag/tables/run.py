@@ -171,6 +171,7 @@ class Run:
             arguments=arguments,
             input_hash=self.input_hash(checkpoints),
             checkpoints=checkpoints,
+            retokenised=int((~self.rollouts["token_exact"]).sum()),
         )
 
     def results(self) -> list[str]:

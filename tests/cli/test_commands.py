@@ -74,6 +74,22 @@ def test_info_tells_results_and_json(analyzed, run_cli):
     assert found["results"]["trap_cuts"]["state"] == "fresh"
 
 
+def test_results_of_text_say_that_it_was_tokenised_again(
+    run_cli, write, teacher, student, tmp_path
+):
+    rows = [{"prompt": f"{n}", "response": "The answer is 12. Then we add. " * 4} for n in range(6)]
+    out = tmp_path / "run"
+    scored = run_cli(
+        "score", write(rows), "--teacher", teacher, "--student", f"a={student}", "--out", out
+    )
+    assert scored.exit_code == 0, scored.output
+    result = run_cli("analyze", "release-points", out)
+    assert "6 of 6 rollouts were tokenised again from text" in result.stdout
+    metadata = pl.read_parquet_metadata(out / "results/release_points.parquet")["opd_diag"]
+    assert json.loads(metadata)["retokenised"] == 6
+    assert "retokenised" in run_cli("info", out).stdout
+
+
 def test_score_check_and_resume(run_cli, write, rows, teacher, student, later, tmp_path):
     dump, out = write(rows), tmp_path / "run"
     models = ["--teacher", teacher, "--student"]

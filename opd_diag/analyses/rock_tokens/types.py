@@ -61,8 +61,8 @@ def type_intervals(
     return TypeIntervals(
         items=items,
         R=R._replace(low=R.low * prompts, high=R.high * prompts, estimate=R.estimate * prompts),
-        loss_share=ratio(x, each, seed=seed),
-        grad_share=ratio(g, per_prompt(sums.gradient)[:, None], seed=seed),
+        loss_share=ratio(x, each, seed=seed, log=not signed),
+        grad_share=ratio(g, per_prompt(sums.gradient)[:, None], seed=seed, log=True),
         lift=ratio_of_ratios(x, n, each, per_prompt(sums.n[0])[:, None], seed=seed),
         rank=rank_intervals(
             sums.x[0][:, np.flatnonzero(eligible)], place[items], present, seed=seed
