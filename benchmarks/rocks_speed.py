@@ -113,8 +113,8 @@ def write_run(folder: Path, options: argparse.Namespace) -> None:
             "versions": {},
             "fingerprint": {"k_grid": [2, 4]},
             "parts": parts,
-            "teacher": {},
-            "checkpoints": {name: {"fingerprint": name} for name in CHECKPOINTS},
+            "teacher": {"path": "generated"},
+            "checkpoints": {n: {"path": "generated", "fingerprint": n} for n in CHECKPOINTS},
             "rollouts": {},
         },
     )
