@@ -231,7 +231,7 @@ def main() -> None:
     job = Job(read, Measures(K_GRID), ids, chunk_rows(ids, device), teacher, {"student": student})
     batches = plan_batches(read.lengths, size)
     tokens = int(read.responses.offsets[-1])
-    by_script = int(read.responses.offsets[options.script_rollouts])
+    by_script = int(read.responses.offsets[min(options.script_rollouts, options.rollouts)])
     parts = plan_parts(read.responses.lengths, 262_144)
 
     def scored() -> None:
