@@ -16,10 +16,10 @@ from opd_diag.plots.release_curves import (
     release_curves_overlap,
     release_curves_policy,
 )
+from opd_diag.plots.release_example import release_example
 from opd_diag.plots.release_points import (
     release_budgets,
     release_correlation,
-    release_example,
     release_points,
     release_points_positions,
     release_summary,

@@ -1,52 +1,72 @@
 """Draw where in their rollouts the low-KL stretches lie."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
-from opd_diag.plots.style import CONTROL, THRESHOLD, WIDE, colour, nothing, panel, style
+from opd_diag.plots.style import (
+    CONTROL,
+    TALL,
+    THRESHOLD,
+    WIDE,
+    colour,
+    counted,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
 
 OUTCOMES = {True: "correct", False: "wrong", None: "outcome unknown"}
 PHASE_COLOURS = {"agreement": 4, "post": 5}
+DASHES = ("-", (0, (5, 1)), (0, (2, 1)))
+MOST_SPLIT = 2  # checkpoints: the lines of more cannot be told apart
 LEAST_SHOWN = 1e-4  # nat: below this all is one colour
 
 
 def agreement_traps(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw where the cuts stand, by checkpoint and outcome.
+    """Draw where the cuts stand: by outcome for one or two checkpoints, all together for more.
 
     Args:
         table: `agreement_traps`.
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         cut = table.filter("triggered")
         if cut.is_empty():
             return nothing(ax, "the rule fires on no rollout")
         bins = np.linspace(0, 1, 21).tolist()
-        dashes = ("-", "--", ":")
         names = cut["checkpoint"].unique(maintain_order=True)
+        split = len(names) <= MOST_SPLIT
         for i, name in enumerate(names):
-            for (outcome, label), dash in zip(OUTCOMES.items(), dashes, strict=True):
-                rows = cut.filter(
-                    pl.col("checkpoint") == name, pl.col("correct").eq_missing(pl.lit(outcome))
-                )
+            own = cut.filter(pl.col("checkpoint") == name)
+            parts = {
+                label: own.filter(pl.col("correct").eq_missing(pl.lit(outcome)))
+                for outcome, label in OUTCOMES.items()
+            }
+            counts = ", ".join(f"{r.height:,} {label}" for label, r in parts.items() if r.height)
+            whole = f"{name} ({counts})"
+            for label, rows in parts.items() if split else ((whole, own),):
                 if not rows.is_empty():
+                    n = counted(rows.height, "rollout")
                     ax.hist(
                         rows["cut_frac"].to_numpy(),
                         bins=bins,
                         histtype="step",
                         color=colour(i),
-                        linestyle=dash,
-                        linewidth=1.6,
-                        label=f"{name}, {label} ({rows.height:,} rollouts)",
+                        linestyle=DASHES[list(parts).index(label) if split else i % len(DASHES)],
+                        linewidth=plt.rcParams["lines.linewidth"],
+                        label=f"{name}, {label} ({n})" if split else label,
                     )
         ax.set_xlim(0, 1)
         ax.set_xlabel("tokens before the cut (share of the rollout)")
         ax.set_ylabel("rollouts")
-        ax.set_title("Where the low-KL stretch begins")
-        ax.legend()
+        together = "by outcome" if split else "correct and wrong together"
+        ax.set_title(f"Where the low-KL stretch begins ({together})")
+        legend_below(ax)
         return ax
 
 
@@ -86,7 +106,9 @@ def trap_map(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_xlabel("position (tokens in the loss)")
         ax.set_ylabel("rollout, by onset")
         drawn = values.shape[0]
-        ax.set_title(f"{name}: {drawn:,} rollouts, the rule fires on {cuts.height:,} (points: cut)")
+        ax.set_title(
+            f"{name}: {counted(drawn, 'rollout')}, the rule fires on {cuts.height:,} (points: cut)"
+        )
         return ax
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import band, colour, nothing, panel, style
+from opd_diag.plots.style import band, colour, counted, legend_below, nothing, panel, style
 
 
 def release_curves(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -20,9 +20,9 @@ def release_curves(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         (name, _pick(table, name, "advantage_std_over_early"), colour(i), "-")
         for i, name in enumerate(names)
     ]
-    ax = _draw(lines, "std of the advantage / its value in the first 20 %", ax)
-    ax.set_title("Spread of the advantage")
-    return ax
+    return _draw(
+        lines, "std of the advantage / its value in the first 20 %", "Spread of the advantage", ax
+    )
 
 
 def release_curves_advantage(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -36,9 +36,7 @@ def release_curves_advantage(table: pl.DataFrame, *, ax: Axes | None = None) -> 
     lines = [
         (name, _pick(table, name, "advantage"), colour(i), "-") for i, name in enumerate(names)
     ]
-    ax = _draw(lines, "teacher_logp - student_logp (nat)", ax)
-    ax.set_title("Mean advantage")
-    return ax
+    return _draw(lines, "teacher_logp - student_logp (nat)", "Mean advantage", ax)
 
 
 def release_curves_margin(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -54,9 +52,9 @@ def release_curves_margin(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
         (f"K = {k}", rows.filter(pl.col("k") == k), colour(i), "-")
         for i, k in enumerate(rows["k"].unique().sort())
     ]
-    ax = _draw(lines, "mean margin (nat)", ax)
-    ax.set_title(f"Teacher's margin among the student's top K: {name}")
-    return ax
+    return _draw(
+        lines, "mean margin (nat)", f"Teacher's margin among the student's top K: {name}", ax
+    )
 
 
 def release_curves_entropy(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -72,9 +70,7 @@ def release_curves_entropy(table: pl.DataFrame, *, ax: Axes | None = None) -> Ax
         for i, name in enumerate(names)
         for model, dash in (("student", "-"), ("teacher", "--"))
     ]
-    ax = _draw(lines, "mean entropy (nat)", ax)
-    ax.set_title("Entropies")
-    return ax
+    return _draw(lines, "mean entropy (nat)", "Entropies", ax)
 
 
 def release_curves_overlap(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -86,9 +82,7 @@ def release_curves_overlap(table: pl.DataFrame, *, ax: Axes | None = None) -> Ax
     """
     names = table["checkpoint"].unique(maintain_order=True)
     lines = [(name, _pick(table, name, "overlap"), colour(i), "-") for i, name in enumerate(names)]
-    ax = _draw(lines, "shared share of the top 16", ax)
-    ax.set_title("Overlap of student and teacher")
-    return ax
+    return _draw(lines, "shared share of the top 16", "Overlap of student and teacher", ax)
 
 
 def release_curves_policy(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -100,13 +94,18 @@ def release_curves_policy(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
     """
     name = _first(table)
     rows = table.filter(pl.col("split") == "policy")
+    if rows.is_empty() and not table.is_empty():
+        return nothing(panel(ax), "all rollouts are of one policy")
     lines = [
         (policy, _pick(rows, name, "advantage_std", group=policy), colour(i), "-")
         for i, policy in enumerate(rows["group"].unique(maintain_order=True))
     ]
-    ax = _draw(lines, "std of the advantage (nat)", ax)
-    ax.set_title(f"Spread of the advantage by the prefix's policy: {name}")
-    return ax
+    return _draw(
+        lines,
+        "std of the advantage (nat)",
+        f"Spread of the advantage by the prefix's policy: {name}",
+        ax,
+    )
 
 
 def release_curves_absolute(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -121,17 +120,15 @@ def release_curves_absolute(table: pl.DataFrame, *, ax: Axes | None = None) -> A
         (name, _pick(table, name, "advantage_std", axis="absolute"), colour(i), "-")
         for i, name in enumerate(names)
     ]
-    ax = _draw(lines, "std of the advantage (nat)", ax)
-    ax.autoscale(axis="x")
-    ax.set_xlabel("position in the response (tokens)")
-    ax.set_title("Spread of the advantage")
-    return ax
+    return _draw(lines, "std of the advantage (nat)", "Spread of the advantage", ax, relative=False)
 
 
 Line = tuple[str, pl.DataFrame, str, str]
 
 
-def _draw(lines: Sequence[Line], unit: str, ax: Axes | None) -> Axes:
+def _draw(
+    lines: Sequence[Line], unit: str, title: str, ax: Axes | None, *, relative: bool = True
+) -> Axes:
     """Draw (label, rows, colour, dash) with bands over the middle of each bin."""
     with style():
         ax = panel(ax)
@@ -141,10 +138,14 @@ def _draw(lines: Sequence[Line], unit: str, ax: Axes | None) -> Axes:
             middle = (rows["start"] + rows["end"]) / 2
             interval = rows["value"], rows["value_low"], rows["value_high"]
             band(ax, middle.to_list(), *interval, colour=hue, label=label, linestyle=dash)
-        ax.set_xlabel("position in the response (share of its tokens)")
-        ax.set_xlim(0, 1)
+        of = "share of its tokens" if relative else "tokens"
+        ax.set_xlabel(f"position in the response ({of})")
+        if relative:
+            ax.set_xlim(0, 1)
         ax.set_ylabel(unit)
-        ax.legend()
+        prompts = max(max(rows["n_prompts"], default=0) for _, rows, _, _ in lines)
+        ax.set_title(f"{title} (band: 95 %, {counted(prompts, 'prompt')})")
+        legend_below(ax)
         return ax
 
 

@@ -2,31 +2,32 @@
 
 from collections.abc import Iterator
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 
 from opd_diag.plots.style import (
     CONTROL,
-    SINGLE,
+    TALL,
     THRESHOLD,
-    WIDE,
     bars,
     colour,
+    counted,
+    legend_below,
     nothing,
     panel,
     style,
 )
 
 THRESHOLDS = (0, 6)
-TEXT_SEGMENTS = 40  # more lines of text than this cannot be read in a figure
-TEXT_CHARACTERS = 70
+DASHES = ("-", (0, (5, 1)), (0, (2, 1)), "-.")
 
 CONTROLS = {
     "accepted_at_6": "downward",
     "accepted_up_at_6": "upward",
-    "accepted_shuffled_at_6": "downward, segments shuffled",
-    "step_beats_line": "step beats a line\n(accepted, 100 segments or more)",
+    "accepted_shuffled_at_6": "downward,\nsegments shuffled",
+    "step_beats_line": "step beats a line\n(accepted, with\n100 segments)",
 }
 
 
@@ -38,26 +39,20 @@ def release_points(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         gains = table.filter(pl.col("gain").is_not_null())
         if gains.is_empty():
             return nothing(ax, "no rollout has a downward split")
         bins = np.histogram_bin_edges(gains["gain"].to_numpy(), "auto").tolist()
         for i, (name, rows) in enumerate(_checkpoints(gains)):
-            ax.hist(
-                rows["gain"].to_numpy(),
-                bins=bins,
-                histtype="stepfilled",
-                facecolor=(colour(i), 0.2),
-                edgecolor=colour(i),
-                label=f"{name} ({rows.height:,} rollouts)",
-            )
+            label = f"{name} ({counted(rows.height, 'rollout')})"
+            _outline(ax, rows["gain"], bins, i, label)
         for threshold, dash in zip(THRESHOLDS, (":", "--"), strict=True):
             ax.axvline(threshold, color=THRESHOLD, linestyle=dash, label=f"gain {threshold}")
         ax.set_xlabel("BIC gain of one downward shift over one mean (nat)")
         ax.set_ylabel("rollouts")
         ax.set_title("Gain of a release point")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 
@@ -69,24 +64,18 @@ def release_points_positions(table: pl.DataFrame, *, ax: Axes | None = None) -> 
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         accepted = table.filter("accepted")
         if accepted.is_empty():
             return nothing(ax, "no release point was accepted")
         for i, (name, rows) in enumerate(_checkpoints(accepted)):
-            ax.hist(
-                rows["release_frac"].to_numpy(),
-                bins=np.linspace(0, 1, 21).tolist(),
-                histtype="stepfilled",
-                facecolor=(colour(i), 0.2),
-                edgecolor=colour(i),
-                label=f"{name} ({rows.height:,} released)",
-            )
+            label = f"{name} ({rows.height:,} released)"
+            _outline(ax, rows["release_frac"], np.linspace(0, 1, 21).tolist(), i, label)
         ax.set_xlim(0, 1)
         ax.set_xlabel("release point (share of the response's tokens)")
         ax.set_ylabel("rollouts")
         ax.set_title("Where release points stand")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 
@@ -98,7 +87,7 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         if table.is_empty():
             return nothing(ax, "no rollout was summarised")
         order = pl.DataFrame({"statistic": list(CONTROLS), "place": range(len(CONTROLS))})
@@ -112,12 +101,15 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             bars(ax, at, *drawn, colour=colour(i), label=name, horizontal=True)
         paper = shown.filter(pl.col("paper").is_not_null())
         ax.plot(paper["paper"], paper["place"], "D", color=CONTROL, label="paper", markersize=5)
+        for place, reason in _missing(shown):
+            words = ax.text(0.01, place, reason, color=CONTROL, va="center", parse_math=False)
+            words.set_in_layout(False)  # or the row would narrow the axes
         ax.set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
-        ax.invert_yaxis()
+        ax.set_ylim(len(CONTROLS) - 0.4, -0.4)
         ax.set_xlim(-0.02, 1.02)
         ax.set_xlabel("share of rollouts with gain above 6 nat")
         ax.set_title("The rule and its controls")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 
@@ -129,11 +121,18 @@ def release_correlation(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax, size=(4.8, 4.8))
+        ax = panel(ax, size=(4.8, 5.2))
         known = table.drop_nulls(["pearson_early", "pearson_late"])
         if known.is_empty():
             return nothing(ax, "no rollout has enough tokens on both sides")
-        ax.plot([-1, 1], [-1, 1], color=CONTROL, linewidth=1)
+        ends = known.select(
+            low=pl.min_horizontal(pl.col("pearson_early", "pearson_late").min()),
+            high=pl.max_horizontal(pl.col("pearson_early", "pearson_late").max()),
+        ).row(0)
+        # A square around the points: correlations of one run mostly lie in a corner of [-1, 1].
+        edge = 0.05 * (ends[1] - ends[0]) or 0.05
+        view = max(ends[0] - edge, -1.02), min(ends[1] + edge, 1.02)
+        ax.plot(view, view, color=CONTROL, linewidth=1, label="no change")
         for i, (name, rows) in enumerate(_checkpoints(known)):
             ax.scatter(
                 rows["pearson_early"],
@@ -142,15 +141,15 @@ def release_correlation(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                 alpha=0.5,
                 linewidths=0,
                 color=colour(i),
-                label=f"{name} ({rows.height:,} rollouts)",
+                label=f"{name} ({counted(rows.height, 'rollout')})",
             )
-        ax.set_xlim(-1, 1)
-        ax.set_ylim(-1, 1)
+        ax.set_xlim(view)
+        ax.set_ylim(view)
         ax.set_aspect("equal")
         ax.set_xlabel("correlation in the first 20 % of the response")
         ax.set_ylabel("correlation in the last 20 %")
         ax.set_title("Student against teacher log-probs of the tokens")
-        ax.legend(loc="lower right")
+        legend_below(ax)
         return ax
 
 
@@ -187,41 +186,25 @@ def release_budgets(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         return ax
 
 
-def release_example(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw one rollout segment by segment, with the fitted means, the cut and the text.
+def _outline(ax: Axes, values: pl.Series, bins: list[float], i: int, label: str) -> None:
+    """Draw the i-th histogram as steps: fills of several would hide one another."""
+    ax.hist(
+        values.to_numpy(),
+        bins=bins,
+        histtype="step",
+        color=colour(i),
+        linestyle=DASHES[i % len(DASHES)],
+        linewidth=plt.rcParams["lines.linewidth"],
+        label=label,
+    )
 
-    Args:
-        table: `release_example`, of which the first checkpoint is drawn.
-        ax: Where to draw; None: a new figure.
-    """
-    with style():
-        if table.is_empty():
-            return nothing(panel(ax), "no rollout has a segment")
-        name, rows = next(_checkpoints(table))
-        readable = rows["text"].is_not_null().all() and rows.height <= TEXT_SEGMENTS
-        ax = panel(ax, size=(WIDE[0], max(SINGLE[1], 0.24 * rows.height)) if readable else WIDE)
-        at = rows["segment"].to_list()
-        for kept, i, label in ((True, 0, "kept"), (False, 1, "released")):
-            own = rows.filter(pl.col("kept") == kept)
-            ax.plot(own["score"], own["segment"], "o", color=colour(i), label=label, markersize=5)
-        for i, level in enumerate(rows["fitted"].drop_nulls().unique(maintain_order=True)):
-            side = rows.filter(pl.col("fitted") == level)["segment"]
-            ends = side[0] - 0.5, side[-1] + 0.5
-            ax.vlines(level, *ends, color=CONTROL, label="fitted mean" if i == 0 else "")
-        cut = rows.filter(~pl.col("kept"))
-        if cut.height:
-            ax.axhline(
-                cut["segment"][0] - 0.5, color=THRESHOLD, linestyle="--", label="release point"
-            )
-        if readable:
-            ax.set_yticks(at, [_shortened(text) for text in rows["text"]], fontsize=7)
-        else:
-            ax.set_ylabel("segment")
-        ax.invert_yaxis()
-        ax.set_xlabel("segment score: log(1 + mean margin in nat)")
-        ax.set_title(f"Rollout {rows['rollout'][0]} under {name}")
-        ax.legend()
-        return ax
+
+def _missing(rows: pl.DataFrame) -> Iterator[tuple[int, str]]:
+    """Give place and reason of each statistic that no checkpoint has a value of."""
+    for own in rows.partition_by("place", maintain_order=True):
+        if own["value"].is_null().all():
+            reason = next(iter(own["reason"].drop_nulls()), "no value")
+            yield own["place"][0], f"{reason}\n({counted(max(own['n'].to_list()), 'rollout')})"
 
 
 def _checkpoints(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
@@ -233,9 +216,3 @@ def _checkpoints(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
 def _offset(i: int) -> float:
     """Move the i-th series off the row it shares with others."""
     return 0.16 * i
-
-
-def _shortened(text: str) -> str:
-    """Make one short line of a segment; a dollar sign is not the start of a formula."""
-    line = " ".join(text.split()).replace("$", r"\$")
-    return line if len(line) <= TEXT_CHARACTERS else line[: TEXT_CHARACTERS - 1] + "…"

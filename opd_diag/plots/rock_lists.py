@@ -6,11 +6,14 @@ from matplotlib.axes import Axes
 
 from opd_diag.plots.style import (
     CONTROL,
+    TALL,
     THRESHOLD,
     WIDE,
     band,
     bars,
     colour,
+    counted,
+    legend_below,
     nothing,
     panel,
     style,
@@ -68,7 +71,7 @@ def rock_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         shown = table.drop_nulls(["J_c", "cross_lift"])
         if shown.is_empty():
             return nothing(ax, _reason(table))
@@ -91,7 +94,7 @@ def rock_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_title(
             f"What a list of {table['K'][0]} is chosen by: stable, and more than frequency?"
         )
-        ax.legend()
+        legend_below(ax)
         return ax
 
 
@@ -143,13 +146,13 @@ def rock_outputs(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                 histtype="stepfilled",
                 facecolor=(colour(i), 0.2),
                 edgecolor=colour(i),
-                label=f"{label} ({known[name].len():,} rollouts)",
+                label=f"{label} ({counted(known[name].len(), 'rollout')})",
             )
         ax.set_xlim(0, 1)
         ax.set_xlabel("share of the rollout that rocks hold")
         ax.set_ylabel("rollouts")
         ax.set_title(f"Rocks in each rollout: {table['checkpoint'][0]}")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.transforms import ScaledTranslation
 
 from opd_diag.errors import OptionError
 
@@ -19,6 +20,7 @@ CONTROL = "#7F7F7F"  # nulls, controls and reference lines
 THRESHOLD = "#000000"
 
 SINGLE = (6.4, 4.0)  # inches
+TALL = (6.4, 4.8)  # with room for a legend below
 WIDE = (9.6, 4.0)
 WIDEST_SINGLE = 7.2  # a figure that is wider on the screen spans both columns of a page
 REASON_CHARACTERS = 56  # in a line of an empty panel
@@ -152,6 +154,28 @@ def bars(
     ax.plot(*((y, at) if horizontal else (at, y)), "o", color=colour, label=label, markersize=point)
     draw = ax.hlines if horizontal else ax.vlines
     draw(at, bottom, top, color=colour, linewidth=1.25 * plt.rcParams["lines.linewidth"])
+
+
+def legend_below(ax: Axes) -> None:
+    """Put the legend under the axes and their label, in as many columns as stand side by side."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    look = plt.rcParams
+    sizes = look["xtick.labelsize"], look["axes.labelsize"], look["legend.fontsize"]
+    tick, label, size = (FontProperties(size=of).get_size_in_points() for of in sizes)
+    room = 72 * ax.get_window_extent().width / figure.dpi  # points, as all lengths here
+    texts = ax.legend().get_texts()
+    wide = max((72 * t.get_window_extent().width / figure.dpi for t in texts), default=room)
+    lines = 1 + (72 * ax.xaxis.label.get_window_extent().width / figure.dpi > room)
+    down = ScaledTranslation(0, -(15 + tick + 1.3 * lines * label) / 72, figure.dpi_scale_trans)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down,
+              ncols=max(1, int(room / (wide + 4.5 * size))), borderaxespad=0, borderpad=0,
+              columnspacing=1.5)  # fmt: skip
+
+
+def counted(n: int, noun: str) -> str:
+    """Write a number with its noun: 1 rollout, 2,000 rollouts."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def nothing(ax: Axes, reason: str) -> Axes:

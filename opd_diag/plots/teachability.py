@@ -79,8 +79,8 @@ def teachability_plane_compatibility(table: pl.DataFrame, *, ax: Axes | None = N
         table: `teachability`.
         ax: Where to draw; None: a new figure.
     """
-    label = "compatibility: teacher's mass on the student's top K"
-    return _plane(table, ax, "compatibility", label, "Compatibility by entropy and divergence")
+    title = "Compatibility by entropy and divergence"
+    return _plane(table, ax, "compatibility", "mean compatibility (share)", title)
 
 
 def _plane(table: pl.DataFrame, ax: Axes | None, value: str, label: str, title: str) -> Axes:
@@ -102,7 +102,8 @@ def _plane(table: pl.DataFrame, ax: Axes | None, value: str, label: str, title: 
             axis.set_ticklabels([f"{edges[b]:.2g}" for b in range(1, 9, 2)])
         ax.axhline(4.5, color=CONTROL, linewidth=1)
         ax.axvline(4.5, color=CONTROL, linewidth=1)
-        ax.text(0.02, 0.98, "Q3", transform=ax.transAxes, va="top", fontweight="bold")
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
+        ax.text(0.03, 0.97, "Q3", transform=ax.transAxes, va="top", fontweight="bold", bbox=box)
         ax.set_xlabel("student entropy (nat), by tenths")
         ax.set_ylabel("divergence (nat), by tenths")
         ax.set_title(f"{title}, {pair(cells)}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import bars
+from opd_diag.plots.style import bars, counted
 
 KL = "forward_kl"
 GAIN = "gain in KL(teacher ‖ student) (nat)"
@@ -33,7 +33,7 @@ def pair(rows: pl.DataFrame) -> str:
 
 def counts(rows: pl.DataFrame) -> str:
     """Say how many tokens and prompts stand behind the first row."""
-    return f"{rows['n'][0]:,} tokens, {rows['n_prompts'][0]:,} prompts"
+    return f"{counted(rows['n'][0], 'token')}, {counted(rows['n_prompts'][0], 'prompt')}"
 
 
 def why(table: pl.DataFrame) -> str:

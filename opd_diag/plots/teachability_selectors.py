@@ -3,7 +3,18 @@
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, WIDE, band, colour, nothing, panel, style
+from opd_diag.plots.style import (
+    CONTROL,
+    TALL,
+    WIDE,
+    band,
+    colour,
+    counted,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
 from opd_diag.plots.teachability_labels import GAIN, KL, interval, pair, why
 
 RANDOM = "random"
@@ -13,7 +24,7 @@ NOT_DRAWN = ("position", "local entropy", "local divergence", "local position")
 DEFINITIONS = {
     "teacher_mass": "teacher's mass on the student's top K",
     "overlap": "overlap of both top K",
-    "teacher_top": "teacher's best token in the student's top K",
+    "teacher_top": "teacher's best in the student's top K",
 }
 
 
@@ -60,7 +71,7 @@ def _by_budget(table: pl.DataFrame, ax: Axes | None, name: str, label: str, titl
         whole = "the run" if rows["budget_per"][0] == "run" else "each rollout"
         ax.set_xlabel(f"share of the tokens chosen (of {whole})")
         ax.set_ylabel(label)
-        ax.set_title(f"{title}, {pair(rows)} ({max(rows['n_prompts']):,} prompts)")
+        ax.set_title(f"{title}, {pair(rows)} ({counted(max(rows['n_prompts']), 'prompt')})")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
         return ax
 
@@ -142,7 +153,7 @@ def teachability_support(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes
         ax: Where to draw; None: a new figure.
     """
     with style():
-        ax = panel(ax)
+        ax = panel(ax, size=TALL)
         rows = table.filter(pl.col("standard").is_not_null(), kl=KL)
         if rows.is_empty():
             return nothing(ax, why(table))
@@ -155,7 +166,7 @@ def teachability_support(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes
         ax.set_xlabel("K (tokens)")
         ax.set_ylabel("standardised coefficient of\nlocal compatibility (SD per SD)")
         ax.set_title(f"Definitions of compatibility, {pair(rows)} ({rows['n_local'][0]:,} tokens)")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        legend_below(ax)
         return ax
 
 

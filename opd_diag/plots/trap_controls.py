@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, WIDE, band, bars, colour, nothing, panel, style
+from opd_diag.plots.style import CONTROL, WIDE, band, bars, colour, counted, nothing, panel, style
 
 PHASES = ("pre", "agreement", "post", "untriggered")
 PHASE_WORDS = ("before", "in the stretch", "after", "rule did\nnot fire")
@@ -84,7 +84,7 @@ def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | Non
         ax.set_xticks(range(len(PHASES)), PHASE_WORDS)
         ax.set_ylabel(f"mean over tokens ({unit})")
         ax.set_xlabel("place in the rollout")
-        ax.set_title(f"{checkpoint}: around the low-KL stretches of {fired:,} rollouts")
+        ax.set_title(f"{checkpoint}: around the low-KL stretches of {counted(fired, 'rollout')}")
         _legend(ax)
         return ax
 
@@ -106,7 +106,7 @@ def trap_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, name in enumerate(rows["checkpoint"].unique(maintain_order=True)):
             own = rows.filter(pl.col("checkpoint") == name)
             at = [order.index(measure) + 0.2 * i for measure in own["measure"]]
-            label = f"{name} ({own['n_control'][0]:,} rollouts)"
+            label = f"{name} ({counted(own['n_control'][0], 'rollout')})"
             bars(ax, at, *_interval(own, "ratio"), colour=colour(i), label=label, horizontal=True)
         ax.axvline(1, color=CONTROL, linestyle="--", label="no persistence")
         ax.set_yticks(range(len(order)), [MEASURES[measure] for measure in order])
@@ -175,8 +175,8 @@ def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
         ax.axhline(cut["all_tokens"][0], color="#000000", linewidth=0.8, label="all tokens")
         ax.set_xlabel("tokens kept (share)")
         ax.set_ylabel(f"{QUANTITIES[signal]} per token kept ({cut['unit'][0]})")
-        n = cut["n"][0]
-        ax.set_title(f"{checkpoint}: what is kept of {n:,} rollouts (band: 95 %)")
+        n = counted(cut["n"][0], "rollout")
+        ax.set_title(f"{checkpoint}: what is kept of {n} (band: 95 %)")
         _legend(ax)
         return ax
 
@@ -217,7 +217,8 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.axhline(1, color=CONTROL, linestyle="--", label="no persistence")
         ax.set_xlabel("prevalence (share of rollouts)")
         ax.set_ylabel("windows that stay below,\nobserved / shuffled (ratio)")
-        ax.set_title(f"{checkpoint}: {rows.height} settings, {max(rows['n'].to_list()):,} rollouts")
+        n = counted(max(rows["n"].to_list()), "rollout")
+        ax.set_title(f"{checkpoint}: {counted(rows.height, 'setting')}, {n}")
         _legend(ax)
         return ax
 

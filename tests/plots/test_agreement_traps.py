@@ -130,3 +130,25 @@ def test_the_setting_asked_for_is_marked(tables):
     ax = plots.trap_sensitivity(tables.trap_sensitivity)
     rows = tables.trap_sensitivity.filter("is_setting", checkpoint="step0")
     assert points(ax, "the setting asked for").get_ydata() == rows["persistence_ratio"][0]
+
+
+def test_up_to_two_checkpoints_are_split_by_outcome_and_more_are_not(tables):
+    rows = tables.agreement_traps
+    two = plots.agreement_traps(rows)
+    assert two.get_title(loc="left").endswith("(by outcome)")
+    fired = rows.filter("triggered")
+    counts = [c for (c,) in fired.group_by("checkpoint", "correct").len().select("len").rows()]
+    labels = two.get_legend_handles_labels()[1]
+    assert len(labels) == len(two.patches) == len(counts)
+    assert sorted(int(label.split("(")[1].split(" ")[0]) for label in labels) == sorted(counts)
+    first = rows["checkpoint"][0]
+    third = rows.filter(checkpoint=first).with_columns(checkpoint=pl.lit("third"))
+    three = plots.agreement_traps(pl.concat([rows, third]))
+    assert "correct and wrong together" in three.get_title(loc="left")
+    own = fired.filter(checkpoint=first)
+    heights, _ = np.histogram(own["cut_frac"], np.linspace(0, 1, 21))
+    assert three.patches[-1].get_path().vertices[:, 1].max() == heights.max()
+    label = next(x for x in three.get_legend_handles_labels()[1] if x.startswith("third"))
+    for outcome, word in ((True, "correct"), (False, "wrong")):
+        n = own.filter(correct=outcome).height
+        assert (f"{n} {word}" in label) == bool(n)

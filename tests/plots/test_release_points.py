@@ -102,7 +102,51 @@ def test_the_rule_stands_beside_its_controls(tables):
     assert [text.split("\n")[0] for text in shown] == [
         "downward",
         "upward",
-        "downward, segments shuffled",
+        "downward,",
         "step beats a line",
     ]
     assert "paper" in ax.get_legend_handles_labels()[1]
+
+
+def test_a_control_without_a_value_says_why_in_its_row(tables):
+    lost = pl.col("statistic") == "step_beats_line"
+    rows = tables.release_summary.with_columns(
+        pl.when(~lost).then(pl.col("^value.*$")),
+        n=pl.when(lost).then(1).otherwise("n"),
+        reason=pl.when(lost).then(pl.lit("too few prompts")),
+    )
+    (words,) = plots.release_summary(rows).texts
+    assert words.get_text() == "too few prompts\n(1 rollout)"
+    assert words.get_position()[1] == 3
+
+
+def test_curves_say_how_many_prompts_and_stand_left_without_a_style_around_them(tables):
+    names = [name for name in NAMES if name.startswith("release_curves")]
+    for name in names:
+        ax = getattr(plots, name)(tables.release_curves)
+        assert ax.get_title(loc="left").endswith("(band: 95 %, 6 prompts)")
+        assert not ax.get_title(loc="center")
+    one = tables.release_curves.with_columns(n_prompts=pl.lit(1, pl.UInt32))
+    assert "1 prompt)" in plots.release_curves(one).get_title(loc="left")
+
+
+def test_one_policy_has_no_curve_of_policies(tables):
+    rows = tables.release_curves.filter(pl.col("split") != "policy")
+    words = [text.get_text() for text in plots.release_curves_policy(rows).texts]
+    assert words == ["all rollouts are of one policy"]
+
+
+def test_correlations_fill_a_square_with_the_line_of_no_change(tables):
+    rows = tables.release_correlation.with_columns(
+        pearson_early=0.9 + 0.01 * pl.int_range(pl.len()) % 0.05, pearson_late=pl.lit(0.95)
+    )
+    ax = plots.release_correlation(rows)
+    assert ax.get_xlim() == ax.get_ylim()
+    low, high = ax.get_xlim()
+    assert 0.8 < low < 0.9
+    assert 0.95 < high < 1
+    points = np.concatenate([c.get_offsets() for c in ax.collections])
+    assert ((low <= points) & (points <= high)).all()
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), ax.lines[0].get_ydata())
+    same = plots.release_correlation(rows.with_columns(pearson_early=1.0, pearson_late=1.0))
+    assert same.get_xlim()[0] < 1 < same.get_xlim()[1]

@@ -9,7 +9,17 @@ import pytest
 
 from opd_diag.errors import OptionError, StorageError
 from opd_diag.plots.saving import saved
-from opd_diag.plots.style import band, bars, drawable, nothing, panel, readable, style
+from opd_diag.plots.style import (
+    band,
+    bars,
+    counted,
+    drawable,
+    legend_below,
+    nothing,
+    panel,
+    readable,
+    style,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +163,27 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
         saved(panel(None).figure, tmp_path / "file" / "x.png")
+
+
+@pytest.mark.parametrize("size", ["screen", "one-column"])
+@pytest.mark.parametrize("entries", [1, 6])
+def test_a_legend_below_hides_neither_label_nor_axes(size, entries):
+    with style(size):
+        ax = panel(None)
+        for i in range(entries):
+            ax.plot([0, 1], [0, i], label=f"the entry of number {i}")
+        ax.set_xlabel("what is measured here (unit)")
+        legend_below(ax)
+        figure = ax.figure
+        figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent()
+    assert legend.y1 <= ax.xaxis.label.get_window_extent().y0
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
+
+
+@pytest.mark.parametrize(
+    ("n", "words"), [(0, "0 rollouts"), (1, "1 rollout"), (2_000, "2,000 rollouts")]
+)
+def test_numbers_agree_with_their_nouns(n, words):
+    assert counted(n, "rollout") == words

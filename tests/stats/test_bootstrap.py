@@ -163,6 +163,39 @@ def test_an_event_in_one_to_three_clusters_has_no_interval():
     assert found.low[4] < 4 / 96 < 0.08 < found.high[4]
 
 
+def heavy_tailed(seed, clusters, statistics):
+    """Values whose sum one cluster in a hundred may carry; their mean is exp(4.5)."""
+    return np.exp(np.random.default_rng(seed).normal(0.0, 3.0, (clusters, statistics)))
+
+
+def test_a_sum_that_one_cluster_carries_has_no_interval_on_the_log_scale():
+    x = np.random.default_rng(15).gamma(2.0, 0.5, (96, 2))
+    x[0, 0] = 20 * x[:, 0].sum()
+    m = np.ones((96, 2))
+    total = np.random.default_rng(16).gamma(2.0, 0.5, (96, 1))
+    for found in (ratio(x, m, log=True), ratio_of_ratios(x, m, total, np.ones((96, 1)))):
+        assert found.reason.tolist() == ["a few prompts carry it", ""]
+        assert np.isnan(found.low).tolist() == np.isnan(found.high).tolist() == [True, False]
+        assert np.isfinite(found.estimate).all()
+
+
+@pytest.mark.parametrize("clusters", [8, 24, 96])
+def test_intervals_of_heavy_tails_are_bounded_or_withheld(clusters):
+    x = heavy_tailed(17, clusters, 300)
+    found = ratio(x, np.ones_like(x), log=True, draws=500)
+    given = found.reason != "a few prompts carry it"
+    assert 0.05 < given.mean() < 0.95
+    np.testing.assert_array_equal(given, np.isfinite(found.low))
+    np.testing.assert_array_equal(given, np.isfinite(found.high))
+    assert (found.high[given] <= 20 * found.estimate[given]).all()
+    assert (found.low[given] >= found.estimate[given] / 20).all()
+
+
+def test_no_interval_of_a_mild_skew_is_withheld():
+    x, m = uneven_ratios(18, 24, 600, 1.0)
+    assert np.isfinite(ratio(x, m, log=True, draws=500).low).all()
+
+
 def test_percentile_takes_the_quantiles_of_the_draws_that_have_a_value():
     draws = np.column_stack([np.arange(101.0), np.arange(101.0), np.full(101, np.nan)])
     draws[60:, 1] = np.nan

@@ -21,13 +21,15 @@ from opd_diag.analyses.rock_tokens.types import (
     type_intervals,
 )
 from opd_diag.stats.bootstrap import Interval
-from opd_diag.stats.intervals import ENOUGH_CLUSTERS
+from opd_diag.stats.intervals import CARRIED, ENOUGH_CLUSTERS
 from opd_diag.tables.columns.rock_tokens import ROCK_TOKENS
 from opd_diag.tables.gradients import GradientSums
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+_CARRIED = "carried: "
 
 
 def type_rows(
@@ -53,15 +55,16 @@ def type_rows(
     values |= _controls(asked) | _changes(asked, detailed, rock_by_half)
     if gradients is not None:
         values |= type_gradients(gradients, sums.token_id)._asdict()
+    carried = {name: values.pop(name) for name in list(values) if name.startswith(_CARRIED)}
     table = as_table(
         values | {"token_id": sums.token_id}, ROCK_TOKENS, "rock_tokens", **asked.common
-    )
+    ).with_columns(pl.Series(name, where == 1) for name, where in carried.items())
     if vocabulary is not None:
         texts = vocabulary.select("token_id", "text")
         table = table.drop("text").join(texts, on="token_id", how="left")
     return (
         table.filter(pl.col("n") > 0)
-        .with_columns(_reason(asked, gradients is not None, noise))
+        .with_columns(_reason(asked, gradients is not None, noise, list(carried)))
         .select(column.name for column in ROCK_TOKENS)
         .sort("R", "token_id", descending=[True, False])
     )
@@ -107,9 +110,14 @@ def _intervals(asked: Question, detailed: Integers) -> dict[str, Floats]:
     return {
         name: spread(values, size, usable)
         for what, interval in wanted.items()
-        for name, values in interval_columns(what, interval).items()
+        for name, values in _ends(what, interval).items()
         if name != what
     }
+
+
+def _ends(what: str, interval: Interval) -> dict[str, Any]:
+    """Name an estimate and its ends, and where these are withheld as a few prompts carry it."""
+    return interval_columns(what, interval) | {f"{_CARRIED}{what}": interval.reason == CARRIED}
 
 
 def _contexts(asked: Question, detailed: Integers) -> dict[str, Floats]:
@@ -156,7 +164,7 @@ def _changes(asked: Question, detailed: Integers, rock_by_half: Mask) -> dict[st
     values: dict[str, Any] = {"n_measured": spread(found.n, token_id.size, rows)}
     named = {"mean_first": found.first, "mean_last": found.last, "relative_change": found.relative}
     for what, interval in named.items():
-        for name, numbers in interval_columns(what, _only(interval, found.usable)).items():
+        for name, numbers in _ends(what, _only(interval, found.usable)).items():
             values[name] = spread(numbers, token_id.size, rows)
     texts = {
         "measured_on": np.where(one_half, "other half", "both halves").tolist(),
@@ -173,15 +181,25 @@ def _changes(asked: Question, detailed: Integers, rock_by_half: Mask) -> dict[st
 def _only(interval: Interval, usable: Mask) -> Interval:
     """Withhold the ends of an interval where there are too few occurrences for one."""
     low, high = (np.where(usable, end, np.nan) for end in (interval.low, interval.high))
-    return interval._replace(low=low, high=high)
+    return interval._replace(low=low, high=high, reason=np.where(usable, interval.reason, ""))
+
+
+def _withheld(flags: list[str]) -> pl.Expr:
+    """Name the columns whose interval is withheld as a few prompts carry it; null for none."""
+    names = (pl.when(flag).then(pl.lit(flag.removeprefix(_CARRIED))) for flag in flags)
+    listed = pl.concat_str(pl.lit(None), *names, separator=", ", ignore_nulls=True)
+    some = pl.any_horizontal(pl.lit(False), *flags)
+    return pl.when(some).then(pl.lit(f"{CARRIED}: no interval of ") + listed)
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
     return np.asarray(np.divide(over, under, out=np.full(over.size, np.nan), where=under != 0))
 
 
-def _reason(asked: Question, has_gradients: bool, noise: float | None) -> pl.Expr:
-    """Say of every row what is missing or weak."""
+def _reason(
+    asked: Question, has_gradients: bool, noise: float | None, carried: list[str]
+) -> pl.Expr:
+    """Say of every row what is missing or weak; `carried` are flags of ends that are withheld."""
     options = asked.options
     n, prompts, members = (pl.col(c) for c in ("n", "n_prompts", "n_persistent"))
     ranked = pl.col("rank").is_not_null()
@@ -200,6 +218,7 @@ def _reason(asked: Question, has_gradients: bool, noise: float | None) -> pl.Exp
             detailed & (n >= FEWEST_OCCURRENCES) & (prompts < FEWEST_PROMPTS),
         ),
         said("few prompts", detailed & prompts.is_between(FEWEST_PROMPTS, ENOUGH_CLUSTERS - 1)),
+        _withheld(carried),
         said("too few persistent occurrences", members < FEWEST_MEMBERS),
         said(f"context on a sample of {MOST_MEMBERS:,}", members > MOST_MEMBERS),
         said(

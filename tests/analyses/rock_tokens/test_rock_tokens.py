@@ -460,6 +460,26 @@ def test_a_mean_below_the_noise_of_scoring_is_marked(tmp_path):
     assert not marked.all()
 
 
+def test_a_type_whose_loss_one_prompt_carries_has_no_interval_and_says_why():
+    data = null_run(prompts=24, samples=2, tokens=100, types=20, seed=5)
+    common = data.tokens["token_id"].mode()[0]
+    carried = (pl.col("token_id") == common) & (pl.col("rollout") < 2)
+    loss = pl.when(carried).then(1e4 * pl.col("reverse_kl")).otherwise("reverse_kl")
+    rows = asked(data._replace(tokens=data.tokens.with_columns(reverse_kl=loss))).rock_tokens
+    (one,) = of(rows, [common]).to_dicts()
+    assert one["R"] > 0
+    assert one["R_low"] is one["R_high"] is None
+    assert one["rank_low"] == 1
+    assert "a few prompts carry it: no interval of R" in one["reason"]
+    assert rows.filter(pl.col("reason").str.contains("carry it: no interval of R")).height == 1
+    for name in ("R", "lift"):
+        ends = rows.drop_nulls(f"{name}_high")
+        assert (ends[f"{name}_high"] <= 20 * ends[name]).all()
+        assert (ends[f"{name}_low"] >= ends[name] / 20).all()
+    assert rows["grad_share_low"].is_not_null().any()
+    assert (rows["grad_share_low"].drop_nulls() > 0).all()
+
+
 def test_too_few_prompts_are_said_and_have_no_intervals():
     data = null_run(prompts=3, types=70, tokens=60, checkpoints=("a", "b"))
     result = asked(data, top=10)
