@@ -69,6 +69,16 @@ def score(
     device_map: Annotated[
         str | None, typer.Option(help="auto: spread the teacher over devices (accelerate).")
     ] = None,
+    devices: Annotated[
+        str | None, typer.Option(metavar="D,D,...", help="Share the work: a process for each.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray: the workers of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ray's workers; default: one for each GPU, or else machine."),
+    ] = None,
     attn: Attn = None,
     revision: Revision = None,
     trust_remote_code: TrustCode = False,
@@ -113,6 +123,9 @@ def score(
         teacher_device=teacher_device,
         teacher_bits=teacher_bits,
         device_map=device_map,
+        devices=None if devices is None else [name.strip() for name in devices.split(",")],
+        engine=engine,
+        workers=workers,
         attn=attn,
         revision=revision,
         trust_remote_code=trust_remote_code,

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from opd_diag.scoring.alignment import Alignment, add_packed, diagnose
+from opd_diag.scoring.models import LanguageModel
 from opd_diag.scoring.noise import noise_floor, rescore, sample_rollouts
 from opd_diag.scoring.parts import Job
 from opd_diag.tables.manifest import Manifest
@@ -46,6 +47,11 @@ def noise_floors(
             "p95": noise_floor(stored, again[name]),
         }
     return floors
+
+
+def described(model: LanguageModel) -> dict[str, Any]:
+    """Return what the manifest says of a model: its dtype and its number of logits."""
+    return {"dtype": str(model.model.dtype).removeprefix("torch."), "logits": model.width}
 
 
 def totals(folder: Path, name: str, parts: int) -> tuple[dict[str, Any], Alignment]:

@@ -50,6 +50,11 @@ class LanguageModel:
         """Width of the hidden states."""
         return int(self.head.weight.shape[1])
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the hidden state of one token."""
+        return int(self.hidden * self.model.dtype.itemsize)
+
     def hidden_states(self, ids: Tensor) -> Tensor:
         """Run the body. Shape (batch, tokens) -> (batch, tokens, hidden).
 

@@ -1,7 +1,7 @@
 """Options of `score` and `check` that make no sense are refused before anything is read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -85,6 +85,41 @@ def check_loading(
         raise OptionError(f"teacher_bits: {bits}; expected 4 or 8")
     if device_map not in (None, "auto"):
         raise OptionError(f"device_map: {device_map!r}; expected auto")
+
+
+def check_workers(
+    *,
+    engine: str,
+    devices: Sequence[str] | None,
+    workers: int | None,
+    others: Mapping[str, str | None],
+) -> None:
+    """Check who scores.
+
+    Args:
+        engine: `local` or `ray`.
+        devices: Devices of this machine that share the work.
+        workers: Number of Ray's workers.
+        others: Options by name that place models on devices, where `devices` does.
+
+    Raises:
+        OptionError: If options contradict each other, or one has no known value.
+    """
+    if engine not in ("local", "ray"):
+        raise OptionError(f"engine: {engine!r}; expected local or ray")
+    if workers is not None and workers < 1:
+        raise OptionError(f"workers: {workers}; expected at least 1")
+    if workers is not None and engine != "ray":
+        raise OptionError(f"workers: {workers}; expected none, or engine ray")
+    if devices is None:
+        return
+    if engine == "ray":
+        raise OptionError(f"devices: {list(devices)}; expected none with engine ray: use workers")
+    if isinstance(devices, str) or not devices:
+        raise OptionError(f"devices: {devices!r}; expected a list of one or more")
+    for name, value in others.items():
+        if value is not None:
+            raise OptionError(f"{name}: {value!r}; expected none beside devices {list(devices)}")
 
 
 def _is_here(device: str) -> bool:

@@ -89,3 +89,16 @@ class StderrProgress:
     def say(self, message: str) -> None:
         """Show one line."""
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class Count:
+    """Counts tokens, so that those of a part that is begun again can be taken back."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.tokens = 0
+
+    def __call__(self, tokens: int) -> None:
+        """Count tokens as done."""
+        self.tokens += tokens
+        self._progress.advance(tokens)

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from opd_diag.scoring.batches import plan_parts
+from opd_diag.scoring.engines import choose_engine, run_engine
 from opd_diag.scoring.fingerprints import digest_table, fingerprint
 from opd_diag.scoring.inputs import Inputs, Origin, named_students, read_inputs
-from opd_diag.scoring.loading import Loading, load_jobs
-from opd_diag.scoring.models import default_device, default_dtype
-from opd_diag.scoring.options import check_grid, check_loading, check_numbers
+from opd_diag.scoring.loading import Loading
+from opd_diag.scoring.models import default_dtype
+from opd_diag.scoring.options import check_grid, check_loading, check_numbers, check_workers
 from opd_diag.scoring.plan import claim_checkpoints, claim_run
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.worker import WorkerSpec
 from opd_diag.scoring.writer import RunWriter
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import remove_leftovers, run_lock
@@ -39,6 +41,9 @@ def score(
     teacher_device: str | None = None,
     teacher_bits: int | None = None,
     device_map: str | None = None,
+    devices: Sequence[str] | None = None,
+    engine: str = "local",
+    workers: int | None = None,
     attn: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -71,6 +76,12 @@ def score(
         teacher_device: Device of the teacher; by default that of the students.
         teacher_bits: 4 or 8 quantises the teacher's weights (bitsandbytes).
         device_map: `auto` spreads the teacher over all devices (accelerate).
+        devices: Devices of this machine that share the parts, a process for each, such as
+            `("cuda:0", "cuda:1")`. One that dies costs the part that it had in hand.
+        engine: `ray` shares the parts among the workers of a Ray cluster (that of `RAY_ADDRESS`,
+            else one of this machine). All of its machines see `out` and the models.
+        workers: Number of Ray's workers; by default one for each GPU, or one for each machine
+            where there is none. `device` and `device_map` are what a worker sees.
         attn: Attention implementation, as transformers names it.
         revision: Branch, tag or commit of hub ids.
         trust_remote_code: Whether code that comes with a model may run.
@@ -103,9 +114,10 @@ def score(
         seed=seed,
     )
     check_grid(k_grid)
-    check_loading(
-        dtype=dtype, devices=(device, teacher_device), bits=teacher_bits, device_map=device_map
-    )
+    placed = {"device": device, "teacher_device": teacher_device, "device_map": device_map}
+    check_workers(engine=engine, devices=devices, workers=workers, others=placed)
+    here = () if engine == "ray" else (device, teacher_device, *(devices or ()))
+    check_loading(dtype=dtype, devices=here, bits=teacher_bits, device_map=device_map)
     segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
@@ -118,7 +130,8 @@ def score(
         origin=origin,
     )
     k_grid = check_grid(k_grid, inputs.vocab.height)
-    device = device or default_device()
+    scorers = choose_engine(engine, devices, workers)
+    device = device or scorers.device
     dtype = dtype or default_dtype(device)
     loading = Loading(
         teacher={
@@ -163,13 +176,19 @@ def score(
         )
         pending = {name: path for name, path in names.items() if writer.is_pending(name)}
         if pending:
-            measures = Measures(k_grid, union_k, temperature)
-            left = set(pending)
+            spec = WorkerSpec(
+                folder=folder.resolve(),
+                manifest=manifest,
+                max_response_tokens=max_response_tokens,
+                shared=inputs.shared,
+                segmenter=segmenter,
+                measures=Measures(k_grid, union_k, temperature),
+                teacher=teacher,
+                students=pending,
+                loading=loading,
+            )
             try:
-                for job in load_jobs(inputs, measures, teacher, pending, loading):
-                    left -= set(job.students)
-                    writer.run(job, seed=seed, more=bool(left))
-                    del job  # its students leave memory before the next are loaded
+                run_engine(scorers, writer, spec, seed)
             except KeyboardInterrupt:
                 tell.say(f"interrupted: {writer.state()}; the same command goes on from there")
                 raise

@@ -1,5 +1,6 @@
 """Scoring a job into a run: the missing parts, then what is known once they are all there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import torch
 from opd_diag.errors import ModelError
 from opd_diag.scoring.alignment import count_differences, pack
 from opd_diag.scoring.batches import Part, default_batch_tokens
-from opd_diag.scoring.finish import noise_floors, totals, warnings
+from opd_diag.scoring.finish import described, noise_floors, totals, warnings
 from opd_diag.scoring.forward import is_out_of_memory
 from opd_diag.scoring.frames import flat, key_columns, part_responses
 from opd_diag.scoring.inputs import Inputs
 from opd_diag.scoring.parts import Job, ScoredPart, score_part
 from opd_diag.scoring.plan import batch_tokens_of, set_batch_tokens
-from opd_diag.scoring.progress import Progress
+from opd_diag.scoring.progress import Count, Progress
 from opd_diag.scoring.teacher_states import FOLDER, PartStates, StatesFolder
 from opd_diag.tables.gradients import gradients_path, write_gradients
 from opd_diag.tables.manifest import Manifest, write_manifest
@@ -90,7 +91,9 @@ class RunWriter:
         lacking = {name: set(self.missing(name)) for name in job.students}
         numbers = sorted(set().union(*lacking.values()))
         rows = sum(self.parts[number].rows for number in numbers)
-        keep = (self.keep_teacher_states or more) and self._announce(job, numbers)
+        keep = (self.keep_teacher_states or more) and self.announce(
+            job.teacher.state_bytes, numbers
+        )
         self.progress.start(", ".join(job.students), rows)
         with torch.inference_mode():
             for number in numbers:
@@ -98,12 +101,16 @@ class RunWriter:
                     name: model for name, model in job.students.items() if number in lacking[name]
                 }
                 self.write_part(job._replace(students=students), number, keep=keep)
-            self._finish(job, seed)
+            self.record(self.measure(job, seed))
 
-    def _announce(self, job: Job, numbers: list[int]) -> bool:
-        """Say how much disk the teacher's hidden states take, and whether they are kept at all."""
+    def announce(self, width: int, numbers: list[int]) -> bool:
+        """Say how much disk the teacher's hidden states take, and whether they are kept at all.
+
+        Args:
+            width: Bytes of one of them.
+            numbers: Parts to be scored.
+        """
         new = [n for n in numbers if not self.teacher_states.path(n).exists()]
-        width = job.teacher.hidden * job.teacher.model.dtype.itemsize
         size = width * sum(self.parts[number].rows for number in new)
         fits = self.teacher_states.has_room(size)
         if not fits:
@@ -165,9 +172,9 @@ class RunWriter:
         size = batch_tokens_of(self.manifest, number)
         if size is None:
             size = self.batch_tokens or default_batch_tokens([job.teacher, *job.students.values()])
-            set_batch_tokens(self.folder, self.manifest, number, size)
+            self.resize(number, size)
         while True:
-            count = _Count(self.progress)
+            count = Count(self.progress)
             try:
                 return score_part(
                     job, part, keys, batch_tokens=size, advance=count, teacher=teacher
@@ -175,8 +182,12 @@ class RunWriter:
             except (RuntimeError, MemoryError) as error:
                 size = self._smaller(size, longest, error)
             count(-count.tokens)
-            set_batch_tokens(self.folder, self.manifest, number, size)
+            self.resize(number, size)
             _empty_cache()
+
+    def resize(self, number: int, size: int) -> None:
+        """Record the batch size that holds from a part on."""
+        set_batch_tokens(self.folder, self.manifest, number, size)
 
     def _smaller(self, size: int, longest: int, error: Exception) -> int:
         """Return half a batch size after an error, if memory ran out and there is a smaller one."""
@@ -190,7 +201,13 @@ class RunWriter:
         self.progress.say(f"out of memory: going on with batches of {size // 2} tokens")
         return size // 2
 
-    def _finish(self, job: Job, seed: int) -> None:
+    def measure(self, job: Job, seed: int) -> dict[str, Any]:
+        """Return the noise floors of students whose parts are written, and what they are like.
+
+        Args:
+            job: The models.
+            seed: Seed of the sample for the noise floor.
+        """
         size = batch_tokens_of(self.manifest, len(self.parts) - 1)
         assert size is not None
         longest = int(job.sequences.lengths.max())
@@ -201,21 +218,22 @@ class RunWriter:
             except (RuntimeError, MemoryError) as error:
                 size = self._smaller(size, longest, error)
             _empty_cache()
-        checkpoints = self.manifest["checkpoints"]
-        for name, student in job.students.items():
-            statistics, alignment = totals(self.folder, name, len(self.parts))
-            checkpoints[name] |= {
-                "dtype": str(student.model.dtype).removeprefix("torch."),
-                "logits": student.width,
-                "decodable": job.ids,
-                "statistics": statistics,
-                "alignment": alignment._asdict(),
-                "noise_floor": floors[name],
-            }
-        self.manifest["teacher"] |= {
-            "dtype": str(job.teacher.model.dtype).removeprefix("torch."),
-            "logits": job.teacher.width,
+        return {
+            "teacher": described(job.teacher),
+            "students": {
+                name: {**described(model), "decodable": job.ids, "noise_floor": floors[name]}
+                for name, model in job.students.items()
+            },
         }
+
+    def record(self, measured: Mapping[str, Any]) -> None:
+        """Write into the manifest what `measure` returned, and the totals of those students."""
+        checkpoints = self.manifest["checkpoints"]
+        for name, found in measured["students"].items():
+            statistics, alignment = totals(self.folder, name, len(self.parts))
+            known = {"statistics": statistics, "alignment": alignment._asdict()}
+            checkpoints[name] |= {**found, **known}
+        self.manifest["teacher"] |= measured["teacher"]
         finished: dict[str, Any] = {
             name: found for name, found in checkpoints.items() if "noise_floor" in found
         }
@@ -228,15 +246,3 @@ class RunWriter:
 def _empty_cache() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-class _Count:
-    """Counts tokens, so that those of a part that is begun again can be taken back."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.tokens = 0
-
-    def __call__(self, tokens: int) -> None:
-        self.tokens += tokens
-        self._progress.advance(tokens)
