@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint format validate clean
+.PHONY: demo test lint format validate fuzz clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ lint: .venv/.made
 # Rates over hundreds of seeds; about half an hour on two cores.
 validate: .venv/.made
 	$(BIN)/python -m benchmarks.validate
+
+# Twenty times the examples of the suite; a few minutes.
+fuzz: .venv/.made
+	OPD_DIAG_FUZZ=20 $(BIN)/pytest tests/rollouts/test_fuzz.py tests/faults/test_fuzz.py
 
 format: .venv/.made
 	$(BIN)/ruff check --fix .

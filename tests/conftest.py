@@ -33,6 +33,25 @@ TEACHER_WIDTH, STUDENT_WIDTH = 352, 336  # padded differently over the same ids
 Save = Callable[..., str]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests that take minutes, too")
+    parser.addoption("--real-model", metavar="PATH", help="run tests of a pretrained model, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in ("slow", "real_model"):
+            if item.get_closest_marker(marker) and not config.getoption(marker):
+                option = f"--{marker.replace('_', '-')}"
+                item.add_marker(pytest.mark.skip(reason=f"runs with {option}"))
+
+
+@pytest.fixture(scope="session")
+def real_model(pytestconfig: pytest.Config) -> str:
+    """Folder of a pretrained model, from --real-model."""
+    return str(pytestconfig.getoption("real_model"))
+
+
 def _train_bpe(corpus: list[str] | None = None, size: int = 320) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE with three special tokens and one added token that is none."""
     raw = Tokenizer(models.BPE())

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,12 @@ NAMES = (
     *("slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "verl"),
     *("trl", "ms-swift", "kdflow", "lm-eval", "areal"),
 )
+# `make fuzz` takes so many times as many examples.
+TIMES = int(os.environ.get("OPD_DIAG_FUZZ", "1"))
 SHARED_FOLDER = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60 * TIMES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5)
@@ -124,7 +129,7 @@ def test_changed_dumps_give_a_table_or_one_error(make, tmp_path, tiny_tokenizer,
     (tmp_path / "STABLE").touch()
     changed = tmp_path / "changed_7.jsonl"
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50 * TIMES, deadline=None)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         mine = copy.deepcopy(rows)
@@ -145,7 +150,7 @@ def test_damaged_bytes_give_a_table_or_one_error(make, tmp_path, tiny_tokenizer,
     path = make(name, tmp_path)
     whole = path.read_bytes()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40 * TIMES, deadline=None)
     @given(st.integers(0, len(whole) - 1), st.binary(max_size=8), st.booleans())
     def check(at: int, put: bytes, cut: bool) -> None:
         path.write_bytes(whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
