@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint format validate fuzz clean
+.PHONY: demo test lint format validate fuzz faults clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -34,6 +34,10 @@ validate: .venv/.made
 # Twenty times the examples of the suite; a few minutes.
 fuzz: .venv/.made
 	OPD_DIAG_FUZZ=20 $(BIN)/pytest tests/rollouts/test_fuzz.py tests/faults/test_fuzz.py
+
+# Inject faults, and write what was lost to benchmarks/results/faults.md.
+faults: .venv/.made
+	$(BIN)/python -m benchmarks.faults
 
 format: .venv/.made
 	$(BIN)/ruff check --fix .

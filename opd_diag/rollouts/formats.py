@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from opd_diag.errors import RolloutError
+from opd_diag.errors import OptionError, RolloutError
 from opd_diag.rollouts import (
     areal,
     generic,
@@ -68,13 +68,13 @@ def named_format(name: str) -> Format:
     """Return the format of a name.
 
     Raises:
-        ValueError: If there is none.
+        OptionError: If there is none.
     """
     for candidate in FORMATS:
         if candidate.name == name:
             return candidate
     names = ", ".join(candidate.name for candidate in FORMATS)
-    raise ValueError(f"format: {name!r}; expected one of {names}")
+    raise OptionError(f"format: {name!r}; expected one of {names}")
 
 
 def detect_format(row: Row, where: str) -> tuple[Format, str]:

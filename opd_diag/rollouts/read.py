@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opd_diag.errors import OptionError
 from opd_diag.rollouts.assemble import to_table
 from opd_diag.rollouts.collect import Dump
 from opd_diag.rollouts.dump import find_files
@@ -54,14 +55,14 @@ def read_rollouts(
         RolloutError: If a file is missing or not what its format says, if a text comes without a
             tokenizer, or if an id lies outside the vocabulary.
         ModelError: If the tokenizer cannot be loaded, or has no chat template where one is needed.
-        ValueError: If an option has an unknown value.
+        OptionError: If an option has an unknown value.
     """
     for name, value, known in (
         ("eos", eos, ("auto", "append", "never")),
         ("template", template, ("auto", "chat", "raw")),
     ):
         if value not in known:
-            raise ValueError(f"{name}: {value!r}; expected {', '.join(known)}")
+            raise OptionError(f"{name}: {value!r}; expected {', '.join(known)}")
     given = [paths] if isinstance(paths, str | PathLike) else list(paths)
     dump = Dump(named_format(format) if format else None, trust_pickle=trust_pickle, limit=limit)
     for path in _tracked(find_files(given), progress):

@@ -15,6 +15,7 @@ from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
 from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
+_NEEDED = {"arguments", "input_hash", "checkpoints", "versions"}
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -75,6 +76,8 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         metadata: dict[str, Any] = json.loads(read_metadata(path)[METADATA_KEY])
+        if not metadata.keys() >= _NEEDED:
+            raise KeyError(*_NEEDED)
     except (KeyError, ValueError) as error:
         if isinstance(error, TableError):
             raise

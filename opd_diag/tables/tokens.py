@@ -14,6 +14,7 @@ from opd_diag.tables.parquet import n_rows, read_metadata, write_table
 from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
+_NEEDED = {"keys", "statistics"}
 SAME_UNDER_EVERY_CHECKPOINT = ("rollout", "position", "token_id", "segment", "in_loss", "repeat")
 
 
@@ -71,6 +72,8 @@ def read_part_metadata(run: Path, checkpoint: str, part: int) -> dict[str, Any]:
     path = part_path(run, checkpoint, part)
     try:
         metadata: dict[str, Any] = json.loads(read_metadata(path)[METADATA_KEY])
+        if not metadata.keys() >= _NEEDED:
+            raise KeyError(*_NEEDED)
     except (KeyError, ValueError) as error:
         if isinstance(error, TableError):
             raise

@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opd_diag.errors import ModelError, ModelMismatchError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError
 from opd_diag.text.vocabulary import token_pieces
 
 if TYPE_CHECKING:
@@ -115,10 +115,11 @@ def encode_prompt(
 
     Raises:
         ModelError: If the chat template is wanted and missing, or refuses the messages.
+        OptionError: If `template` is neither.
     """
     if isinstance(prompt, str):
         if template not in ("chat", "raw"):
-            raise ValueError(f"template: {template!r}; expected chat or raw")
+            raise OptionError(f"template: {template!r}; expected chat or raw")
         if template == "raw":
             start = tokenizer.bos_token
             bare = bool(start) and prompt.startswith(str(start))

@@ -60,8 +60,8 @@ def no_outcomes(tables: Tables, rng: np.random.Generator) -> Tables:
 def short(tables: Tables, rng: np.random.Generator) -> Tables:
     """Rollouts cut to a few tokens, some of them to none."""
     tokens, rollouts = tables
-    length = rng.integers(0, 4, rollouts.height)
-    return tokens.filter(tokens["position"].to_numpy() < length[tokens["rollout"]]), rollouts
+    length = (pl.col("rollout") + int(rng.integers(4))) % 4
+    return tokens.filter(pl.col("position") < length), rollouts
 
 
 def one_type(tables: Tables, rng: np.random.Generator) -> Tables:

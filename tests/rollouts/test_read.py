@@ -4,7 +4,7 @@ import shutil
 import polars as pl
 import pytest
 
-from opd_diag.errors import ModelError, RolloutError
+from opd_diag.errors import ModelError, OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
 from opd_diag.rollouts.assemble import prompt_halves
 from opd_diag.text.tokenizers import encode_prompt
@@ -274,7 +274,7 @@ def test_damaged_files_are_one_error(tmp_path, name, content) -> None:
 def test_unknown_options_are_refused(lines, tmp_path) -> None:
     path = lines(tmp_path / "a.jsonl", [EXACT])
     for option in ("eos", "template", "format"):
-        with pytest.raises(ValueError, match=f"^{option}: 'maybe'; expected"):
+        with pytest.raises(OptionError, match=f"^{option}: 'maybe'; expected"):
             read_rollouts(path, **{option: "maybe"})
 
 

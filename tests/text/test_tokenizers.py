@@ -2,7 +2,7 @@ import copy
 
 import pytest
 
-from opd_diag.errors import ModelError, ModelMismatchError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError
 from opd_diag.text.tokenizers import (
     compare_tokenizers,
     encode_prompt,
@@ -61,7 +61,7 @@ def test_prompts_go_through_the_template_or_stand_as_they_are(tiny_tokenizer) ->
     assert chat == encode_prompt(tiny_tokenizer, [{"role": "user", "content": "add 3"}])
     rendered = tiny_tokenizer.decode(chat)
     assert encode_prompt(tiny_tokenizer, rendered, template="raw") == chat
-    with pytest.raises(ValueError, match="expected chat or raw"):
+    with pytest.raises(OptionError, match="expected chat or raw"):
         encode_prompt(tiny_tokenizer, "add 3", template="jinja")
 
 
