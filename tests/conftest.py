@@ -10,11 +10,16 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
+
+from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.rollouts import Rollouts
+from opd_diag.tables.schema import polars_schema
 
 CORPUS = [
     "The answer is 12. Then we add 3 + 4 = 7, and so on.",
@@ -187,3 +192,30 @@ def later(save_model: Save) -> str:
         for weight in model.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
     return save_model(model, "later")
+
+
+def rollouts_of(prompts: list[list[int]], responses: list[list[int]], **columns: Any) -> Rollouts:
+    """Make rollouts from lists of ids, each of its own prompt; the halves take turns."""
+    n = len(prompts)
+    base = {
+        "rollout": range(n),
+        "rollout_id": [f"r{i}" for i in range(n)],
+        "prompt_id": [f"p{i}" for i in range(n)],
+        "half": [i % 2 for i in range(n)],
+        "sample": [0] * n,
+        "prompt_token_ids": prompts,
+        "response_token_ids": responses,
+        "token_exact": [True] * n,
+        "source": ["made.jsonl"] * n,
+        "source_row": range(1, n + 1),
+    }
+    schema = polars_schema(ROLLOUTS)
+    absent = {name: [None] * n for name in schema if name not in base}
+    table = pl.DataFrame({**base, **absent, **columns}, schema=schema)
+    return Rollouts(table, {"source": "made"})
+
+
+@pytest.fixture(scope="session")
+def make_rollouts() -> Callable[..., Rollouts]:
+    """The function `rollouts_of`."""
+    return rollouts_of

@@ -43,9 +43,9 @@ def _print(found: dict[str, Any]) -> None:
             show.lines([f"{name.replace('_', ' '):9} {read.counted(counts)}"])
     show.table(
         "checkpoints",
-        ("name", "path", "parts", "of", "rows"),
+        ("name", "path", "parts", "of", "rows", "bytes"),
         [
-            (name, one["path"], one["parts"], one["parts_expected"], one["rows"])
+            (name, one["path"], one["parts"], one["parts_expected"], one["rows"], one["bytes"])
             for name, one in found["checkpoints"].items()
         ],
     )

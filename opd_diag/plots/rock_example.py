@@ -3,8 +3,8 @@
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import nothing, panel, readable, style
-from opd_diag.plots.token_strip import WIDTH, token_strip
+from opd_diag.plots.style import nothing, panel, style
+from opd_diag.plots.token_strip import WIDTH, readable_words, token_strip
 from opd_diag.plots.wrapping import wrapped
 
 MOST_LINES = 60
@@ -20,11 +20,9 @@ def rock_example(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     with style():
         if table.is_empty() or table["value"].is_null().all():
             return nothing(panel(ax), "no rollout has a token in the loss")
-        words = [
-            readable(f"[{token_id}]" if text is None else text, "monospace")
-            for text, token_id in table.select("text", "token_id").iter_rows()
-        ]
-        drawn = 1 + max(p.token for p in wrapped(words, WIDTH) if p.line < MOST_LINES)
+        drawn = 1 + max(
+            p.token for p in wrapped(readable_words(table), WIDTH) if p.line < MOST_LINES
+        )
         ax = token_strip(_strip(table.head(drawn)), ax=ax)
         part = "" if drawn == table.height else f", its first {drawn:,} of {table.height:,} tokens"
         title = f"Rollout {table['rollout'][0]} under {table['checkpoint'][0]}{part}"

@@ -40,10 +40,7 @@ def token_strip(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     with style():
         if table.is_empty():
             return nothing(ax or _page(8), "the response has no tokens")
-        words = [
-            readable(f"[{token_id}]" if text is None else text, "monospace")
-            for text, token_id in table.select("text", "token_id").iter_rows()
-        ]
+        words = readable_words(table)
         pieces = [piece for piece in wrapped(words, WIDTH) if piece.line < MOST_LINES]
         lines = pieces[-1].line + 1
         ax = ax or _page(lines)
@@ -60,6 +57,18 @@ def token_strip(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         _title(ax, table, pieces[-1].token + 1)
         _scale(ax, table, shades)
         return ax
+
+
+def readable_words(table: pl.DataFrame) -> list[str]:
+    """Return what is drawn for every token: its text as the font can draw it, or else its id.
+
+    Args:
+        table: A table with `text` and `token_id`.
+    """
+    return [
+        readable(f"[{token_id}]" if text is None else text, "monospace")
+        for text, token_id in table.select("text", "token_id").iter_rows()
+    ]
 
 
 def _page(lines: int) -> Axes:

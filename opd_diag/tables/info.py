@@ -5,6 +5,7 @@ from typing import Any
 
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.gradients import gradients_path
 from opd_diag.tables.results import read_result_metadata, result_path
 from opd_diag.tables.rollouts import n_tokens
 from opd_diag.tables.run import Run, open_run
@@ -66,11 +67,14 @@ def _trusted(run: Run) -> list[str]:
 
 def _checkpoint(run: Run, name: str) -> dict[str, Any]:
     parts = run.manifest["parts"]
-    there = sum(part_path(run.path, name, part).exists() for part in range(len(parts)))
+    numbers = range(len(parts))
+    tokens = [path for n in numbers if (path := part_path(run.path, name, n)).exists()]
+    sums = [path for n in numbers if (path := gradients_path(run.path, name, n)).exists()]
     return {
-        "parts": there,
+        "parts": len(tokens),
         "parts_expected": len(parts),
         "rows": sum(part["rows"] for part in parts),
+        "bytes": sum(path.stat().st_size for path in (*tokens, *sums)),
         **run.manifest["checkpoints"][name],
     }
 

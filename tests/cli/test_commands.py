@@ -72,6 +72,12 @@ def test_info_tells_results_and_json(analyzed, run_cli):
     found = json.loads(run_cli("info", folder, "--json").stdout)
     assert found["rollouts"]["tokens"] == open_run(folder).tokens("step0").collect().height
     assert found["results"]["trap_cuts"]["state"] == "fresh"
+    files = [
+        path
+        for kind in ("tokens", "gradients")
+        for path in (folder / kind / "checkpoint=step0").iterdir()
+    ]
+    assert found["checkpoints"]["step0"]["bytes"] == sum(path.stat().st_size for path in files)
 
 
 def test_results_of_text_say_that_it_was_tokenised_again(

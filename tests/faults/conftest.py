@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 from opd_diag.scoring.score import score
-from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
-from opd_diag.tables.schema import polars_schema
+from tests.conftest import rollouts_of
 from tests.faults.kills import Server, server
 
 PART_TOKENS = 60
@@ -22,21 +20,13 @@ Score = Callable[..., Run]
 def make_rollouts(responses: list[list[int]], **columns: Any) -> Rollouts:
     """Make rollouts from responses; two in a row have the same prompt."""
     n = len(responses)
-    base = {
-        "rollout": range(n),
-        "rollout_id": [f"r{i}" for i in range(n)],
+    pairs = {
         "prompt_id": [f"p{i // 2}" for i in range(n)],
         "half": [i // 2 % 2 for i in range(n)],
         "sample": [i % 2 for i in range(n)],
-        "prompt_token_ids": [[5 + i // 2, 7] for i in range(n)],
-        "response_token_ids": responses,
-        "token_exact": [True] * n,
-        "source": ["made.jsonl"] * n,
-        "source_row": range(1, n + 1),
     }
-    schema = polars_schema(ROLLOUTS)
-    absent = {name: [None] * n for name in schema if name not in base}
-    return Rollouts(pl.DataFrame({**base, **absent, **columns}, schema=schema), {"source": "made"})
+    prompts = [[5 + i // 2, 7] for i in range(n)]
+    return rollouts_of(prompts, responses, **pairs, **columns)
 
 
 def assert_same_run(one: Run, other: Run) -> None:

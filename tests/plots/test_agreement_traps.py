@@ -31,12 +31,6 @@ def tables():
     return agreement_traps(data.tokens, data.rollouts, draws=2)
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("figure", FIGURES, ids=NAMES)
 def test_every_figure_draws_on_the_axes_it_is_given_and_labels_them(figure, tables, tmp_path):
     _, ax = plt.subplots()

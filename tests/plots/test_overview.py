@@ -1,6 +1,5 @@
 """The page holds the headline figure of every analysis that has a result, and no other."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import pytest
@@ -11,12 +10,6 @@ from opd_diag.plots.overview import PANELS
 from opd_diag.plots.style import style
 from opd_diag.tables.columns import ANALYSES, RESULTS
 from opd_diag.tables.schema import empty_table, polars_schema
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
 
 
 def release_points(gains):

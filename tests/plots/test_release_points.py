@@ -35,12 +35,6 @@ def tables():
     return release_points(data.tokens, data.rollouts.with_columns(policy=teacher))
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("figure", FIGURES, ids=NAMES)
 def test_every_figure_draws_on_the_axes_it_is_given_and_labels_them(figure, tables, tmp_path):
     _, ax = plt.subplots()

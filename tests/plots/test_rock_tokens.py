@@ -31,12 +31,6 @@ def tables(tmp_path_factory):
     return rock_tokens(save_run(data, tmp_path_factory.mktemp("run")), top=12)
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("figure", FIGURES, ids=NAMES)
 def test_every_figure_draws_on_the_axes_it_is_given_and_labels_them(figure, tables, tmp_path):
     _, ax = plt.subplots()

@@ -22,12 +22,6 @@ from opd_diag.plots.style import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 def test_the_look_ends_with_its_block():
     before = dict(plt.rcParams)
     with style("one-column"):

@@ -28,12 +28,6 @@ def run(tmp_path_factory):
     return run
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 def tokens(run, checkpoint, rollout):
     return run.tokens(checkpoint).filter(pl.col("rollout") == rollout).collect()
 

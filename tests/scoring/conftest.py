@@ -2,41 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
-from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.rollouts import Rollouts
-from opd_diag.tables.schema import polars_schema
-
-
-@pytest.fixture(scope="session")
-def make_rollouts() -> Callable[..., Rollouts]:
-    """Make rollouts from lists of ids; the halves take turns."""
-
-    def make(prompts: list[list[int]], responses: list[list[int]], **columns: Any) -> Rollouts:
-        n = len(prompts)
-        base = {
-            "rollout": range(n),
-            "rollout_id": [f"r{i}" for i in range(n)],
-            "prompt_id": [f"p{i}" for i in range(n)],
-            "half": [i % 2 for i in range(n)],
-            "sample": [0] * n,
-            "prompt_token_ids": prompts,
-            "response_token_ids": responses,
-            "token_exact": [True] * n,
-            "source": ["made.jsonl"] * n,
-            "source_row": range(1, n + 1),
-        }
-        schema = polars_schema(ROLLOUTS)
-        absent = {name: [None] * n for name in schema if name not in base}
-        table = pl.DataFrame({**base, **absent, **columns}, schema=schema)
-        return Rollouts(table, {"source": "made"})
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
 from tests.conftest import build
+from tests.scoring.heard import Heard
 
 PART_TOKENS = 30
 
@@ -72,29 +73,6 @@ def whole_run(rollouts, teacher, student, later, tmp_path_factory) -> Run:
 def whole(whole_run) -> dict[str, pl.DataFrame]:
     """Its tables."""
     return {name: whole_run.tokens(name).collect() for name in whole_run.checkpoints}
-
-
-class Heard:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.tokens = 0
-
-    def __enter__(self) -> "Heard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def start(self, task: str, tokens: int) -> None:
-        self.expected = tokens
-
-    def advance(self, tokens: int) -> None:
-        self.tokens += tokens
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(

@@ -22,32 +22,10 @@ from opd_diag.scoring.crew import Event
 from opd_diag.scoring.score import score
 from opd_diag.scoring.worker import Worker, WorkerSpec
 from opd_diag.tables.run import open_run
+from tests.scoring.heard import Heard
 
 PART_TOKENS = 30
 TWO = ("cpu", "cpu")
-
-
-class Heard:
-    """Keeps what is said, and counts tokens."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.tokens = self.expected = 0
-
-    def __enter__(self) -> "Heard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def start(self, task: str, tokens: int) -> None:
-        self.expected = tokens
-
-    def advance(self, tokens: int) -> None:
-        self.tokens += tokens
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture(scope="module")

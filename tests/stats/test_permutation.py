@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from scipy.sparse import csr_array
 
-from opd_diag.stats.permutation import drawn_p, normal_p, permutation_moments
+from opd_diag.stats.permutation import drawn_p, permutation_moments, skewed_p
 
 VALUES = [np.array([0.1, 2.0, 0.7, 0.4]), np.array([3.0, 0.2, 1.1])]
 SIZE = np.array([4, 3])
@@ -56,8 +56,9 @@ def test_draws_do_not_depend_on_the_block_they_fall_in(monkeypatch):
     assert drawn_p(*arguments, draws=4000, seed=2) == pytest.approx(together, abs=0.04)
 
 
-def test_normal_p_is_two_sided_and_1_where_nothing_moves():
-    p = normal_p(np.array([3.0, 1.0, 5.0]), np.array([1.0, 1.0, 5.0]), np.array([4.0, 4.0, 0.0]))
+def test_without_skewness_p_is_normal_and_two_sided_and_1_where_nothing_moves():
+    variance = np.array([4.0, 4.0, 0.0])
+    p = skewed_p(np.array([3.0, 1.0, 5.0]), np.array([1.0, 1.0, 5.0]), variance, np.zeros(3))
     assert p == pytest.approx([2 * scipy.stats.norm.sf(1.0), 1.0, 1.0])
 
 

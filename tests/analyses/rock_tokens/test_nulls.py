@@ -5,7 +5,7 @@ import polars as pl
 import scipy.stats
 from scipy.sparse import csr_array
 
-from opd_diag.analyses.rock_tokens.null import lift_p, skewed_p, third_moment
+from opd_diag.analyses.rock_tokens.null import lift_p
 from opd_diag.analyses.rock_tokens.occurrences import read_occurrences
 from opd_diag.analyses.rock_tokens.persistence import (
     GROUPS,
@@ -22,6 +22,7 @@ from opd_diag.analyses.rock_tokens.types import (
     type_intervals,
 )
 from opd_diag.datasets import null_run, unchanged_run
+from opd_diag.stats.permutation import skewed_p, third_moment
 from opd_diag.stats.ranks import descending_ranks
 from opd_diag.tables.source import as_source
 
