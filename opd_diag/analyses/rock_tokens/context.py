@@ -1,7 +1,6 @@
 """Tell types that stay hard in a context that recurs from types that are just common."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,10 +9,10 @@ import numpy.typing as npt
 from opd_diag.analyses.rock_tokens.occurrences import Occurrences
 
 Integers: TypeAlias = npt.NDArray[np.int64]
+Bits: TypeAlias = npt.NDArray[np.uint64]
 
 QUANTILE = 0.8
 WINDOW = 4
-FEWEST_MATCHES = 2
 FEWEST_SIMILAR = 2
 ETA = 0.1
 FEWEST_MEMBERS = 5
@@ -21,7 +20,8 @@ MOST_MEMBERS = 2000
 NULL_DRAWS = 20
 NULL_LEVEL = 0.95  # the largest of 20: exceeded by chance in 1 of 21
 
-_BLOCK = 128  # rows compared at once: what they need stays in the cache, and counts fit in 8 bits
+_OUTSIDE = -1  # stands for the type of a place that lies outside the response
+_BLOCK = 512  # occurrences compared with all others at once: what they need stays in the cache
 _SLOTS = tuple(d for d in range(-WINDOW, WINDOW + 1) if d)
 
 
@@ -67,14 +67,12 @@ def recurring_contexts(
     hard = (loss[0] >= taus[0]) & (loss[1] >= (taus[0] if tau == "first" else taus[1]))
     prompt = occurrences.rollout_prompt[occurrences.rollout[occurrences.at]]
 
-    def one(item_and_rows: tuple[int, Integers]) -> Context:
-        item, rows = item_and_rows
+    found = []
+    for item, rows in _rows_of_types(occurrences, items):
         # A seed of its own for each type: its figures do not depend on what else is asked.
         rng = np.random.default_rng([seed, int(occurrences.token_id[item])])
-        return _context(occurrences, prompt, rows, hard, eta, rng)
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(one, _rows_of_types(occurrences, items)))
+        found.append(_context(occurrences, prompt, rows, hard, eta, rng))
+    return found
 
 
 def _rows_of_types(occurrences: Occurrences, items: Integers) -> Iterator[tuple[int, Integers]]:
@@ -128,11 +126,11 @@ def _kept(
         sets: Occurrences that are compared with each other. Shape (sets, m).
         eta: Share of similar ones from other prompts.
     """
-    left, right = _around(occurrences, sets)
+    around = _around(occurrences, sets)
     shares = []
     for i, rows in enumerate(sets):
         _, own, count = np.unique(prompt[rows], return_inverse=True, return_counts=True)
-        similar = _similar(left[:, i], right[:, i], own.astype(np.uint16))
+        similar = _similar(around[:, i], own)
         # Counts are whole: a product that is one too, but for rounding, must not ask for one more.
         needed = np.ceil(eta * (rows.size - count[own]) * (1 - 1e-12))
         keep = (similar >= FEWEST_SIMILAR) & (similar >= needed)
@@ -140,51 +138,60 @@ def _kept(
     return shares
 
 
-def _similar(
-    left: npt.NDArray[np.unsignedinteger],
-    right: npt.NDArray[np.unsignedinteger],
-    prompt: npt.NDArray[np.uint16],
-) -> Integers:
+def _similar(kinds: npt.NDArray[np.int32], prompt: npt.NDArray[np.intp]) -> Integers:
     """Count for each occurrence those of other prompts whose context is similar.
 
+    Sets of occurrences are rows of bits, so that one operation compares with 64 of them.
+
     Args:
-        left: Types at the 8 places around each occurrence. Shape (8, m).
-        right: The same, other than `left` where a place lies outside the response.
-        prompt: Number of the prompt of each. Shape (m,).
+        kinds: What stands at the 8 places around each occurrence, from `_around`. Shape (8, m).
+        prompt: Number of the prompt of each, from 0. Shape (m,).
     """
-    size = prompt.size
-    found = np.zeros(size, np.int64)
-    # Similarity is mutual: each block is compared with itself and what follows.
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
-        matches = np.zeros((stop - start, size - start), np.uint8)
-        equal = np.empty(matches.shape, np.bool_)
-        for one, other in zip(left, right, strict=True):
-            np.equal(one[start:stop, None], other[start:], out=equal)
-            matches += equal.view(np.uint8)
-        np.not_equal(prompt[start:stop, None], prompt[start:], out=equal)
-        alike = (matches >= FEWEST_MATCHES) & equal
-        found[start:] += np.add.reduce(alike.view(np.uint8), axis=0, dtype=np.uint8)
-        found[start:stop] += np.count_nonzero(alike[:, stop - start :], axis=1)
+    same_prompt = _sets(prompt)
+    number = _recurring(kinds)
+    alike = _sets(number)
+    alike[0] = 0
+    found = np.empty(prompt.size, np.int64)
+    for start in range(0, prompt.size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        twice = once = np.zeros_like(alike[:1])
+        for place in number[:, rows]:
+            these = alike[place]
+            twice, once = twice | once & these, once | these
+        similar = twice & ~same_prompt[prompt[rows]]
+        found[rows] = np.bitwise_count(similar).sum(axis=1)
     return found
 
 
-def _around(
-    occurrences: Occurrences, rows: Integers
-) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
-    """Give the types at the 8 places around some occurrences, twice: (8, *rows.shape) each.
+def _recurring(kinds: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """Number from 1 what occurs more than once; the rest, and places outside, are 0."""
+    values, place, count = np.unique(kinds, return_inverse=True, return_counts=True)
+    again = (count > 1) & (values != _OUTSIDE)
+    return np.asarray(np.where(again, np.cumsum(again), 0)[place])
 
-    The two differ where a place lies outside the response, so that such a place never matches.
+
+def _sets(number: npt.NDArray[np.intp]) -> Bits:
+    """Give the members of each number as bits, in rows of whole words.
+
+    Args:
+        number: Numbers of each member, shape (m,) or (places, m).
+
+    Returns:
+        Shape (numbers, words).
     """
+    size = number.shape[-1]
+    member = np.zeros((number.max() + 1, -(-size // 64) * 64), np.bool_)
+    member[number, np.arange(size)] = True
+    return np.packbits(member, axis=1).view(np.uint64)
+
+
+def _around(occurrences: Occurrences, rows: Integers) -> npt.NDArray[np.int32]:
+    """Give the types at the 8 places around some occurrences; places never share a number."""
     kind, rollout, position = occurrences.kind, occurrences.rollout, occurrences.position
-    dtype = np.uint16 if occurrences.token_id.size < 65_000 else np.uint32
-    outside = np.iinfo(dtype).max
     at = occurrences.at[rows]
-    left = np.empty((len(_SLOTS), *at.shape), dtype)
-    right = np.empty_like(left)
+    kinds = np.empty((len(_SLOTS), *at.shape), np.int32)
     for slot, step in enumerate(_SLOTS):
         there = np.clip(at + step, 0, kind.size - 1)
         inside = (rollout[there] == rollout[at]) & (position[there] == position[at] + step)
-        left[slot] = np.where(inside, kind[there], outside)
-        right[slot] = np.where(inside, kind[there], outside - 1)
-    return left, right
+        kinds[slot] = np.where(inside, kind[there] * len(_SLOTS) + slot, _OUTSIDE)
+    return kinds

@@ -20,7 +20,7 @@ from opd_diag.analyses.rock_tokens.cutoff import (
 from opd_diag.analyses.rock_tokens.frames import as_table, interval_columns
 from opd_diag.analyses.rock_tokens.persistence import GROUPS, group_changes, label
 from opd_diag.analyses.rock_tokens.question import Question
-from opd_diag.analyses.rock_tokens.selectors import SELECTORS, Totals
+from opd_diag.analyses.rock_tokens.selectors import SELECTORS
 from opd_diag.stats.intervals import FEWEST_CLUSTERS, TOO_FEW
 from opd_diag.stats.ranks import Agreement
 from opd_diag.tables.columns.rock_tokens import ROCK_CUTOFF, ROCK_GROUPS, ROCK_SELECTORS
@@ -102,9 +102,15 @@ def list_tables(asked: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
     named = [interval_columns(name, found) for name, found in shares.items()]
     measured = {name: values for one in named for name, values in one.items()}
     splits = split_totals(asked.sums, seed=options.seed)
-    cutoffs = [_stability(asked, name, ks, splits, suggests=True) for name in CUTOFF_SELECTORS]
+    found = {
+        name: agreement(name, splits, ks, asked.eligible, options.min_count, seed=options.seed)
+        for name in SELECTORS
+    }
+    cutoffs = [_stability(asked, name, ks, found[name], suggests=True) for name in CUTOFF_SELECTORS]
+    top = slice(ks.index(options.top), ks.index(options.top) + 1)
     selectors = [
-        _stability(asked, name, [options.top], splits, suggests=False) for name in SELECTORS
+        _stability(asked, name, ks[top], Agreement(*(a[:, top] for a in one)), suggests=False)
+        for name, one in found.items()
     ]
     count = len(ks) * len(CUTOFF_SELECTORS)
     cutoff = pl.concat(cutoffs).hstack(pl.DataFrame(measured)[:count])
@@ -121,13 +127,12 @@ def _stability(
     asked: Question,
     selector: str,
     ks: Sequence[int],
-    splits: tuple[Totals, Totals],
+    found: Agreement,
     *,
     suggests: bool,
 ) -> pl.DataFrame:
     """Describe how well the lists of one selector agree between halves, one row per K."""
     options, types = asked.options, int(asked.eligible.sum())
-    found = agreement(selector, splits, ks, asked.eligible, options.min_count, seed=options.seed)
     enough = len(asked.sums.prompt_id) >= FEWEST_CLUSTERS
     k = suggested_k(ks, found.corrected, types) if enough else None
     reasons = [
