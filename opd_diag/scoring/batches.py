@@ -13,6 +13,8 @@ from opd_diag.scoring.models import LanguageModel
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 _FEWEST_TOKENS = 512
+_ENOUGH_TOKENS = 8_192  # a batch that keeps a GPU busy: from here on padding costs more than it gains
+_LIKE = 0.9
 _SHARE_OF_FREE_MEMORY = 0.25
 
 
@@ -112,6 +114,8 @@ def plan_parts(tokens: NDArray[np.int64], part_tokens: int) -> list[Part]:
 def plan_batches(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
     """Group sequences of like length, longest first.
 
+    A batch of 8,192 tokens or more takes only sequences of at least 0.9 of its longest one.
+
     Args:
         lengths: Number of tokens of each sequence. Shape (n,).
         batch_tokens: Most tokens of a batch, padding counted; a longer sequence goes alone.
@@ -120,10 +124,13 @@ def plan_batches(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[
         Indices of the sequences of each batch.
     """
     order = np.argsort(-lengths, kind="stable")
+    falling = -lengths[order]
     batches = []
     start = 0
     while start < len(order):
-        size = max(1, batch_tokens // int(lengths[order[start]]))
+        longest = int(lengths[order[start]])
+        like = int(np.searchsorted(falling, -_LIKE * longest, side="right")) - start
+        size = min(max(1, batch_tokens // longest), max(like, -(-_ENOUGH_TOKENS // longest)))
         batches.append(order[start : start + size])
         start += size
     return batches

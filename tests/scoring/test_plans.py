@@ -145,3 +145,19 @@ def test_the_digest_of_a_table_sees_every_value():
     digests = [digest_table(table) for table in (base, *others)]
     assert len(set(digests)) == len(digests)
     assert digest_table(base.clone()) == digests[0]
+
+
+def test_a_large_batch_takes_sequences_of_like_length_only():
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(np.log(2_000), 0.8, 500), 1, 20_000).astype(int)
+    batches = plan_batches(lengths, 65_536)
+    for batch in batches:
+        spread, tokens = (
+            lengths[batch].min() / lengths[batch].max(),
+            lengths[batch].max() * len(batch),
+        )
+        assert spread >= 0.9 or tokens < 8_192 + lengths[batch].max()
+    padding = 1 - lengths.sum() / sum(lengths[batch].max() * len(batch) for batch in batches)
+    assert padding < 0.1
+    alike = plan_batches(np.full(64, 1_000), 65_536)
+    assert len(alike) == 1
