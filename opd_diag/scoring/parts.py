@@ -1,6 +1,6 @@
 """One part of a run: batches through the models, chunks of rows through the heads."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from opd_diag.scoring.frames import token_frame
 from opd_diag.scoring.gradients import TypeSums
 from opd_diag.scoring.heads import Head
 from opd_diag.scoring.models import LanguageModel
-from opd_diag.scoring.rows import Measures, Rows, score_rows
+from opd_diag.scoring.rows import Columns, Measures, Rows, score_rows
 from opd_diag.scoring.scratch import Scratch
 from opd_diag.scoring.teacher_states import PartStates
 from opd_diag.tables.gradients import GradientSums
@@ -98,15 +98,18 @@ def score_part(
         else:
             expert = _teacher_states(job, rollouts)
             teacher.gather(torch.from_numpy(rows), expert, part.rows)
+        places = torch.from_numpy(rows).to(expert.device)
+        chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
         for name, columns, chunk, gradient in _score_batch(
             job, rollouts, token_id[rows], expert, scratch
         ):
-            places = rows[chunk]
-            sums[name].add(torch.from_numpy(places).to(gradient.device), gradient)
-            for column, values in columns.items():
+            sums[name].add(places[chunk], gradient)
+            chunks[name].append(columns)
+        for name, found in chunks.items():
+            for column, values in _to_host(found).items():
                 shape = (part.rows, *values.shape[1:])
                 into = arrays[name].setdefault(column, np.empty(shape, values.dtype))
-                into[places] = values
+                into[rows] = values
         advance(len(rows))
     return {name: _finish(job, keys, arrays[name], sums[name]) for name in job.students}
 
@@ -123,14 +126,11 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     """
     responses = job.sequences.responses
     tokens = np.concatenate([responses[i] for i in rollouts])
-    found: dict[str, list[Arrays]] = {name: [] for name in job.students}
+    found: dict[str, list[Columns]] = {name: [] for name in job.students}
     expert = _teacher_states(job, rollouts)
     for name, columns, _, _ in _score_batch(job, rollouts, tokens, expert, Scratch()):
         found[name].append(columns)
-    return {
-        name: {column: np.concatenate([chunk[column] for chunk in chunks]) for column in chunks[0]}
-        for name, chunks in found.items()
-    }
+    return {name: _to_host(chunks) for name, chunks in found.items()}
 
 
 def _teacher_states(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
@@ -144,7 +144,7 @@ def _score_batch(
     tokens: NDArray[np.int32],
     teacher_states: Tensor,
     scratch: Scratch,
-) -> Iterator[tuple[str, Arrays, slice, Tensor]]:
+) -> Iterator[tuple[str, Columns, slice, Tensor]]:
     """Yield (student, columns, rows of the batch, hidden-state gradient), chunk by chunk."""
     prompts, _, responses = job.sequences
     numbers = [int(rollout) for rollout in rollouts]
@@ -180,15 +180,17 @@ def _score_batch(
                 columns[f"{role}_outside"] = _outside(
                     outside, hidden, inside, job.measures.temperature
                 )
-            yield name, _to_host(columns), chunk, result.gradient
+            yield name, columns, chunk, result.gradient
 
 
-def _to_host(columns: Mapping[str, Tensor]) -> Arrays:
-    single = {
-        name: values.float() if values.dtype == torch.float64 else values
-        for name, values in columns.items()
-    }
-    return {name: values.cpu().numpy() for name, values in single.items()}
+def _to_host(chunks: Sequence[Columns]) -> Arrays:
+    """Join the columns of a batch and copy them once: a device waits at every copy."""
+    arrays = {}
+    for name in chunks[0]:
+        values = torch.cat([chunk[name] for chunk in chunks])
+        single = values.float() if values.dtype == torch.float64 else values
+        arrays[name] = single.cpu().numpy()
+    return arrays
 
 
 def _outside(outside: Head, hidden: Tensor, inside: Tensor, temperature: float) -> Tensor:
