@@ -1,11 +1,15 @@
 """Fixtures that several parts share."""
 
 import os
+import shutil
 
 # Before the first import of tokenizers: its threads and forked test processes do not mix.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Small products gain nothing from threads, and on a busy machine lose a factor of ten.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Before the first import of triton: without a GPU its kernels are interpreted.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -80,6 +80,9 @@ def score(
         typer.Option(min=1, help="Ray's workers; default: one for each GPU, or else machine."),
     ] = None,
     attn: Attn = None,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="One Triton kernel over the vocabulary (CUDA).")
+    ] = False,
     revision: Revision = None,
     trust_remote_code: TrustCode = False,
     batch_tokens: BatchTokens = None,
@@ -127,6 +130,7 @@ def score(
         engine=engine,
         workers=workers,
         attn=attn,
+        fused=fused,
         revision=revision,
         trust_remote_code=trust_remote_code,
         batch_tokens=batch_tokens,

@@ -37,7 +37,7 @@ class Head:
 
         Args:
             hidden: Shape (rows, hidden), any float dtype.
-            out: Where to write. Shape (rows, ids), float32.
+            out: Where a float32 head writes; others bring their own. Shape (rows, ids), float32.
 
         Returns:
             Logits. Shape (rows, ids), float32.
@@ -102,5 +102,4 @@ def as_head(
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     if b.dtype == torch.float32:
         return torch.mm(a.to(torch.float32), b, out=out)
-    product = torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)
-    return product if out is None else out.copy_(product)
+    return torch.mm(a.to(b.dtype), b, out_dtype=torch.float32)

@@ -1,7 +1,9 @@
 """Options of `score` and `check` that make no sense are refused before anything is read."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
@@ -120,6 +122,18 @@ def check_workers(
     for name, value in others.items():
         if value is not None:
             raise OptionError(f"{name}: {value!r}; expected none beside devices {list(devices)}")
+
+
+def check_fused(device: str) -> None:
+    """Check that the fused kernel runs on a device; Triton's interpreter runs it on any.
+
+    Raises:
+        OptionError: If it does not.
+    """
+    if find_spec("triton") is None:
+        raise OptionError("fused: triton is not installed; expected it, as with torch for CUDA")
+    if torch.device(device).type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise OptionError(f"fused: device {device!r}; expected a CUDA device")
 
 
 def _is_here(device: str) -> bool:

@@ -10,16 +10,7 @@ from opd_diag.scoring.divergences import Distribution, distribution, divergences
 from opd_diag.scoring.gradients import logit_gradient
 from opd_diag.scoring.heads import Head
 from opd_diag.scoring.scratch import Scratch
-from opd_diag.scoring.tops import (
-    ADVANTAGE_TOP,
-    advantage_variance,
-    margins,
-    masses,
-    overlaps,
-    rank,
-    top_k,
-    union_kl,
-)
+from opd_diag.scoring.tops import ADVANTAGE_TOP, Tops, rank, top_columns, top_k
 
 # Logits of one block and what is made of them stay in the processor's cache.
 _BLOCK_BYTES = 3 << 20
@@ -34,11 +25,18 @@ class Measures(NamedTuple):
         k_grid: The K of the columns with one value per K, rising.
         union_k: Size of the two top sets whose union `union_kl` looks at.
         temperature: Both models' logits are divided by it.
+        fused: Whether one kernel sums over the vocabulary, not plain torch.
     """
 
     k_grid: tuple[int, ...]
     union_k: int = 16
     temperature: float = 1.0
+    fused: bool = False
+
+    @property
+    def top(self) -> int:
+        """How many of the likeliest tokens are looked at, at most."""
+        return max(*self.k_grid, self.union_k, ADVANTAGE_TOP)
 
 
 class Rows(NamedTuple):
@@ -105,14 +103,15 @@ def score_rows(
     tokens, scratch = tokens[:, None], scratch or Scratch()
     teacher_logits = _logits(teacher, scratch, "teacher")
     logits = [_logits(student, scratch, f"student {n}") for n, student in enumerate(students)]
-    blocks: list[list[Columns]] = [[] for _ in students]
-    for rows in _blocks(teacher_logits):
-        side = _side(teacher_logits[rows], [tokens[rows]], measures, scratch, "q")
-        for student, own, found in zip(students, logits, blocks, strict=True):
-            found.append(_block(student.head, own[rows], tokens[rows], side, measures, scratch))
+    heads = [student.head for student in students]
+    if measures.fused:
+        from opd_diag.scoring.fused_rows import measure_fused  # needs triton
+
+        measured = measure_fused(tokens, teacher_logits, heads, logits, measures)
+    else:
+        measured = _measure(tokens, teacher_logits, heads, logits, measures, scratch)
     scored = []
-    for student, own, found in zip(students, logits, blocks, strict=True):
-        columns = {name: torch.cat([block[name] for block in found]) for name in found[0]}
+    for student, own, columns in zip(students, logits, measured, strict=True):
         _mend(columns, own, tokens, teacher, student, measures)
         gradient = student.head.backward(own)
         columns["grad_hidden"] = torch.linalg.vector_norm(gradient, dim=1)
@@ -123,8 +122,30 @@ def score_rows(
 
 
 def _logits(rows: Rows, scratch: Scratch, name: str) -> Tensor:
-    shape = (len(rows.hidden), len(rows.head.weight))
-    return rows.head.logits(rows.hidden, out=scratch.take(name, shape, rows.head.weight))
+    weight = rows.head.weight
+    if weight.dtype != torch.float32:
+        return rows.head.logits(rows.hidden)
+    shape = (len(rows.hidden), len(weight))
+    return rows.head.logits(rows.hidden, out=scratch.take(name, shape, weight))
+
+
+def _measure(
+    tokens: Tensor,
+    teacher: Tensor,
+    heads: Sequence[Head],
+    students: Sequence[Tensor],
+    measures: Measures,
+    scratch: Scratch,
+) -> list[Columns]:
+    """Measure logits block by block; the students' are overwritten by the gradient in them."""
+    blocks: list[list[Columns]] = [[] for _ in students]
+    for rows in _blocks(teacher):
+        side = _side(teacher[rows], [tokens[rows]], measures, scratch, "q")
+        for head, own, found in zip(heads, students, blocks, strict=True):
+            found.append(_block(head, own[rows], tokens[rows], side, measures, scratch))
+    return [
+        {name: torch.cat([block[name] for block in found]) for name in found[0]} for found in blocks
+    ]
 
 
 def _blocks(logits: Tensor) -> list[slice]:
@@ -140,8 +161,7 @@ def _side(
     """Measure one model; its logits are overwritten by their shifted form."""
     if measures.temperature != 1.0:
         logits.div_(measures.temperature)
-    k = min(max(*measures.k_grid, measures.union_k, ADVANTAGE_TOP), logits.shape[1])
-    top, top_ids = top_k(logits, k)
+    top, top_ids = top_k(logits, min(measures.top, logits.shape[1]))
     ranks = [rank(logits, ids, top) for ids in ranked]
     dist = distribution(logits, top[:, :1], top_ids[:, :1], scratch, name=name)
     return _Side(top[:, 0] - dist.log_top[:, 0], top_ids, ranks, dist)
@@ -159,33 +179,26 @@ def _block(
 
     `grad_head` lacks the length of the hidden state and the head's scale.
     """
-    k_grid, union_k = measures.k_grid, measures.union_k
     slope = head.slope(logits)
     student = _side(logits, [tokens, teacher.top_ids[:, :1]], measures, scratch, "p")
     p, q = student.dist, teacher.dist
     ids, teacher_ids = student.top_ids, teacher.top_ids
-    p_top, q_top, q_own_top = p.log_p(ids), q.log_p(ids), q.log_p(teacher_ids)
-    columns = {
+    tops = Tops(
+        ids=ids,
+        teacher_ids=teacher_ids,
+        student=p.log_p(ids),
+        student_other=p.log_p(teacher_ids[:, : measures.union_k]),
+        teacher=q.log_p(ids),
+        teacher_own=q.log_p(teacher_ids),
+    )
+    columns = top_columns(tops, measures.k_grid, measures.union_k) | {
         "student_logp": p.log_p(tokens)[:, 0],
         "teacher_logp": q.log_p(tokens)[:, 0],
         "student_rank": student.ranks[0],
         "teacher_rank": teacher.ranks[0],
+        "teacher_top_rank": student.ranks[1],
         "student_entropy": p.entropy,
         "teacher_entropy": q.entropy,
-        "student_top_id": ids[:, 0],
-        "teacher_top_id": teacher_ids[:, 0],
-        "teacher_top_logp": q_own_top[:, 0],
-        "teacher_top_rank": student.ranks[1],
-        "margin": margins(q_top, k_grid),
-        "teacher_mass": masses(q_top, k_grid),
-        "overlap": overlaps(q_top, q_own_top, k_grid),
-        "union_kl": union_kl(
-            torch.cat((p_top[:, :union_k], p.log_p(teacher_ids[:, :union_k])), 1),
-            torch.cat((q_top[:, :union_k], q_own_top[:, :union_k]), 1),
-            ids[:, :union_k],
-            teacher_ids[:, :union_k],
-        ),
-        "advantage_var": advantage_variance(p_top, q_top),
         "student_log_sum": student.log_sum,
         "teacher_log_sum": teacher.log_sum,
         "finite": torch.isfinite(p.entropy + q.entropy),

@@ -9,7 +9,13 @@ from opd_diag.scoring.fingerprints import digest_table, fingerprint
 from opd_diag.scoring.inputs import Inputs, Origin, named_students, read_inputs
 from opd_diag.scoring.loading import Loading
 from opd_diag.scoring.models import default_dtype
-from opd_diag.scoring.options import check_grid, check_loading, check_numbers, check_workers
+from opd_diag.scoring.options import (
+    check_fused,
+    check_grid,
+    check_loading,
+    check_numbers,
+    check_workers,
+)
 from opd_diag.scoring.plan import claim_checkpoints, claim_run
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.rows import Measures
@@ -45,6 +51,7 @@ def score(
     engine: str = "local",
     workers: int | None = None,
     attn: str | None = None,
+    fused: bool = False,
     revision: str | None = None,
     trust_remote_code: bool = False,
     batch_tokens: int | None = None,
@@ -83,6 +90,8 @@ def score(
         workers: Number of Ray's workers; by default one for each GPU, or one for each machine
             where there is none. `device` and `device_map` are what a worker sees.
         attn: Attention implementation, as transformers names it.
+        fused: Sum over the vocabulary in one Triton kernel (CUDA), not in plain torch: the same
+            numbers but for rounding. Not measured on a GPU yet.
         revision: Branch, tag or commit of hub ids.
         trust_remote_code: Whether code that comes with a model may run.
         batch_tokens: Most tokens of a batch, padding counted; by default from free memory. A run
@@ -132,6 +141,8 @@ def score(
     k_grid = check_grid(k_grid, inputs.vocab.height)
     scorers = choose_engine(engine, devices, workers)
     device = device or scorers.device
+    if fused:
+        check_fused(device)
     dtype = dtype or default_dtype(device)
     loading = Loading(
         teacher={
@@ -182,7 +193,7 @@ def score(
                 max_response_tokens=max_response_tokens,
                 shared=inputs.shared,
                 segmenter=segmenter,
-                measures=Measures(k_grid, union_k, temperature),
+                measures=Measures(k_grid, union_k, temperature, fused),
                 teacher=teacher,
                 students=pending,
                 loading=loading,

@@ -1,6 +1,7 @@
 """The likeliest tokens of both models: top K, ranks, and what is measured on such sets."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,52 @@ from torch import Tensor
 ADVANTAGE_TOP = 4
 MAX_MARGIN = 50.0
 _GROUP = 32
+
+
+class Tops(NamedTuple):
+    """The likeliest tokens of both models, and what both say of them. Shape (rows, k) each.
+
+    Attributes:
+        ids: The student's, likeliest first.
+        teacher_ids: The teacher's.
+        student: Student log-probs at `ids`.
+        student_other: Student log-probs at the first `union_k` of `teacher_ids`.
+        teacher: Teacher log-probs at `ids`.
+        teacher_own: Teacher log-probs at `teacher_ids`.
+    """
+
+    ids: Tensor
+    teacher_ids: Tensor
+    student: Tensor
+    student_other: Tensor
+    teacher: Tensor
+    teacher_own: Tensor
+
+
+def top_columns(tops: Tops, k_grid: Sequence[int], union_k: int) -> dict[str, Tensor]:
+    """Return the columns of the token table that likeliest tokens decide.
+
+    Args:
+        tops: The likeliest tokens.
+        k_grid: The K of the columns with one value per K, rising.
+        union_k: Size of the two top sets whose union `union_kl` looks at.
+    """
+    ids, teacher_ids, student, student_other, teacher, teacher_own = tops
+    return {
+        "student_top_id": ids[:, 0],
+        "teacher_top_id": teacher_ids[:, 0],
+        "teacher_top_logp": teacher_own[:, 0],
+        "margin": margins(teacher, k_grid),
+        "teacher_mass": masses(teacher, k_grid),
+        "overlap": overlaps(teacher, teacher_own, k_grid),
+        "union_kl": union_kl(
+            torch.cat((student[:, :union_k], student_other), 1),
+            torch.cat((teacher[:, :union_k], teacher_own[:, :union_k]), 1),
+            ids[:, :union_k],
+            teacher_ids[:, :union_k],
+        ),
+        "advantage_var": advantage_variance(student, teacher),
+    }
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -14,13 +14,33 @@ MEASURES = Measures((2, 4, 8, 16, 32, 64))
 DIVERGENCES = ("reverse_kl", "forward_kl", "js")
 
 
-def score_logits(x, y, tokens=None, measures=MEASURES):
+@pytest.fixture(params=["plain", "fused"])
+def measures(request):
+    """Both ways to sum over the vocabulary."""
+    if request.param == "fused":
+        pytest.importorskip("triton")
+    return MEASURES._replace(fused=request.param == "fused")
+
+
+def device_of(measures):
+    """Where the kernel runs: interpreted on the CPU where there is no GPU."""
+    return "cuda" if measures.fused and torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def score_logits(measures):
     """Score logits as they are: the hidden state is the logits, the head's weight the identity."""
-    x, y = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y, dtype=torch.float32)
-    head = _Passing(torch.eye(x.shape[1]))
-    tokens = torch.zeros(len(x), dtype=torch.int64) if tokens is None else torch.as_tensor(tokens)
-    (scored,) = score_rows(tokens, Rows(head, y), [Rows(head, x)], measures)
-    return {name: values.numpy() for name, values in scored.columns.items()}
+    device = device_of(measures)
+
+    def score(x, y, tokens=None):
+        x, y = (torch.as_tensor(z, dtype=torch.float32, device=device) for z in (x, y))
+        head = _Passing(torch.eye(x.shape[1], device=device))
+        tokens = torch.as_tensor([0] * len(x) if tokens is None else tokens, device=device)
+        with np.errstate(invalid="ignore"):  # the interpreter calculates in numpy
+            (scored,) = score_rows(tokens, Rows(head, y), [Rows(head, x)], measures)
+        return {name: values.cpu().numpy() for name, values in scored.columns.items()}
+
+    return score
 
 
 class _Passing(Head):
@@ -46,7 +66,7 @@ def stable_kl(p_logits, q_logits):
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-3, 1e-2, 0.1, 1.0])
-def test_divergences_keep_their_digits_however_small(scale):
+def test_divergences_keep_their_digits_however_small(score_logits, scale):
     x, y = pairs(scale)
     got = score_logits(x, y)
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -58,7 +78,7 @@ def test_divergences_keep_their_digits_however_small(scale):
         np.testing.assert_allclose(got[name], want[name], rtol=2e-5, atol=1e-8, err_msg=name)
 
 
-def test_extreme_gaps_neither_overflow_nor_vanish():
+def test_extreme_gaps_neither_overflow_nor_vanish(score_logits):
     x, y = pairs(60.0, ids=200)
     got = score_logits(x, y)
     for row in range(len(x)):
@@ -68,7 +88,7 @@ def test_extreme_gaps_neither_overflow_nor_vanish():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equal_logits_have_no_divergence_and_none_is_negative(seed):
+def test_equal_logits_have_no_divergence_and_none_is_negative(score_logits, seed):
     x, y = pairs(1e-5, ids=700, seed=seed)
     same, near = score_logits(x, x), score_logits(x, y)
     for name in (*DIVERGENCES, "union_kl"):
@@ -76,7 +96,7 @@ def test_equal_logits_have_no_divergence_and_none_is_negative(seed):
         assert near[name].min() >= 0, name
 
 
-def test_rows_do_not_depend_on_each_other():
+def test_rows_do_not_depend_on_each_other(score_logits):
     x, y = pairs(1.0)
     whole, flipped = score_logits(x, y), score_logits(x[::-1].copy(), y[::-1].copy())
     for name, values in whole.items():
@@ -92,7 +112,7 @@ def test_top_k_in_groups_is_top_k():
         torch.testing.assert_close(logits.gather(1, places), values, rtol=0, atol=0)
 
 
-def test_equal_logits_everywhere():
+def test_equal_logits_everywhere(score_logits):
     got = score_logits(np.zeros((2, 5_000)), np.zeros((2, 5_000)))
     assert (got["student_rank"] == 1).all()
     assert (got["margin"] == 0).all()
@@ -103,7 +123,7 @@ def test_equal_logits_everywhere():
     np.testing.assert_allclose(got["student_entropy"], np.log(5_000), rtol=1e-6)
 
 
-def test_a_masked_token_counts_as_probability_zero():
+def test_a_masked_token_counts_as_probability_zero(score_logits):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 300)), rng.standard_normal((2, 300))
     x[:, 5:20] = y[:, 5:20] = -np.inf
@@ -123,7 +143,7 @@ def test_a_masked_token_counts_as_probability_zero():
     np.testing.assert_allclose(got["union_kl"], without["union_kl"], rtol=1e-4)
 
 
-def test_an_infinite_divergence_has_no_value_and_leaves_the_others():
+def test_an_infinite_divergence_has_no_value_and_leaves_the_others(score_logits):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3, 300)), rng.standard_normal((3, 300))
     x[0, 7] = -np.inf  # p = 0 < q
@@ -138,7 +158,7 @@ def test_an_infinite_divergence_has_no_value_and_leaves_the_others():
     np.testing.assert_allclose(got["js"], _js(p, q), rtol=1e-5)
 
 
-def test_a_masked_target_has_no_log_prob():
+def test_a_masked_target_has_no_log_prob(score_logits):
     x, y = np.zeros((1, 300)), np.zeros((1, 300))
     y[0, 4] = -np.inf
     got = score_logits(x, y, tokens=[4])
@@ -148,7 +168,7 @@ def test_a_masked_target_has_no_log_prob():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_row_that_is_not_finite_spoils_no_other(bad):
+def test_a_row_that_is_not_finite_spoils_no_other(score_logits, bad):
     x, y = pairs(1.0, ids=300, rows=4)
     clean = score_logits(x, y)
     x, y = x.copy(), y.copy()
@@ -169,22 +189,21 @@ def test_a_row_that_is_not_finite_spoils_no_other(bad):
         (3.0, 8.0, True, 0.8),
     ],
 )
-def test_gradients_agree_with_autograd(scale, soft_cap, bias, temperature):
+def test_gradients_agree_with_autograd(measures, scale, soft_cap, bias, temperature):
     rng = np.random.default_rng(0)
     rows, ids, width = 6, 400, 16
     hidden, weight = rng.standard_normal((rows, width)), rng.standard_normal((ids, width))
     y, offset = 3 * rng.standard_normal((rows, ids)), rng.standard_normal(ids) if bias else None
-    head = Head(
-        torch.tensor(weight, dtype=torch.float32),
-        None if offset is None else torch.tensor(offset / scale, dtype=torch.float32),
-        scale,
-        soft_cap,
-    )
+
+    def tensor(values):
+        return torch.tensor(values, dtype=torch.float32, device=device_of(measures))
+
+    head = Head(tensor(weight), None if offset is None else tensor(offset / scale), scale, soft_cap)
     (scored,) = score_rows(
-        torch.zeros(rows, dtype=torch.int64),
-        Rows(_Passing(torch.eye(ids)), torch.tensor(y, dtype=torch.float32)),
-        [Rows(head, torch.tensor(hidden, dtype=torch.float32))],
-        MEASURES._replace(temperature=temperature),
+        torch.zeros(rows, dtype=torch.int64, device=device_of(measures)),
+        Rows(_Passing(tensor(np.eye(ids))), tensor(y)),
+        [Rows(head, tensor(hidden))],
+        measures._replace(temperature=temperature),
     )
     for row in range(rows):
         norms, vector = gradients(
@@ -193,7 +212,7 @@ def test_gradients_agree_with_autograd(scale, soft_cap, bias, temperature):
         )  # fmt: skip
         for name, value in norms.items():
             assert float(scored.columns[name][row]) == pytest.approx(value, rel=1e-4), name
-        np.testing.assert_allclose(scored.gradient[row], vector, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(scored.gradient[row].cpu(), vector, rtol=1e-3, atol=1e-6)
 
 
 def test_a_low_precision_head_carries_the_gradient_in_two_terms(monkeypatch):
