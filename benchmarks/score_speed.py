@@ -2,10 +2,12 @@
 
 bare    both models' bodies on the batches of `score` and both output heads, nothing else
 score   all columns, gradient sums and files
+fused   the same with the Triton kernel (needs a GPU)
 plain   padded batches, full logits, log_softmax and topk: 8 numbers a token
 script  one rollout at a time, a Python loop over its tokens: 8 numbers a token
 
-All in one process, in turn, on the same rollouts of random ids; the best of the rounds counts. A
+All in one process, in turn, on the same rollouts of random ids. Every round compares a way with the
+bare work just before it: the median of these ratios counts, with the smallest and the largest. A
 row with device, versions, shapes and date goes to benchmarks/results/score_speed.md. `--cpu-time`
 with one thread counts the process's own time, for a machine that has other work.
 """
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import polars as pl
@@ -134,8 +137,10 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
         for start in range(0, len(states[0]), job.chunk_rows):
             for head, own in zip(heads, states, strict=True):
                 rows = own[start : start + job.chunk_rows]
-                shape = (len(rows), job.ids)
-                head.logits(rows, out=scratch.take("logits", shape, head.weight))
+                out = None
+                if head.weight.dtype == torch.float32:
+                    out = scratch.take("logits", (len(rows), job.ids), head.weight)
+                head.logits(rows, out=out)
 
 
 def plain(job: Job, batches: list[np.ndarray]) -> None:
@@ -213,7 +218,7 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", default="bare,score,plain,script")
+    parser.add_argument("--ways", help="default: all that run here")
     parser.add_argument("--script-rollouts", type=int, default=2)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--cpu-time", action="store_true")
@@ -229,12 +234,14 @@ def main() -> None:
     size = options.batch_tokens or default_batch_tokens([teacher, student])
     read = inputs.sequences
     job = Job(read, Measures(K_GRID), ids, chunk_rows(ids, device), teacher, {"student": student})
+    with_kernel = job._replace(measures=job.measures._replace(fused=True))
     batches = plan_batches(read.lengths, size)
     tokens = int(read.responses.offsets[-1])
-    by_script = int(read.responses.offsets[min(options.script_rollouts, options.rollouts)])
+    few = min(options.script_rollouts, options.rollouts)
+    by_script = int(read.responses.offsets[few])
     parts = plan_parts(read.responses.lengths, 262_144)
 
-    def scored() -> None:
+    def scored(job: Job) -> None:
         with tempfile.TemporaryDirectory() as folder, StderrProgress() as progress:
             progress.start("score", tokens)
             manifest = claim_run(Path(folder), fingerprint={}, parts=parts, teacher={}, rollouts={})
@@ -244,12 +251,15 @@ def main() -> None:
 
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (lambda: bare(job, batches), tokens),
-        "score": (scored, tokens),
+        "score": (lambda: scored(job), tokens),
+        "fused": (lambda: scored(with_kernel), tokens),
         "plain": (lambda: plain(job, batches), tokens),
-        "script": (lambda: script(job, options.script_rollouts), by_script),
+        "script": (lambda: script(job, few), by_script),
     }
-    chosen = options.ways.split(",")
-    speed, memory = dict.fromkeys(chosen, 0.0), dict.fromkeys(chosen, 0.0)
+    here = "bare,score,plain,script" if device == "cpu" else "bare,score,fused,plain,script"
+    chosen = ["bare", *(way for way in (options.ways or here).split(",") if way != "bare")]
+    speeds: dict[str, list[float]] = {way: [] for way in chosen}
+    memory = dict.fromkeys(chosen, 0.0)
     weights = torch.cuda.memory_allocated() if device == "cuda" else 0
     bare(job, batches[-1:])
     for _ in range(options.rounds):
@@ -257,12 +267,12 @@ def main() -> None:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             work, n = ways[way]
-            speed[way] = max(speed[way], n / timed(work, device, clock))
+            speeds[way].append(n / timed(work, device, clock))
             if device == "cuda":
                 memory[way] = torch.cuda.max_memory_allocated() - weights
             else:
                 memory[way] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            print(f"{way:6s} {speed[way]:10.1f} tokens/s", flush=True)
+            print(f"{way:6s} {speeds[way][-1]:10.1f} tokens/s", flush=True)
     where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     if device == "cpu":
         where += f", {torch.get_num_threads()} threads" + (", CPU time" * options.cpu_time)
@@ -271,15 +281,17 @@ def main() -> None:
         for model in (teacher, student)
     )
     what = (
-        f"{date.today()} | {where} | torch {torch.__version__} | {Path(options.teacher).name} | "
+        f"{date.today()} | {where} | {torch.__version__} | {Path(options.teacher).name} | "
         f"{Path(options.student).name} | {options.rollouts} x {options.response}"
     )
     rows = []
-    for way in chosen:
-        used = f"{flops * speed[way] / H200_BF16:.2f}" if device == "cuda" else ""
+    for way, found in speeds.items():
+        speed = median(found)
+        ratios = [one / bare for one, bare in zip(found, speeds["bare"], strict=True)]
+        used = f"{flops * speed / H200_BF16:.2f}" if device == "cuda" else ""
         rows.append(
-            f"| {what} | {way} | {speed[way]:.1f} | {speed[way] / speed['bare']:.3f} | "
-            f"{memory[way] / 2**30:.2f} | {used} |"
+            f"| {what} | {options.rounds} | {way} | {speed:.1f} | {median(ratios):.3f} | "
+            f"{min(ratios):.3f} - {max(ratios):.3f} | {memory[way] / 2**30:.2f} | {used} |"
         )
     if not RESULTS.exists():
         RESULTS.write_text(HEADER)
@@ -290,12 +302,13 @@ def main() -> None:
 
 HEADER = """# Speed of scoring
 
-Rows of `python -m benchmarks.score_speed`. Peak memory: on a GPU what is held beside the weights,
-on the CPU the whole process so far. MFU: model FLOP utilisation, weights only, against 989
-TFLOP/s.
+Rows of `python -m benchmarks.score_speed`; medians over rounds, and the range of the ratio to
+bare. Peak memory: on a GPU what is held beside the weights, on the CPU the whole process so far.
+MFU: model FLOP utilisation, weights only, against 989 TFLOP/s.
 
-| date | device | versions | teacher | student | tokens | way | tokens/s | of bare | GiB | MFU |
-|---|---|---|---|---|---|---|---|---|---|---|
+| date | device | torch | teacher | student | tokens | rounds | way | tokens/s | of bare \
+| range | GiB | MFU |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
