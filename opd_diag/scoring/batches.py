@@ -13,7 +13,7 @@ from opd_diag.scoring.models import LanguageModel
 
 _MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 _FEWEST_TOKENS = 512
-_ENOUGH_TOKENS = 8_192  # a batch that keeps a GPU busy: from here on padding costs more than it gains
+_ENOUGH_TOKENS = 8_192  # taken to keep a device busy: larger batches must not cost padding
 _LIKE = 0.9
 _SHARE_OF_FREE_MEMORY = 0.25
 
