@@ -1,6 +1,6 @@
 """Time all four analyses on the same generated runs: seconds, peak memory, growth.
 
-Runs of 10^6 and 10^7 tokens under two checkpoints hold the columns that the analyses read, 300
+Runs of 10^6, 10^7 and 3 x 10^7 tokens under two checkpoints hold the columns that they read, 250
 tokens a rollout and 8 rollouts a prompt. Each analysis of each run is a process of its own, so that
 its memory is its own. Run: python -m benchmarks.analyze_speed
 """
@@ -9,19 +9,19 @@ import argparse
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-SIZES = (1_000_000, 10_000_000)
+from benchmarks.machine import machine
+
+SIZES = (1_000_000, 10_000_000, 30_000_000)
 PART = 250_000
 LENGTH, SAMPLES, TYPES, SEGMENT = 250, 8, 30_000, 10
 K_GRID = (2, 4, 8, 16, 32, 64)
@@ -135,7 +135,7 @@ def main() -> None:
     if given:
         timed(given[0], int(given[1]), given[2])
         return
-    load = os.getloadavg()[0]
+    before = machine()
     with tempfile.TemporaryDirectory() as folder:
         for checkpoint in CHECKPOINTS:
             for number in range(max(SIZES) // PART):
@@ -144,12 +144,10 @@ def main() -> None:
         rows = [row for name in ANALYSES for row in measure(folder, name)]
     RESULT.write_text(
         "# Speed of the analyses\n\n"
-        f"`python -m benchmarks.analyze_speed`, {date.today()}, Python "
-        f"{platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}, "
-        f"{os.cpu_count()} CPU cores, load {load:.1f} at the start and {os.getloadavg()[0]:.1f} at "
-        "the end: above 1 the wall\ntime is an upper bound. Tokens are under each of two "
-        "checkpoints; CPU seconds include imports.\nGrowth is the exponent of CPU seconds in the "
-        "number of tokens.\n\n"
+        f"`python -m benchmarks.analyze_speed`, {before} at the start and "
+        f"{os.getloadavg()[0]:.1f} at the end:\nabove 1 the wall time is an upper bound. Tokens "
+        "are under each of two checkpoints; CPU seconds include\nimports. Growth is the exponent "
+        "of CPU seconds in the number of tokens.\n\n"
         "| analysis | tokens | wall, s | CPU, s | growth | peak memory, GiB |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )

@@ -3,7 +3,7 @@
 Every token is a segment of its own, the worst case: 100,000 rollouts of 300 segments are 3 x 10^7
 tokens. `rule` reads segments and margins and judges every rollout; `all` is the whole analysis
 with curves, controls and intervals. Each line is a process of its own, so that its memory is its
-own. Run: python benchmarks/release_speed.py
+own. Run: python -m benchmarks.release_speed > benchmarks/results/release_speed.md
 """
 
 import argparse
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from benchmarks.machine import machine
 
 TOKENS = 300
 PART = 5_000
@@ -90,6 +92,7 @@ def main() -> None:
         timed(given[0], int(given[1]), given[2])
         return
     print("# Speed of release_points\n")
+    print(f"`python -m benchmarks.release_speed`, {machine()} at the start.\n")
     print("| part | rollouts | tokens | s | tokens/s | peak memory, GiB |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +100,15 @@ def main() -> None:
             part(first).write_parquet(Path(folder) / f"part-{i:05d}.parquet", compression="lz4")
         for what in ("rule", "all"):
             for count in SIZES:
-                command = [sys.executable, __file__, "--timed", folder, str(count), what]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.release_speed",
+                    "--timed",
+                    folder,
+                    str(count),
+                    what,
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 found = json.loads(done.stdout)
                 tokens, seconds = count * TOKENS, found["seconds"]

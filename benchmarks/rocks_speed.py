@@ -6,10 +6,8 @@ python -m benchmarks.rocks_speed > benchmarks/results/rock_speed.md
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -20,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from benchmarks.machine import machine
 
 CHECKPOINTS = ("step0", "step150", "step300")
 
@@ -157,9 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         time_analysis(options.timed)
         return
     print("# Speed of rock_tokens\n")
-    print(f"`python -m benchmarks.rocks_speed`, {datetime.date.today()}, Python ", end="")
-    print(f"{platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}, ", end="")
-    print("2 CPU cores. Asked: 30 s and 4 GB.")
+    print(f"`python -m benchmarks.rocks_speed`, {machine()}. Asked: 30 s and 4 GB.")
     print("CPU seconds are user and system time of all threads; the load is that of the last")
     print("minute before, this process not counted: above 0, wall seconds are upper bounds.\n")
     print("| tokens | types | checkpoints | BLAS threads | load | wall, s | CPU, s | peak, GiB |")

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from benchmarks.machine import machine
 from opd_diag.text.segments import segment_responses
 
 SENTENCES = (
@@ -26,7 +27,7 @@ def prose(rollouts: int, sentences: int, seed: int) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Print one line for each segmenter, and the worst case of a response that repeats one sign."""
+    """Print a row for each segmenter, and the worst case of a response that repeats one sign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=400)
     parser.add_argument("--sentences", type=int, default=60)
@@ -37,6 +38,10 @@ def main() -> None:
     special = np.zeros(256, dtype=bool)
     segment_responses(responses[:1], pieces, special)  # the import of nltk is not the question
     repeated = [np.full(20_000, ord(sign)) for sign in "!.a"]
+    print("# Speed of the segmenters\n")
+    print(f"`python -m benchmarks.segment_speed`, {machine()}, one process.\n")
+    print("| segmenter | text | characters | segments | s | characters/s |")
+    print("|---|---|---|---|---|---|")
     runs = [("punkt", responses), ("newline", responses), ("punkt", repeated)]
     for segmenter, rows in runs:
         start = time.perf_counter()
@@ -46,8 +51,8 @@ def main() -> None:
         found = sum(int(s[-1]) + 1 for s in segments)
         name = "one sign repeated" if rows is repeated else "prose"
         print(
-            f"{segmenter}, {name}: {characters:,} characters, "
-            f"{found:,} segments, {seconds:.2f} s, {characters / seconds:,.0f} characters/s"
+            f"| {segmenter} | {name} | {characters:,} | {found:,} | {seconds:.2f} "
+            f"| {characters / seconds:,.0f} |"
         )
 
 

@@ -2,16 +2,15 @@
 
 import argparse
 import os
-import platform
 import resource
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from benchmarks.machine import machine
 from opd_diag.analyses.teachability import teachability
 from opd_diag.tables.columns.tokens import K_GRID
 
@@ -78,7 +77,7 @@ def main() -> None:
         tokens = pl.concat(
             [pl.scan_parquet(folder / f"{side}-*.parquet") for side in ("before", "after")]
         )
-        load = os.getloadavg()[0]
+        before = machine()
         wall, cpu, _ = used()
         teachability(tokens, rollouts)
         wall_after, cpu_after, peak = used()
@@ -88,17 +87,19 @@ def main() -> None:
     if threads:
         command = f"OPENBLAS_NUM_THREADS={threads} {command}"
     print(
-        f"`{command}`, {date.today()}, Python {platform.python_version()}, numpy "
-        f"{np.__version__}, polars {pl.__version__}, {os.cpu_count()} CPU cores, "
+        f"`{command}`, {before} before, "
         f"{os.environ.get('POLARS_MAX_THREADS', os.cpu_count())} polars threads.\n"
     )
     print("Two checkpoints, all six tables, every draw and permutation at its default. CPU seconds")
-    print("are those of all threads, reading included; peak memory is that of the process.\n")
-    print("| tokens | prompts | wall, s | CPU, s | peak memory, GiB | load before (1 min) |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "are those of all threads, reading included; peak memory is that of the process. Asked: at"
+    )
+    print("most 60 s and 6 GB.\n")
+    print("| tokens | prompts | wall, s | CPU, s | peak memory, GiB |")
+    print("|---|---|---|---|---|")
     print(
         f"| {options.rollouts * options.length:,} | {rollouts['prompt_id'].n_unique():,} "
-        f"| {wall_after - wall:.1f} | {cpu_after - cpu:.1f} | {peak:.2f} | {load:.1f} |"
+        f"| {wall_after - wall:.1f} | {cpu_after - cpu:.1f} | {peak:.2f} |"
     )
 
 

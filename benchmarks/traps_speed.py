@@ -10,17 +10,17 @@ Run: python -m benchmarks.traps_speed
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+
+from benchmarks.machine import machine
 
 PART = 3_000_000
 K_GRID = (2, 4, 8, 16, 32, 64)
@@ -109,7 +109,7 @@ def table(folder: str, length: int, sizes: tuple[int, ...]) -> None:
     for what in ("rule", "all"):
         for count in sizes:
             given = ["--timed", folder, str(count), str(length), what]
-            command = [sys.executable, __file__, *given]
+            command = [sys.executable, "-m", "benchmarks.traps_speed", *given]
             done = subprocess.run(command, capture_output=True, text=True, check=True, env=alone)
             found = json.loads(done.stdout)
             tokens = count * length
@@ -130,10 +130,8 @@ def main() -> None:
         return
     print("# Speed of agreement_traps\n")
     print(
-        f"`python -m benchmarks.traps_speed`, {date.today()}, Python {platform.python_version()}, "
-        f"numpy {np.__version__}, polars {pl.__version__}, {os.cpu_count()} CPU cores, load "
-        f"{os.getloadavg()[0]:.1f} at the start: where that is above 1, the wall time is an upper "
-        "bound.\n"
+        f"`python -m benchmarks.traps_speed`, {machine()} at the start: where that is above 1, "
+        "the wall time is an upper bound.\n"
     )
     print("| part | rollouts x tokens | tokens | wall, s | CPU, s | tokens/s | peak memory, GiB |")
     print("|---|---|---|---|---|---|---|", flush=True)
