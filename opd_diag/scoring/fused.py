@@ -6,6 +6,7 @@ are those of `divergences` and `gradients`, the numbers the same but for roundin
 
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -71,22 +72,23 @@ def pair_sums(
     rows, ids = student.shape
     sums = student.new_empty(_SUMS, rows)
     ranks = tokens.new_empty(_RANKS, rows)
-    _kernel[(rows,)](
-        student,
-        teacher,
-        tokens,
-        *(ids.contiguous() for ids in top_ids),
-        sums,
-        ranks,
-        rows,
-        ids,
-        student.stride(0),
-        teacher.stride(0),
-        1 / temperature,
-        0.0 if soft_cap is None else temperature / soft_cap,
-        BLOCK=_BLOCK,
-        num_warps=_WARPS,
-    )
+    with torch.cuda.device_of(student):  # a kernel starts on the current device
+        _kernel[(rows,)](
+            student,
+            teacher,
+            tokens,
+            *(one.contiguous() for one in top_ids),
+            sums,
+            ranks,
+            rows,
+            ids,
+            student.stride(0),
+            teacher.stride(0),
+            1 / temperature,
+            0.0 if soft_cap is None else temperature / soft_cap,
+            BLOCK=_BLOCK,
+            num_warps=_WARPS,
+        )
     return PairSums(*sums, *ranks)
 
 

@@ -61,21 +61,24 @@ class Head:
         """Carry a gradient in y back to the hidden states.
 
         Args:
-            gradient: Shape (rows, ids), float32.
+            gradient: Overwritten by a head of low precision. Shape (rows, ids), float32.
 
         Returns:
             The gradient in h, s W'g. Shape (rows, hidden), float32.
         """
         if self.weight.dtype == torch.float32:
             return _product(gradient, self.weight).mul_(self.scale)
-        # Two terms of low precision carry 16 bits of the gradient through the fast product. A
-        # power of two before it keeps small gradients out of the subnormals of float16.
-        size = gradient.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny)
-        unit = torch.exp2(torch.log2(size).ceil_())
-        scaled = gradient / unit
-        high = scaled.to(self.weight.dtype)
-        low = scaled.sub_(high).to(self.weight.dtype)
-        hidden = _product(high, self.weight).add_(_product(low, self.weight))
+        unit = torch.ones_like(gradient[:, :1])
+        if self.weight.dtype == torch.float16:
+            # A power of two keeps small gradients out of its subnormals.
+            low, high = torch.aminmax(gradient, dim=1, keepdim=True)
+            size = torch.maximum(-low, high).clamp_(min=torch.finfo(torch.float32).tiny)
+            unit = torch.exp2(torch.log2(size).ceil_())
+            gradient.div_(unit)
+        # Two terms of low precision carry 16 bits of the gradient through the fast product.
+        first = gradient.to(self.weight.dtype)
+        second = gradient.sub_(first).to(self.weight.dtype)
+        hidden = _product(first, self.weight).add_(_product(second, self.weight))
         return hidden.mul_(unit).mul_(self.scale)
 
 

@@ -215,19 +215,20 @@ def test_gradients_agree_with_autograd(measures, scale, soft_cap, bias, temperat
         np.testing.assert_allclose(scored.gradient[row].cpu(), vector, rtol=1e-3, atol=1e-6)
 
 
-def test_a_low_precision_head_carries_the_gradient_in_two_terms(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_low_precision_head_carries_the_gradient_in_two_terms(monkeypatch, dtype):
     """Stands in for CUDA, where alone bfloat16 products come out in float32."""
     plain = torch.mm
 
     def mm(a, b, *, out=None, out_dtype=None):
         if out_dtype is not None:
-            assert a.dtype == b.dtype == torch.bfloat16
+            assert a.dtype == b.dtype == dtype
             a, b = a.to(out_dtype), b.to(out_dtype)
         return plain(a, b, out=out)
 
     monkeypatch.setattr(torch, "mm", mm)
     torch.manual_seed(0)
-    weight, gradient = torch.randn(500, 24).bfloat16(), torch.randn(9, 500) * 1e-12
+    weight, gradient = torch.randn(500, 24).to(dtype), torch.randn(9, 500) * 1e-12
     got = Head(weight, scale=2.0).backward(gradient.clone())
     want = 2.0 * plain(gradient.double(), weight.double())
     torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=float(want.abs().max()) * 1e-5)
