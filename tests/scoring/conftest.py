@@ -1,12 +1,13 @@
 """Rollouts for the tiny models."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from opd_diag.tables.rollouts import Rollouts
+from tests.scoring.threads import torch_threads
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,13 @@ def rollouts(make_rollouts: Callable[..., Rollouts], ids: int) -> Rollouts:
     return make_rollouts(
         prompts, responses, teacher_prompt_token_ids=teacher_prompts, loss_mask=masks
     )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Calculate with as many threads as each of two workers has."""
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from opd_diag.errors import ModelError, OptionError
 from opd_diag.scoring.ray_engine import Actors, connect, share_of
 from opd_diag.scoring.score import score
+from tests.scoring.threads import torch_threads
 
 # Ray's own threads and sockets outlive a test.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -67,7 +68,8 @@ def same(run, whole) -> None:
 
 
 def test_two_ray_workers_write_what_one_process_writes(ray, options, tmp_path):
-    whole = score(out=tmp_path / "whole", **options)
+    with torch_threads(1):
+        whole = score(out=tmp_path / "whole", **options)
     same(score(out=tmp_path / "run", engine="ray", workers=2, **options), whole)
 
 
@@ -96,7 +98,8 @@ class Quiet:
 @pytest.mark.parametrize("count", [2, 1])
 def test_a_lost_worker_costs_its_part(ray, options, tmp_path, monkeypatch, count):
     """Another does it if there is one, else the same call."""
-    whole = score(out=tmp_path / "whole", **options)
+    with torch_threads(2 // count):  # what Ray gives to each worker
+        whole = score(out=tmp_path / "whole", **options)
     plain, calls, heard = Actors.call, [], Quiet()
 
     def call(self, worker, method, *arguments):

@@ -24,6 +24,8 @@ from opd_diag.scoring.worker import Worker, WorkerSpec
 from opd_diag.tables.run import open_run
 from tests.scoring.heard import Heard
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PART_TOKENS = 30
 TWO = ("cpu", "cpu")
 
