@@ -17,7 +17,7 @@ import platform
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -52,6 +52,7 @@ from opd_diag.scoring.writer import RunWriter
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.schema import polars_schema
+from opd_diag.text.segments import segment_responses
 
 RESULTS = Path(__file__).parent / "results" / "score_speed.md"
 # hidden, inner, layers, heads, key-value heads, tied: the shapes of Qwen3
@@ -62,7 +63,6 @@ SHAPES = {
     "8B": (4096, 12288, 36, 32, 8, False),
 }
 WIDTH, IDS = 151_936, 151_669
-H200_BF16 = 989e12
 
 
 def load(name: str, device: str, dtype: str) -> LanguageModel:
@@ -205,40 +205,42 @@ def timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -
     return clock() - begin
 
 
-@torch.inference_mode()
-def main() -> None:
-    """Measure, print, and add a row for each way."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--teacher", default="1.7B", help=f"folder, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--student", default="0.6B", help="likewise")
-    parser.add_argument("--rollouts", type=int, default=16)
-    parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--response", type=int, default=512)
-    parser.add_argument("--batch-tokens", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ways", help="default: all that run here")
-    parser.add_argument("--script-rollouts", type=int, default=2)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--cpu-time", action="store_true")
-    options = parser.parse_args()
+def matrix_rate(size: int = 8192) -> float:
+    """Measure the rate of a bfloat16 product on a GPU, FLOP/s: the median of ten."""
+    a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
+    seconds = [timed(lambda: a @ b, "cuda", time.perf_counter) for _ in range(13)]
+    return 2 * size**3 / median(seconds[3:])
+
+
+def flops(models: Sequence[LanguageModel], job: Job) -> float:
+    """Return the work of the weights alone for one response token, prompts counted."""
+    read = job.sequences
+    share = float(read.lengths.sum() / read.responses.lengths.sum())
+    total = 0.0
+    for model in models:
+        embedding = model.model.get_input_embeddings().weight.numel()
+        body = sum(weight.numel() for weight in model.body.parameters()) - embedding
+        total += 2 * (share * body + model.head.weight.numel())
+    return total
+
+
+def measure(
+    options: argparse.Namespace, models: Sequence[LanguageModel], length: int, ways: Sequence[str]
+) -> list[str]:
+    """Time some ways on responses of one length, and return a row for each."""
+    teacher, student = models
+    device = student.model.device.type
     clock = time.process_time if options.cpu_time else time.perf_counter
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = default_device()
-    dtype = default_dtype(device) if device == "cpu" else "bfloat16"
-    teacher, student = (load(name, device, dtype) for name in (options.teacher, options.student))
+    count = max(1, options.rollouts * options.response[0] // length)
     ids = min(IDS, teacher.width, student.width)
-    inputs = make_inputs(ids, options.rollouts, options.prompt, options.response, seed=0)
-    size = options.batch_tokens or default_batch_tokens([teacher, student])
+    inputs = make_inputs(ids, count, options.prompt, length, seed=0)
+    size = options.batch_tokens or default_batch_tokens(list(models))
     read = inputs.sequences
     job = Job(read, Measures(K_GRID), ids, chunk_rows(ids, device), teacher, {"student": student})
     with_kernel = job._replace(measures=job.measures._replace(fused=True))
     batches = plan_batches(read.lengths, size)
     tokens = int(read.responses.offsets[-1])
-    few = min(options.script_rollouts, options.rollouts)
-    by_script = int(read.responses.offsets[few])
+    few = min(options.script_rollouts, count)
     parts = plan_parts(read.responses.lengths, 262_144)
 
     def scored(job: Job) -> None:
@@ -249,62 +251,102 @@ def main() -> None:
             for number in range(len(parts)):
                 writer.write_part(job, number)
 
-    ways: dict[str, tuple[Callable[[], object], int]] = {
+    works: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (lambda: bare(job, batches), tokens),
         "score": (lambda: scored(job), tokens),
         "fused": (lambda: scored(with_kernel), tokens),
         "plain": (lambda: plain(job, batches), tokens),
-        "script": (lambda: script(job, few), by_script),
+        "script": (lambda: script(job, few), int(read.responses.offsets[few])),
     }
-    here = "bare,score,plain,script" if device == "cpu" else "bare,score,fused,plain,script"
-    chosen = ["bare", *(way for way in (options.ways or here).split(",") if way != "bare")]
-    speeds: dict[str, list[float]] = {way: [] for way in chosen}
-    memory = dict.fromkeys(chosen, 0.0)
+    speeds: dict[str, list[float]] = {way: [] for way in ways}
+    memory = dict.fromkeys(ways, 0.0)
     weights = torch.cuda.memory_allocated() if device == "cuda" else 0
     bare(job, batches[-1:])
+    segment_responses([np.zeros(1, np.int64)], [b" "], np.zeros(1, np.bool_))  # imports nltk
     for _ in range(options.rounds):
-        for way in chosen:
+        for way in ways:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            work, n = ways[way]
-            speeds[way].append(n / timed(work, device, clock))
+            work, n = works[way]
+            try:
+                speeds[way].append(n / timed(work, device, clock))
+            except torch.OutOfMemoryError:
+                speeds[way].append(0.0)
             if device == "cuda":
                 memory[way] = torch.cuda.max_memory_allocated() - weights
+                torch.cuda.empty_cache()
             else:
                 memory[way] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             print(f"{way:6s} {speeds[way][-1]:10.1f} tokens/s", flush=True)
     where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     if device == "cpu":
         where += f", {torch.get_num_threads()} threads" + (", CPU time" * options.cpu_time)
-    flops = 2 * sum(
-        sum(weight.numel() for weight in model.body.parameters()) + model.head.weight.numel()
-        for model in (teacher, student)
-    )
+    rate = matrix_rate() if device == "cuda" else None
+    work = flops(models, job)
     what = (
         f"{date.today()} | {where} | {torch.__version__} | {Path(options.teacher).name} | "
-        f"{Path(options.student).name} | {options.rollouts} x {options.response}"
+        f"{Path(options.student).name} | {count} x {length}"
     )
     rows = []
     for way, found in speeds.items():
-        speed = median(found)
         ratios = [one / bare for one, bare in zip(found, speeds["bare"], strict=True)]
-        used = f"{flops * speed / H200_BF16:.2f}" if device == "cuda" else ""
+        used = "" if rate is None else f"{work * median(found) / rate:.2f}"
         rows.append(
-            f"| {what} | {options.rounds} | {way} | {speed:.1f} | {median(ratios):.3f} | "
+            f"| {what} | {options.rounds} | {way} | {median(found):.1f} | {median(ratios):.3f} | "
             f"{min(ratios):.3f} - {max(ratios):.3f} | {memory[way] / 2**30:.2f} | {used} |"
         )
-    if not RESULTS.exists():
-        RESULTS.write_text(HEADER)
-    with RESULTS.open("a") as file:
-        file.write("\n".join(rows) + "\n")
-    print("\n".join(rows))
+    return rows
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Measure, print, and add a row for each way and length."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--teacher", default="1.7B", help=f"folder, or one of {', '.join(SHAPES)}")
+    parser.add_argument("--student", default="0.6B", help="likewise")
+    parser.add_argument("--rollouts", type=int, default=16, help="of the first length")
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument(
+        "--response", type=_numbers, default="512", help="lengths, of as many tokens in all each"
+    )
+    parser.add_argument("--batch-tokens", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--ways", help="default: all that run here, plain and script at the first length alone"
+    )
+    parser.add_argument("--script-rollouts", type=int, default=2)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = default_device()
+    dtype = default_dtype(device) if device == "cpu" else "bfloat16"
+    models = [load(name, device, dtype) for name in (options.teacher, options.student)]
+    ours = ["bare", "score"] + ["fused"] * (device == "cuda")
+    for length in options.response:
+        others = ["plain", "script"] if length == options.response[0] else []
+        ways = ["bare", *options.ways.split(",")] if options.ways else ours + others
+        rows = measure(options, models, length, list(dict.fromkeys(ways)))
+        if not RESULTS.exists():
+            RESULTS.write_text(HEADER)
+        with RESULTS.open("a") as file:
+            file.write("\n".join(rows) + "\n")
+        print("\n".join(rows))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 HEADER = """# Speed of scoring
 
 Rows of `python -m benchmarks.score_speed`; medians over rounds, and the range of the ratio to
 bare. Peak memory: on a GPU what is held beside the weights, on the CPU the whole process so far.
-MFU: model FLOP utilisation, weights only, against 989 TFLOP/s.
+MFU: model FLOP utilisation, weights only, against a bfloat16 product measured in the same run.
+0 tokens/s: out of memory.
 
 | date | device | torch | teacher | student | tokens | rounds | way | tokens/s | of bare \
 | range | GiB | MFU |
