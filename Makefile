@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint format validate fuzz faults clean
+.PHONY: demo test lint format validate fuzz faults oldest clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -39,9 +39,20 @@ fuzz: .venv/.made
 faults: .venv/.made
 	$(BIN)/python -m benchmarks.faults
 
+# The suite with the oldest version that pyproject.toml allows of everything but torch.
+oldest:
+	$(PYTHON) -m venv .venv-oldest
+	$(PYTHON) -c "import tomllib; \
+		needs = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+		print(*(n.replace('>=', '==') for n in needs if not n.startswith('torch')), sep='\n')" \
+		> .venv-oldest/oldest.txt
+	grep '^torch==' constraints.txt >> .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip install --quiet -c .venv-oldest/oldest.txt -e '.[dev]'
+	.venv-oldest/bin/pytest -o filterwarnings=default
+
 format: .venv/.made
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .venv-oldest $(DEMO)

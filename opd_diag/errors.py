@@ -37,6 +37,11 @@ class StorageError(OpdDiagError, OSError):
     """A file cannot be written, or the run is in use."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def faults(where: str, found: Sequence[str]) -> str:
     """Join the faults of one file into one message, the first 20 of them.
 

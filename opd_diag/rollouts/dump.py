@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.errors import RolloutError
+from opd_diag.errors import RolloutError, first_line
 from opd_diag.rollouts.pickles import read_pickle
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth")
@@ -139,7 +139,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
             chunk = lazy.slice(start, _PARQUET_ROWS).collect()
             yield from enumerate(chunk.iter_rows(named=True), start=start + 1)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = next(iter(str(error).splitlines()), "damaged")
+        reason = first_line(error)
         raise RolloutError(f"{path}: not Parquet ({reason}); expected a Parquet file") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from opd_diag.errors import ModelError, StorageError
+from opd_diag.errors import ModelError, StorageError, first_line
 from opd_diag.tables.files import atomic_path
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -82,11 +82,6 @@ def _commit(name: str, revision: str | None, trust_remote_code: bool) -> str:
             "expected a model folder or a hub id"
         ) from error
     return str(config._commit_hash)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _base_of_adapter(folder: Path) -> str | None:

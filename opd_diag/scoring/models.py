@@ -10,8 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from opd_diag.errors import ModelError
-from opd_diag.scoring.fingerprints import first_line
+from opd_diag.errors import ModelError, first_line
 from opd_diag.scoring.heads import Head, as_head
 
 if TYPE_CHECKING:

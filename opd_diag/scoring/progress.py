@@ -74,7 +74,8 @@ class StderrProgress:
         traceback: TracebackType | None,
         /,
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # some versions of rich end a bar that never was with a newline
+            self._bar.stop()
 
     def start(self, task: str, tokens: int) -> None:
         """Begin a task of so many tokens."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from opd_diag.errors import OpdDiagError, OptionError
+from opd_diag.errors import OpdDiagError, OptionError, first_line
 from opd_diag.scoring.crew import Event
-from opd_diag.scoring.fingerprints import first_line
 from opd_diag.scoring.worker import Worker, WorkerSpec
 
 

@@ -6,7 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import polars as pl
 
-from opd_diag.errors import TableError, faults
+from opd_diag.errors import TableError, faults, first_line
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.columns.tokens import K_GRID, KEYS, token_columns
 from opd_diag.tables.schema import Column
@@ -23,7 +23,7 @@ def names_missing_columns(analysis: Callable[P, T]) -> Callable[P, T]:
         try:
             return analysis(*args, **options)
         except pl.exceptions.ColumnNotFoundError as error:
-            reason = str(error).split(";")[0].splitlines()[0]
+            reason = first_line(error).split(";")[0]
             raise TableError(f"tables: {reason}; expected it for this analysis") from error
 
     return told
@@ -87,7 +87,7 @@ def _typed(
     try:
         height, *counts = typed.select(pl.len(), *map(_count_faults, known)).collect().row(0)
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise TableError(
             f"{where}: other dtypes ({reason}); expected those of the schema"
         ) from None

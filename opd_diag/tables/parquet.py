@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from opd_diag.errors import TableError
+from opd_diag.errors import TableError, first_line
 from opd_diag.tables.files import atomic_path
 from opd_diag.tables.seals import SEAL_KEY, UNSEALED, check_seal, seal
 
@@ -78,5 +78,5 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a Parquet table") from None
     except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise TableError(f"{path}: damaged ({reason}); expected a whole Parquet file") from error

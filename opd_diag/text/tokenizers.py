@@ -5,7 +5,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opd_diag.errors import ModelError, ModelMismatchError, OptionError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError, first_line
 from opd_diag.text.vocabulary import token_pieces
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_tokenizer(
             name, revision=revision, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # the readers below raise whatever they like, Exception itself too
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ModelError(
             f"{name}: no tokenizer ({reason}); expected tokenizer files that transformers reads"
         ) from error
@@ -143,7 +143,7 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping
             continue_final_message=answered,
         )
     except Exception as error:  # the template is a program of the model's author
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise ModelError(
             f"chat template: {reason}; expected a template that takes the prompt, or template 'raw'"
         ) from error
