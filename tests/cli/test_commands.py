@@ -117,7 +117,7 @@ def test_score_check_and_resume(run_cli, write, rows, teacher, student, later, t
 def test_check_is_red_where_the_job_cannot_run(run_cli, write, rows, teacher, tmp_path):
     result = run_cli("check", write(rows), "--teacher", teacher, "--student", tmp_path)
     assert result.exit_code == 1
-    assert result.stdout.startswith("red") or result.stderr.startswith("error: ")
+    assert result.stderr.strip().startswith(f"error: {tmp_path}: no tokenizer (")
 
 
 @pytest.mark.parametrize(
