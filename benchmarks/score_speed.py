@@ -6,8 +6,8 @@ fused   the same with the Triton kernel (needs a GPU)
 plain   padded batches, full logits, log_softmax and topk: 8 numbers a token
 script  one rollout at a time, a Python loop over its tokens: 8 numbers a token
 
-All in one process, in turn, on the same rollouts of random ids. Every round compares a way with the
-bare work just before it: the median of these ratios counts, with the smallest and the largest. A
+All in one process, in turn, on the same rollouts of random ids. Every way is compared with the bare
+work of its own round: the median of these ratios counts, with the smallest and the largest. A
 row with device, versions, shapes and date goes to benchmarks/results/score_speed.md. `--cpu-time`
 with one thread counts the process's own time, for a machine that has other work.
 """
@@ -46,7 +46,7 @@ from opd_diag.scoring.models import (
 from opd_diag.scoring.parts import Job
 from opd_diag.scoring.plan import claim_run
 from opd_diag.scoring.progress import StderrProgress
-from opd_diag.scoring.rows import Measures
+from opd_diag.scoring.rows import Measures, Rows, head_logits
 from opd_diag.scoring.scratch import Scratch
 from opd_diag.scoring.writer import RunWriter
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
@@ -136,11 +136,8 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
         )
         for start in range(0, len(states[0]), job.chunk_rows):
             for head, own in zip(heads, states, strict=True):
-                rows = own[start : start + job.chunk_rows]
-                out = None
-                if head.weight.dtype == torch.float32:
-                    out = scratch.take("logits", (len(rows), job.ids), head.weight)
-                head.logits(rows, out=out)
+                rows = Rows(head, own[start : start + job.chunk_rows])
+                head_logits(rows, scratch, "logits")
 
 
 def plain(job: Job, batches: list[np.ndarray]) -> None:

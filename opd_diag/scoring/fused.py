@@ -1,7 +1,6 @@
-"""All sums over the vocabulary in one kernel: three reads of both models' logits and one write.
+"""All sums over the vocabulary in one kernel, which reads both models' logits three times.
 
-Plain torch goes over them some thirty times, which on a GPU is bound by memory alone. The formulas
-are those of `divergences` and `gradients`, the numbers the same but for rounding.
+The formulas are those of `divergences` and `gradients`, the numbers the same but for rounding.
 """
 
 from typing import NamedTuple

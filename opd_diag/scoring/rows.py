@@ -101,8 +101,8 @@ def score_rows(
         One result for each student.
     """
     tokens, scratch = tokens[:, None], scratch or Scratch()
-    teacher_logits = _logits(teacher, scratch, "teacher")
-    logits = [_logits(student, scratch, f"student {n}") for n, student in enumerate(students)]
+    teacher_logits = head_logits(teacher, scratch, "teacher")
+    logits = [head_logits(student, scratch, f"student {n}") for n, student in enumerate(students)]
     heads = [student.head for student in students]
     if measures.fused:
         from opd_diag.scoring.fused_rows import measure_fused  # needs triton
@@ -121,7 +121,8 @@ def score_rows(
     return scored
 
 
-def _logits(rows: Rows, scratch: Scratch, name: str) -> Tensor:
+def head_logits(rows: Rows, scratch: Scratch, name: str) -> Tensor:
+    """Compute the logits of one model, in a buffer of that name where its head can write there."""
     weight = rows.head.weight
     if weight.dtype != torch.float32:
         return rows.head.logits(rows.hidden)

@@ -11,5 +11,7 @@ def torch_threads(count: int) -> Iterator[None]:
     """Calculate with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
