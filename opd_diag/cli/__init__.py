@@ -11,7 +11,7 @@ from opd_diag.cli import (
     score,
     teachability,
 )
-from opd_diag.cli.app import app
+from opd_diag.cli.root_command import app
 
 
 def main() -> None:

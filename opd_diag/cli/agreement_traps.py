@@ -6,8 +6,14 @@ import typer
 
 from opd_diag.cli import analyze
 
+REPLAY = "With --mode replay"
+CONTROLS = "Controls"
 
-@analyze.commands.command("agreement-traps")
+
+@analyze.analyses.command(
+    "agreement-traps",
+    epilog="Example: opd-diag analyze agreement-traps run --window 128 --threshold step0",
+)
 def agreement_traps(
     run: analyze.RunFolder,
     checkpoint: analyze.Checkpoint = None,
@@ -17,64 +23,73 @@ def agreement_traps(
         Literal["run", "replay"],
         typer.Option(help="Threshold from all other prompts, or from earlier rollouts as online."),
     ] = "run",
-    window: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
-    eta: Annotated[float, typer.Option(help="Share of the minima above the threshold.")] = 0.3,
+    window: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens in a window.")] = 64,
+    eta: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the minima above the threshold.")
+    ] = 0.3,
     consecutive: Annotated[
-        int, typer.Option(min=1, help="Windows in a row below the threshold that fire the rule.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Windows in a row below the threshold that trigger the rule."
+        ),
     ] = 4,
     grace: Annotated[
         int | None,
-        typer.Option(min=0, help="Windows that end before so many tokens are passed over."),
+        typer.Option(min=0, metavar="N", help="Skip windows that end within the first N tokens."),
     ] = None,
     threshold: Annotated[
         str | None,
-        typer.Option(help="A number in nat, or a checkpoint whose own is taken; default: its own."),
+        typer.Option(
+            metavar="NAT|NAME",
+            help="A number in nat, or a checkpoint whose threshold is used; default: its own.",
+        ),
     ] = None,
-    buffer: Annotated[int, typer.Option(min=1, help="replay: minima in the buffer.")] = 4096,
+    buffer: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Minima in the buffer.", rich_help_panel=REPLAY)
+    ] = 4096,
     warmup_rollouts: Annotated[
-        int, typer.Option(min=0, help="replay: minima before the rule is active.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Minima before the rule is active.", rich_help_panel=REPLAY
+        ),
     ] = 512,
     warmup_steps: Annotated[
-        int, typer.Option(min=0, help="replay: steps before the rule is active.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Steps before the rule is active.", rich_help_panel=REPLAY
+        ),
     ] = 50,
     update: Annotated[
         Literal["step", "rollout"],
-        typer.Option(help="replay: the buffer grows after each step, or after each rollout."),
+        typer.Option(
+            help="The buffer grows after each step, or after each rollout.", rich_help_panel=REPLAY
+        ),
     ] = "step",
     repeat_ngram: Annotated[
-        int, typer.Option(min=1, help="Tokens of an n-gram that count as a repetition.")
+        int,
+        typer.Option(min=1, metavar="N", help="Tokens of an n-gram that counts as a repetition."),
     ] = 32,
     control_rollouts: Annotated[
-        int, typer.Option(min=1, help="Most rollouts that are shuffled and compared.")
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Shuffle and compare at most N rollouts.",
+            rich_help_panel=CONTROLS,
+        ),
     ] = 2000,
-    draws: Annotated[int, typer.Option(min=1, help="Shuffles, and draws of random cuts.")] = 20,
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Shuffles, and draws of random cuts.", rich_help_panel=CONTROLS
+        ),
+    ] = 20,
     trace: Annotated[
-        int | None, typer.Option(help="Rollout to trace; default: the longest stretch.")
+        int | None,
+        typer.Option(metavar="ROLLOUT", help="Rollout to trace; default: the longest stretch."),
     ] = None,
     seed: analyze.Seed = 0,
     out: analyze.Out = None,
 ) -> None:
     """Find persistent low KL, ask if it is agreement, and what a cut there would lose."""
-    analyze.run_analysis(
-        "agreement_traps",
-        run,
-        out,
-        checkpoint=checkpoint,
-        policy=policy,
-        step=step,
-        mode=mode,
-        window=window,
-        eta=eta,
-        consecutive=consecutive,
-        grace=grace,
-        threshold=threshold,
-        buffer=buffer,
-        warmup_rollouts=warmup_rollouts,
-        warmup_steps=warmup_steps,
-        update=update,
-        repeat_ngram=repeat_ngram,
-        control_rollouts=control_rollouts,
-        draws=draws,
-        trace=trace,
-        seed=seed,
-    )
+    analyze.run_analysis("agreement_traps", **locals())

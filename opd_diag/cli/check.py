@@ -5,81 +5,49 @@ from typing import Annotated
 
 import typer
 
-from opd_diag.cli import read
-from opd_diag.cli.app import app
-from opd_diag.cli.score import (
-    Attn,
-    BatchTokens,
-    Device,
-    Dtype,
-    PartTokens,
-    Revision,
-    Teacher,
-    Temperature,
-    TrustCode,
-)
+import opd_diag
+from opd_diag.cli import model_options, read_dump
+from opd_diag.cli.root_command import app
 
 COLOURS = {"green": "green", "yellow": "yellow", "red": "red"}
 
 
-@app.command()
+@app.command(
+    epilog="Example: opd-diag check dump/*.jsonl --teacher teacher --student checkpoints/40"
+)
 def check(
-    rollouts: read.Dumps,
-    teacher: Teacher,
+    rollouts: read_dump.Dumps,
+    teacher: model_options.Teacher,
     student: Annotated[
         str, typer.Option(metavar="PATH", help="Student checkpoint: a folder or hub id.")
     ],
-    format: read.FormatName = None,  # noqa: A002
-    eos: read.Eos = "auto",
-    template: read.Template = "auto",
-    trust_pickle: read.TrustPickle = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rollouts.")] = None,
+    format: read_dump.FormatName = None,  # noqa: A002
+    eos: read_dump.Eos = "auto",
+    template: read_dump.Template = "auto",
+    trust_pickle: read_dump.TrustPickle = False,
+    limit: read_dump.Limit = None,
     out: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Where the run would be written.")
     ] = None,
-    max_response_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Only so many tokens of each response.")
-    ] = None,
-    temperature: Temperature = 1.0,
-    dtype: Dtype = None,
-    device: Device = None,
-    attn: Attn = None,
-    revision: Revision = None,
-    trust_remote_code: TrustCode = False,
-    batch_tokens: BatchTokens = None,
-    part_tokens: PartTokens = 262_144,
+    max_response_tokens: model_options.MaxResponseTokens = None,
+    temperature: model_options.Temperature = 1.0,
+    dtype: model_options.Dtype = None,
+    device: model_options.Device = None,
+    attn: model_options.Attn = None,
+    revision: model_options.Revision = None,
+    trust_remote_code: model_options.TrustCode = False,
+    batch_tokens: model_options.BatchTokens = None,
+    part_tokens: model_options.PartTokens = 262_144,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at rollouts, tokenizers and models, score one batch, foresee time, memory and disk.
+    """Check rollouts, tokenizers and models; score one batch; estimate time, memory and disk.
 
     Exits with 1 if a line is red.
     """
-    from opd_diag.scoring.check import check as library_check
-
-    found = read.rollouts(
-        rollouts,
-        student,
-        format=format,
-        eos=eos,
-        template=template,
-        trust_pickle=trust_pickle,
-        limit=limit,
-    )
-    findings = library_check(
-        found,
-        teacher=teacher,
-        student=student,
-        out=out,
-        max_response_tokens=max_response_tokens,
-        temperature=temperature,
-        dtype=dtype,
-        device=device,
-        attn=attn,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        batch_tokens=batch_tokens,
-        part_tokens=part_tokens,
-    )
+    options = locals()
+    del options["as_json"]
+    dump, options = read_dump.read_dump(options.pop("rollouts"), tokenizer=student, options=options)
+    findings = opd_diag.check(dump, **options)
     if as_json:
         import json
 

@@ -5,57 +5,57 @@ from typing import Annotated, Any
 
 import typer
 
-from opd_diag.cli import read, show
-from opd_diag.cli.app import app
+import opd_diag
+from opd_diag.cli.printing import print_lines, print_table
+from opd_diag.cli.read_dump import counts
+from opd_diag.cli.root_command import app
 
 
-@app.command()
+@app.command(epilog="Example: opd-diag info run --json")
 def info(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a run holds: models, rows, columns, results (stale ones marked), warnings."""
-    from opd_diag.tables.info import info as library_info
-
-    found = library_info(run)
+    """Show what a run holds: models, rows, columns, results (stale ones marked), warnings."""
+    contents = opd_diag.info(run)
     if as_json:
         import json
 
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(contents, indent=1))
     else:
-        _print(found)
+        _print(contents)
 
 
-def _print(found: dict[str, Any]) -> None:
-    rollouts = found["rollouts"]
-    show.lines(
+def _print(contents: dict[str, Any]) -> None:
+    rollouts, columns = contents["rollouts"], contents["columns"]
+    print_lines(
         [
-            f"run       {found['path']}",
-            f"teacher   {found['teacher']['path']}",
+            f"run       {contents['path']}",
+            f"teacher   {contents['teacher']['path']}",
             f"rollouts  {rollouts['rows']:,} of {rollouts['prompts']:,} prompts, "
             f"{rollouts['tokens']:,} response tokens, {rollouts['token_exact']:,} token-exact",
-            f"trusted   {', '.join(found['trusted']) or 'no code of models, no pickles'}",
-            f"columns   {len(found['columns'])} of the token table: {', '.join(found['columns'])}",
+            f"trusted   {', '.join(contents['trusted']) or 'no code of models, no pickles'}",
+            f"columns   {len(columns)} of the token table: {', '.join(columns)}",
         ]
     )
     for name in ("retokenised", "skipped", "unknown_keys"):
-        if counts := rollouts["report"].get(name):
-            show.lines([f"{name.replace('_', ' '):9} {read.counted(counts)}"])
-    show.table(
+        if count := rollouts["report"].get(name):
+            print_lines([f"{name.replace('_', ' '):9} {counts(count)}"])
+    print_table(
         "checkpoints",
         ("name", "path", "parts", "of", "rows", "bytes"),
         [
             (name, one["path"], one["parts"], one["parts_expected"], one["rows"], one["bytes"])
-            for name, one in found["checkpoints"].items()
+            for name, one in contents["checkpoints"].items()
         ],
     )
-    if found["results"]:
-        show.table(
+    if contents["results"]:
+        print_table(
             "results",
             ("name", "state", "checkpoints"),
             [
                 (name, one["state"], ", ".join(one.get("checkpoints", [])) or one.get("reason"))
-                for name, one in found["results"].items()
+                for name, one in contents["results"].items()
             ],
         )
-    show.lines(f"warning: {text}" for text in found["warnings"])
+    print_lines(f"warning: {text}" for text in contents["warnings"])

@@ -5,58 +5,65 @@ from typing import Annotated, Literal
 
 import typer
 
-from opd_diag.cli import show
-from opd_diag.cli.app import app
+import opd_diag
+from opd_diag.cli.printing import print_lines, print_written
+from opd_diag.cli.root_command import app
+
+ROLLOUT = "With the name rollout"
+FILES = "Files"
 
 
-@app.command()
+@app.command(epilog="Example: opd-diag plot run release-points overview --format pdf")
 def plot(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="[NAME]",
             help="Analyses (all figures of each), figures, overview (one page) or rollout (the "
             "text of one, with --id); default: all but rollout.",
         ),
     ] = None,
     id: Annotated[  # noqa: A002
-        str | None, typer.Option(help="For rollout: its rollout_id or row number.")
+        str | None,
+        typer.Option(help="Its rollout_id or row number.", rich_help_panel=ROLLOUT),
     ] = None,
     column: Annotated[
         str | None,
         typer.Option(
-            help="For rollout: what colours the tokens, such as margin, grad_logits, gain; "
-            "default: reverse_kl."
+            metavar="NAME",
+            help="What colours the tokens, such as margin, grad_logits, gain; default: reverse_kl.",
+            rich_help_panel=ROLLOUT,
         ),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(help="For rollout: checkpoint; default: the first, or the last for gain."),
+        typer.Option(
+            metavar="NAME",
+            help="Checkpoint; default: the first, or the last for gain.",
+            rich_help_panel=ROLLOUT,
+        ),
     ] = None,
     format: Annotated[  # noqa: A002
-        Literal["png", "svg", "pdf"], typer.Option(help="Format of the files.")
+        Literal["png", "svg", "pdf"],
+        typer.Option(help="Format of the files.", rich_help_panel=FILES),
     ] = "png",
     size: Annotated[
         Literal["screen", "one-column", "two-columns"],
-        typer.Option(help="Width of the figures: a screen's, or one or two columns of a paper."),
+        typer.Option(
+            help="Width of the figures: a screen's, or one or two columns of a paper.",
+            rich_help_panel=FILES,
+        ),
     ] = "screen",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the files; default: RUN/plots.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the files go; default: RUN/plots.", rich_help_panel=FILES
+        ),
     ] = None,
 ) -> None:
     """Draw the figures that a run's results allow, and name those that it does not."""
-    from opd_diag.plots.figures import plot as library_plot
-
-    drawn = library_plot(
-        run,
-        names or (),
-        id=id,
-        column=column,
-        checkpoint=checkpoint,
-        format=format,
-        size=size,
-        out=out,
-    )
-    show.paths(drawn.paths)
-    show.lines(f"not drawn: {name} ({reason})" for name, reason in drawn.missing.items())
+    options = locals()
+    drawn = opd_diag.plot(**options | {"names": names or ()})
+    print_written(drawn.paths, "figure")
+    print_lines(f"not drawn: {name} ({reason})" for name, reason in drawn.missing.items())

@@ -7,7 +7,9 @@ import typer
 from opd_diag.cli import analyze
 
 
-@analyze.commands.command("release-points")
+@analyze.analyses.command(
+    "release-points", epilog="Example: opd-diag analyze release-points run --preset paper"
+)
 def release_points(
     run: analyze.RunFolder,
     checkpoint: analyze.Checkpoint = None,
@@ -15,41 +17,38 @@ def release_points(
     step: analyze.Step = None,
     preset: Annotated[
         Literal["opd-diag", "paper"],
-        typer.Option(help="opd-diag: 3 segments a side, 8 in all, gain above 6; paper: 1, 4, 0."),
+        typer.Option(
+            help="opd-diag: 3 segments on each side, 8 in all, gain above 6; paper: 1, 4, 0."
+        ),
     ] = "opd-diag",
     min_size: Annotated[
-        int | None, typer.Option(min=1, help="Fewest segments a side; default: the preset's.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Fewest segments on each side; default: the preset's."
+        ),
     ] = None,
     min_segments: Annotated[
-        int | None, typer.Option(min=2, help="Fewest segments; default: the preset's.")
+        int | None,
+        typer.Option(
+            min=2, metavar="N", help="Fewest segments of a rollout; default: the preset's."
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Gain in nat to exceed; default: the preset's.")
+        float | None,
+        typer.Option(
+            metavar="GAIN",
+            help="Gain in BIC that a release point must exceed; default: the preset's.",
+        ),
     ] = None,
-    k: Annotated[int, typer.Option(help="K of the margin.")] = 4,
+    k: Annotated[int, typer.Option(metavar="K", help="K of the margin.")] = 4,
     segmenter: Annotated[
         str, typer.Option(metavar="NAME", help="punkt (as stored), newline or block:N.")
     ] = "punkt",
     token_weighted: Annotated[
-        bool, typer.Option("--token-weighted", help="Weigh segments by their tokens.")
+        bool, typer.Option("--token-weighted", help="Weight segments by their tokens.")
     ] = False,
     seed: analyze.Seed = 0,
     out: analyze.Out = None,
 ) -> None:
     """Find where in a rollout supervision stops being discriminative, and whether that is real."""
-    analyze.run_analysis(
-        "release_points",
-        run,
-        out,
-        checkpoint=checkpoint,
-        policy=policy,
-        step=step,
-        preset=preset,
-        min_size=min_size,
-        min_segments=min_segments,
-        threshold=threshold,
-        k=k,
-        segmenter=segmenter,
-        token_weighted=token_weighted,
-        seed=seed,
-    )
+    analyze.run_analysis("release_points", **locals())

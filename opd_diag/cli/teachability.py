@@ -4,17 +4,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from opd_diag.cli import analyze, show
+from opd_diag.cli import analyze
+from opd_diag.cli.option_values import numbers
 
 
-@analyze.commands.command("teachability")
+@analyze.analyses.command(
+    "teachability",
+    epilog="Example: opd-diag analyze teachability run --checkpoint step0 --checkpoint step300",
+)
 def teachability(
     run: analyze.RunFolder,
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Checkpoint after training, or the ones before and after it; "
-            "default: the first and the last."
+            "default: the first and the last.",
+            rich_help_panel=analyze.SELECTION,
         ),
     ] = None,
     policy: analyze.Policy = None,
@@ -22,21 +28,29 @@ def teachability(
     features_from: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Checkpoint of the features: only the one before training."
+            metavar="NAME",
+            help="Checkpoint of the features: only the one before training.",
+            rich_help_panel=analyze.SELECTION,
         ),
     ] = None,
     divergence: Annotated[
-        Literal["full", "union"], typer.Option(help="KL over the vocabulary, or on both top 16.")
+        Literal["full", "union"],
+        typer.Option(help="KL over the whole vocabulary, or over the union of both top 16."),
     ] = "full",
     scale: Annotated[
         Literal["rank", "paper"], typer.Option(help="Percentile ranks, or the clipped scale.")
     ] = "rank",
-    k: Annotated[int, typer.Option(help="K of the teacher's mass.")] = 16,
+    k: Annotated[int, typer.Option(metavar="K", help="K of the teacher's mass.")] = 16,
     within: Annotated[
         Literal["run", "prompt"], typer.Option(help="Where matched pairs are sought.")
     ] = "run",
     budgets: Annotated[
-        str, typer.Option(metavar="SHARE,...", help="Shares of tokens that selectors may choose.")
+        str,
+        typer.Option(
+            metavar="SHARE,...",
+            callback=numbers(float),
+            help="Shares of tokens that selectors may choose.",
+        ),
     ] = "0.01,0.03,0.05,0.1,0.2,0.5",
     budget_per: Annotated[
         Literal["run", "rollout"], typer.Option(help="What a budget is a share of.")
@@ -45,31 +59,17 @@ def teachability(
         tuple[int, int] | None,
         typer.Option(
             metavar="FIRST LAST",
-            help="Training steps of both checkpoints; default: from the rollouts.",
+            help="Training steps of the two checkpoints; default: from the rollouts.",
         ),
     ] = None,
     noise_floor: Annotated[
-        float | None, typer.Option(help="KL in nat that is not told from 0; default: the run's.")
+        float | None,
+        typer.Option(
+            metavar="NAT", help="KL that cannot be told from 0; default: the run's own floor."
+        ),
     ] = None,
     seed: analyze.Seed = 0,
     out: analyze.Out = None,
 ) -> None:
     """Measure which disagreement was learned at fixed contexts, and what would have found it."""
-    analyze.run_analysis(
-        "teachability",
-        run,
-        out,
-        checkpoint=checkpoint,
-        policy=policy,
-        step=step,
-        features_from=features_from,
-        divergence=divergence,
-        scale=scale,
-        k=k,
-        within=within,
-        budgets=show.numbers("--budgets", budgets, float),
-        budget_per=budget_per,
-        trained_steps=trained_steps,
-        noise_floor=noise_floor,
-        seed=seed,
-    )
+    analyze.run_analysis("teachability", **locals())

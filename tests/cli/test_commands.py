@@ -1,6 +1,9 @@
 """The commands on a small run: what they write, print and return."""
 
 import json
+import os
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -8,6 +11,8 @@ from typer.testing import CliRunner
 
 from opd_diag import open_run
 from opd_diag.cli import app
+from opd_diag.cli.analyze import ORDER
+from opd_diag.cli.option_values import name_students
 from opd_diag.datasets import null_run, save_run, teachable_run
 from opd_diag.tables.columns import ANALYSES
 
@@ -25,8 +30,8 @@ def test_analyze_all_writes_every_table_and_names_them(analyzed):
     assert result.exit_code == 0, result.output
     tables = {name for tables in ANALYSES.values() for name in tables}
     assert {path.stem for path in (folder / "results").iterdir()} == tables
-    for name in tables:
-        assert f"wrote {folder}/results/{name}.parquet" in result.stdout
+    written = [line for line in result.stdout.splitlines() if line.startswith("wrote ")]
+    assert written == [f"wrote {len(ANALYSES[n])} tables to {folder}/results" for n in ORDER]
     assert not result.stderr
 
 
@@ -55,7 +60,9 @@ def test_plot_draws_and_names_what_it_could_not(analyzed, run_cli, tmp_path):
     result = run_cli("plot", folder, "rock_cutoff", "release-points", "--out", tmp_path)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "rock_cutoff.png").stat().st_size > 5_000
-    assert f"wrote {tmp_path}/release_points.png" in result.stdout
+    drawn = list(tmp_path.glob("*.png"))
+    assert tmp_path / "release_points.png" in drawn
+    assert f"wrote {len(drawn)} figures to {tmp_path}" in result.stdout
     bare = tmp_path / "bare"
     save_run(teachable_run(prompts=6, tokens=80), bare)
     result = run_cli("plot", bare, "teachability")
@@ -129,14 +136,10 @@ def test_check_is_red_where_the_job_cannot_run(run_cli, write, rows, teacher, tm
     ],
 )
 def test_students_are_named(given, named):
-    from opd_diag.cli.score import name_students
-
     assert name_students(given) == named
 
 
 def test_a_path_with_an_equals_sign_that_exists_is_a_path(tmp_path):
-    from opd_diag.cli.score import name_students
-
     folder = tmp_path / "a=b"
     folder.mkdir()
     assert name_students([str(folder)]) == {"a=b": str(folder)}
@@ -153,3 +156,33 @@ def test_equal_names_are_bad_usage(run_cli, write, rows, teacher, student, tmp_p
 
 def test_version(run_cli):
     assert run_cli("--version").stdout.startswith("opd-diag ")
+
+
+def test_the_package_runs_as_a_module(run_cli):
+    done = subprocess.run(
+        [sys.executable, "-m", "opd_diag", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == run_cli("--version").stdout
+
+
+def test_a_shell_completes_commands_and_options(run_cli):
+    assert "--install-completion" in run_cli("-h").stdout
+    complete = {
+        "_OPD_DIAG_COMPLETE": "complete_bash", "COMP_WORDS": "opd-diag an", "COMP_CWORD": "1"
+    }  # fmt: skip
+    program = "from opd_diag.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | complete,
+    )
+    assert done.stdout.split() == ["analyze"]
+
+
+def test_a_missing_run_is_one_error(run_cli, tmp_path):
+    result = run_cli("analyze", "all", tmp_path / "nowhere")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert not result.stdout

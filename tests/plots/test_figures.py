@@ -136,8 +136,7 @@ def test_the_command_prints_what_it_drew_and_what_not(run, tmp_path):
     done = CliRunner().invoke(app, ["plot", str(run.path), *names, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
-        f"wrote {tmp_path}/rollout_1_step0_reverse_kl.png",
-        f"wrote {tmp_path}/release_summary.png",
+        f"wrote 2 figures to {tmp_path}",
         "not drawn: rock_groups (no rock_groups; expected `opd-diag analyze rock-tokens` first)",
     ]
     done = CliRunner().invoke(app, ["plot", str(run.path), "rollout"])

@@ -1,4 +1,4 @@
-"""The command group, and the one place that turns our errors into messages."""
+"""The command `opd-diag` itself, and the one place that turns our errors into messages."""
 
 from typing import Annotated, Any
 
@@ -7,8 +7,11 @@ from typer.core import TyperGroup
 
 from opd_diag.errors import OpdDiagError, OptionError
 
+# The order in which they are used, which is that of the help.
+COMMANDS = ("check", "score", "info", "analyze", "plot")
 
-class OneLineErrors(TyperGroup):
+
+class RootCommand(TyperGroup):
     """A group that prints an OpdDiagError as its message and exits with 1, or 2 for bad usage.
 
     Typer carries its own copy of click, so raising a click exception would print nothing.
@@ -22,18 +25,26 @@ class OneLineErrors(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of use, others at the end."""
+        return sorted(
+            super().list_commands(ctx),
+            key=lambda name: COMMANDS.index(name) if name in COMMANDS else len(COMMANDS),
+        )
+
 
 app = typer.Typer(
-    cls=OneLineErrors,
+    cls=RootCommand,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Diagnose on-policy distillation of language models, offline, from saved rollouts.",
+    epilog="Example: opd-diag score rollouts.jsonl --teacher TEACHER --student STUDENT --out run, "
+    "then opd-diag analyze all run, then opd-diag plot run",
 )
 
 
-def _show_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         from opd_diag import __version__
 
@@ -42,11 +53,11 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:

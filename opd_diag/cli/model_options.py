@@ -1,0 +1,67 @@
+"""Options of the commands that run models."""
+
+from typing import Annotated
+
+import typer
+
+from opd_diag.cli.option_values import positive
+
+MODELS = "Models"
+DEVICES = "Devices and memory"
+
+Teacher = Annotated[str, typer.Option(metavar="PATH", help="Teacher: a folder or hub id.")]
+MaxResponseTokens = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Score at most N tokens of each response."),
+]
+Temperature = Annotated[float, typer.Option(callback=positive, help="Temperature of both models.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Default: float32 on a CPU, as saved on a GPU.",
+        rich_help_panel=MODELS,
+    ),
+]
+Attn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Attention implementation, as transformers names it.",
+        rich_help_panel=MODELS,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Branch, tag or commit of hub ids.", rich_help_panel=MODELS),
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with a model.",
+        rich_help_panel=MODELS,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Default: a GPU if there is one.", rich_help_panel=DEVICES),
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Put at most N tokens in a batch; default: from free memory.",
+        rich_help_panel=DEVICES,
+    ),
+]
+PartTokens = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Write about N response tokens to each file of the token table.",
+        rich_help_panel=DEVICES,
+    ),
+]

@@ -1,0 +1,66 @@
+"""Values of options that need more than their type: lists of numbers, named students."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import typer
+
+Number = TypeVar("Number", int, float)
+
+_NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)", re.DOTALL)
+
+
+def numbers(kind: Callable[[str], Number]) -> Callable[[str], list[Number]]:
+    """Return a callback that reads numbers separated by commas.
+
+    Args:
+        kind: What makes a number of a text: `int` or `float`.
+    """
+
+    def read(value: str) -> list[Number]:
+        try:
+            return [kind(part) for part in value.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"{value!r}; expected numbers separated by commas") from None
+
+    return read
+
+
+def names(value: str | None) -> list[str] | None:
+    """Read names separated by commas."""
+    return None if value is None else [name.strip() for name in value.split(",")]
+
+
+def positive(value: float) -> float:
+    """Return a number that is above 0.
+
+    Raises:
+        typer.BadParameter: If it is not.
+    """
+    if not value > 0:
+        raise typer.BadParameter(f"{value}; expected a positive number")
+    return value
+
+
+def name_students(value: list[str]) -> dict[str, str]:
+    """Name every student: an existing path by its folder, NAME=PATH as it says.
+
+    Args:
+        value: What stands after each `--student`.
+
+    Returns:
+        Paths by name, in the order given.
+
+    Raises:
+        typer.BadParameter: If two have the same name.
+    """
+    students: dict[str, str] = {}
+    for text in value:
+        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, path = named.groups() if named else (Path(text).resolve().name, text)
+        if name in students:
+            raise typer.BadParameter(f"--student: {name!r} twice; expected one name for each")
+        students[name] = path
+    return students
