@@ -1,7 +1,6 @@
 """Make a run in memory in which nothing happens: the ground on which effects are planted."""
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import polars as pl
 
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.columns.tokens import K_GRID, token_columns
+from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.tables.schema import polars_schema
 
 SEGMENT_TOKENS = 12
@@ -23,11 +23,13 @@ class Dataset(NamedTuple):
         tokens: Columns of `token_columns`, sorted by (checkpoint in order, rollout, position).
         rollouts: Columns of `ROLLOUTS`.
         truth: What an analysis should find; empty where nothing was planted.
+        k_grid: The K of the array columns of `tokens`.
     """
 
     tokens: pl.DataFrame
     rollouts: pl.DataFrame
     truth: Mapping[str, Any]
+    k_grid: tuple[int, ...] = K_GRID
 
 
 def null_run(
@@ -79,9 +81,8 @@ def null_run(
         for name in checkpoints
     ]
     logp = frames[0]["student_logp"].to_numpy().reshape(count, tokens)
-    return Dataset(
-        pl.concat(frames), _rollouts(rng, prompts, samples, token_id, logp, checkpoints[0]), {}
-    )
+    rollouts = _rollouts(rng, prompts, samples, token_id, logp, checkpoints[0])
+    return Dataset(pl.concat(frames), rollouts, {}, tuple(k_grid))
 
 
 def _zipf(types: int) -> npt.NDArray[np.float64]:
@@ -150,8 +151,7 @@ def _rollouts(
 ) -> pl.DataFrame:
     count = prompts * samples
     names = [f"prompt{i:05d}" for i in range(prompts)]
-    order = sorted(names, key=lambda name: blake2b(name.encode()).digest())
-    half = {name: place % 2 for place, name in enumerate(order)}
+    halves = prompt_halves(names)
     prompt_id = np.repeat(names, samples).tolist()
     correct = rng.random(count) < 0.5
     return pl.DataFrame(
@@ -159,7 +159,7 @@ def _rollouts(
             "rollout": np.arange(count),
             "rollout_id": [f"rollout{i:06d}" for i in range(count)],
             "prompt_id": prompt_id,
-            "half": [half[name] for name in prompt_id],
+            "half": [halves[name] for name in prompt_id],
             "sample": np.tile(np.arange(samples), prompts),
             "step": [0] * count,
             "policy": [policy] * count,

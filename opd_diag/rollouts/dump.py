@@ -1,158 +1,151 @@
-"""The files of a dump, and the rows in them."""
+"""The rollouts of all files of one call, and what was noticed on the way."""
 
-import csv
-import glob
-import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from opd_diag.errors import RolloutError, first_line
-from opd_diag.rollouts.pickles import read_pickle
-
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth")
-_PARQUET_ROWS = 1_024
-
-
-class RowError(ValueError):
-    """What is wrong with one row: `what was found; what was expected`."""
+from opd_diag.errors import RolloutError, faults
+from opd_diag.rollouts.files import read_rows
+from opd_diag.rollouts.formats import Format, detect_format
+from opd_diag.rollouts.formats.prime_rl import is_complete
+from opd_diag.rollouts.raw_rollout import RawRollout, check_rollout
+from opd_diag.rollouts.rows import DumpFile, RowError, kind_of
 
 
-@dataclass
-class DumpFile:
-    """One file of a dump, with what was noticed while it was read.
+class Dump:
+    """A dump in one format, read file by file.
 
     Attributes:
-        path: Where it lies.
-        used: Keys that were read, so that the others can be named.
-        skipped: How many rows were left out, by reason.
-        seen: What a reader has met already, to leave out what the dump repeats.
+        records: The rollouts so far.
     """
 
-    path: Path
-    used: set[str] = field(default_factory=set)
-    skipped: Counter[str] = field(default_factory=Counter)
-    seen: set[object] = field(default_factory=set)
+    def __init__(self, given: Format | None, *, trust_pickle: bool, limit: int | None) -> None:
+        self.records: list[RawRollout] = []
+        self._given = given
+        self._detected: tuple[Format, str] | None = None
+        self._trust_pickle = trust_pickle
+        self._limit = limit
+        self._files: dict[str, int] = {}
+        self._skipped: Counter[str] = Counter()
+        self._unknown: Counter[str] = Counter()
+        self._last_batch: list[tuple[str, str]] = []
 
-    def number_in_name(self, pattern: str) -> int | None:
-        """Return the number that `pattern` catches in the path, such as a training step."""
-        found = re.search(pattern, self.path.as_posix())
-        return int(found.group(1)) if found else None
+    @property
+    def full(self) -> bool:
+        """Whether as many rollouts are read as were wanted."""
+        return self._limit is not None and len(self.records) >= self._limit
+
+    @property
+    def format(self) -> Format:
+        """The format of the rollouts that were read.
+
+        Raises:
+            RolloutError: If there are none.
+        """
+        form = self._given or (self._detected and self._detected[0])
+        if form is None or not self.records:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self._skipped.items())
+            raise RolloutError(
+                f"{next(iter(self._files), 'rollouts')}: no rollouts left ({reasons or 'none'} "
+                "skipped); expected at least one"
+            )
+        return form
+
+    def read(self, path: Path) -> None:
+        """Read one file.
+
+        Raises:
+            RolloutError: If the file cannot be read, is empty, has faults (all are told at once),
+                or is in another format than the files before it.
+        """
+        file = DumpFile(path)
+        found = []
+        records: list[RawRollout] = []
+        form = self._given
+        n_rows = 0
+        for line, row in read_rows(path, trust_pickle=self._trust_pickle):
+            n_rows += 1
+            try:
+                content = _object(row)
+                form = form or self._detect(content, path)
+                records += self._rollouts(content, line, file, form)
+            except RowError as error:
+                found.append(f"line {line}: {error}")
+            if self._limit is not None and len(self.records) + len(records) >= self._limit:
+                del records[self._limit - len(self.records) :]
+                break
+        if found:
+            raise RolloutError(faults(str(path), found))
+        if not n_rows:
+            raise RolloutError(f"{path}: empty; expected at least one rollout")
+        if form is not None and form.repeats and self._is_last_batch(records):
+            file.skipped["logged again at a later step"] += len(records)
+            records = []
+        self.records += records
+        self._files[str(path)] = len(records)
+        self._skipped += file.skipped
+
+    def _detect(self, row: dict[str, Any], path: Path) -> Format:
+        """Detect the format of a file from its first row; one call reads one format."""
+        form, why = detect_format(row, str(path))
+        if self._detected is None:
+            self._detected = (form, why)
+        elif form.name != self._detected[0].name:
+            raise RolloutError(
+                f"{path}: format {form.name}, for {why}; expected {self._detected[0].name} as in "
+                f"{next(iter(self._files))}, one format in a call"
+            )
+        return form
+
+    def _rollouts(
+        self, row: dict[str, Any], line: int, file: DumpFile, form: Format
+    ) -> list[RawRollout]:
+        if form.name == "prime-rl" and not is_complete(file):
+            file.skipped["in a step that is not marked STABLE"] += 1
+            return []
+        file.used.update(form.used)
+        rollouts = list(form.rollouts(row, file))
+        self._unknown.update(str(key) for key in row.keys() - file.used)
+        return [
+            check_rollout(
+                rollout,
+                source=str(file.path),
+                source_row=line,
+                part=part if len(rollouts) > 1 else None,
+            )
+            for part, rollout in enumerate(rollouts)
+        ]
+
+    def _is_last_batch(self, records: list[RawRollout]) -> bool:
+        batch = [(str(record.prompt), str(record.response)) for record in records]
+        repeated = batch == self._last_batch
+        self._last_batch = batch
+        return repeated
+
+    def report(self, table: pl.DataFrame, drift: dict[str, int]) -> dict[str, Any]:
+        """Tell what was read and what was left out."""
+        lengths = table["response_token_ids"].list.len()
+        return {
+            "format": self.format.name,
+            "why": self._detected[1] if self._detected else "given",
+            "files": [{"path": path, "rollouts": n} for path, n in self._files.items()],
+            "rollouts": table.height,
+            "prompts": table["prompt_id"].n_unique(),
+            "response_tokens": int(lengths.sum()),
+            "empty_responses": int((lengths == 0).sum()),
+            "token_exact": int(table["token_exact"].sum()),
+            "retokenised": drift,
+            "unknown_keys": dict(sorted(self._unknown.items())),
+            "skipped": dict(self._skipped),
+            "trust_pickle": self._trust_pickle,
+        }
 
 
-def find_files(paths: Iterable[str | PathLike[str]]) -> list[Path]:
-    """List the files that paths, folders and globs stand for, 2 before 10.
-
-    Args:
-        paths: Files in the order wanted; folders and globs are sorted by the numbers in the names.
-
-    Raises:
-        RolloutError: If a path does not exist, or a folder or glob holds no dump.
-    """
-    found: list[Path] = []
-    for given in paths:
-        path = Path(given)
-        if path.is_file():
-            found.append(path)
-            continue
-        if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
-            expected = f"files ending in {', '.join(SUFFIXES)}"
-        elif glob.has_magic(str(given)):
-            inside = [p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file()]
-            expected = "at least one file"
-        else:
-            raise RolloutError(f"{given}: no such file; expected a file, a folder or a pattern")
-        if not inside:
-            raise RolloutError(f"{given}: no rollouts; expected {expected}")
-        found += sorted(inside, key=_natural)
-    if not found:
-        raise RolloutError("rollouts: no path; expected at least one")
-    return found
-
-
-def read_rows(path: Path, *, trust_pickle: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a file with their line or row number, from 1.
-
-    A row that cannot be read comes as a `RowError` in its place, so that all of them can be told
-    at once.
-
-    Raises:
-        RolloutError: If the file as a whole cannot be read.
-    """
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        elif path.suffix == ".csv":
-            yield from _csv_rows(path)
-        elif path.suffix in (".pt", ".pth"):
-            yield from read_pickle(path, trust_pickle=trust_pickle)
-        elif path.suffix == ".json":
-            yield from _json_rows(path)
-        else:
-            yield from _lines(path)
-    except OSError as error:
-        raise RolloutError(
-            f"{path}: {error.strerror or error}; expected a readable file"
-        ) from error
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _parse(line)
-
-
-def _parse(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).partition(":")[0]
-        return RowError(f"not JSON ({reason}); expected one JSON object")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    content = _parse(path.read_bytes())
-    if isinstance(content, RowError):  # one object a line under another name
-        yield from _lines(path)
-    else:
-        yield from enumerate(content if isinstance(content, list) else [content], start=1)
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        total = lazy.select(pl.len()).collect().item()
-        for start in range(0, total, _PARQUET_ROWS):
-            chunk = lazy.slice(start, _PARQUET_ROWS).collect()
-            yield from enumerate(chunk.iter_rows(named=True), start=start + 1)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = first_line(error)
-        raise RolloutError(f"{path}: not Parquet ({reason}); expected a Parquet file") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    fault = RowError("another number of fields than the header; expected as many")
-                    yield reader.line_num, fault
-                else:
-                    yield reader.line_num, {k: v or None for k, v in row.items()}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise RolloutError(f"{path}: not CSV ({error}); expected CSV in UTF-8") from error
+def _object(row: Any) -> dict[str, Any]:
+    if isinstance(row, RowError):
+        raise row
+    if not isinstance(row, dict):
+        raise RowError(f"{kind_of(row)}; expected an object")
+    return row

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from opd_diag.errors import RolloutError
-from opd_diag.rollouts.record import Prompt, Record
-from opd_diag.rollouts.values import Ids
+from opd_diag.rollouts.raw_rollout import Ids, Prompt, RawRollout
 from opd_diag.text.retokenise import restore_chat, retokenise
 from opd_diag.text.tokenizers import encode_prompt
 
@@ -35,7 +34,7 @@ class Encoded(NamedTuple):
 
 
 def encode_records(
-    records: Sequence[Record],
+    records: Sequence[RawRollout],
     tokenizer: "PreTrainedTokenizerBase | None",
     *,
     eos: str,
@@ -84,13 +83,13 @@ def encode_records(
     )
 
 
-def _has_ids(record: Record) -> bool:
+def _has_ids(record: RawRollout) -> bool:
     parts = (record.prompt, record.response, record.teacher_prompt)
     return all(part is None or isinstance(part, np.ndarray) for part in parts)
 
 
 def _responses(
-    records: Sequence[Record], tokenizer: "PreTrainedTokenizerBase", eos: str
+    records: Sequence[RawRollout], tokenizer: "PreTrainedTokenizerBase", eos: str
 ) -> tuple[list[Ids], dict[str, int]]:
     again = retokenise(tokenizer, [str(r.response) for r in records])
     end = tokenizer.eos_token_id
@@ -116,7 +115,7 @@ def _responses(
     return [np.asarray(ids, dtype=np.int32) for ids in again.token_ids], drift
 
 
-def _prompt_lengths(records: Sequence[Record], prompts: "_Prompts") -> dict[str, int]:
+def _prompt_lengths(records: Sequence[RawRollout], prompts: "_Prompts") -> dict[str, int]:
     told = [r for r in records if r.n_prompt is not None and not isinstance(r.prompt, np.ndarray)]
     differ = sum(len(prompts.encode(r.prompt)) != r.n_prompt for r in told)
     return {"prompt_lengths_told": len(told), "prompt_lengths_differ": differ}

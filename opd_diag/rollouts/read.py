@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opd_diag.errors import OptionError
-from opd_diag.rollouts.assemble import to_table
-from opd_diag.rollouts.collect import Dump
-from opd_diag.rollouts.dump import find_files
+from opd_diag.rollouts.dump import Dump
 from opd_diag.rollouts.encode import encode_records
+from opd_diag.rollouts.files import find_files
 from opd_diag.rollouts.formats import named_format
+from opd_diag.rollouts.table import to_table
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.text.tokenizers import load_tokenizer
 from opd_diag.text.vocabulary import check_ids, vocabulary_size

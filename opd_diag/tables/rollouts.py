@@ -1,7 +1,8 @@
 """The rollouts of a run: one row per rollout."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,18 @@ def read_rollouts_table(path: Path) -> pl.DataFrame:
         TableError: If the file is missing, damaged or breaks the schema.
     """
     return check_table(read_parquet(path), ROLLOUTS, str(path))
+
+
+def prompt_halves(prompt_ids: Iterable[str]) -> dict[str, int]:
+    """Deal the prompts into two halves in turn, ordered by the hash of their ids.
+
+    The halves do not depend on the order of the rows, nor on how often a prompt occurs.
+
+    Args:
+        prompt_ids: Prompt ids, each any number of times.
+
+    Returns:
+        0 or 1 for each prompt id. The halves differ by at most one prompt.
+    """
+    ordered = sorted(set(prompt_ids), key=lambda p: blake2b(p.encode(), digest_size=16).digest())
+    return {prompt_id: place % 2 for place, prompt_id in enumerate(ordered)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from opd_diag.errors import RolloutError
 from opd_diag.rollouts import read_rollouts
-from opd_diag.rollouts.dump import read_rows
+from opd_diag.rollouts.files import read_rows
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.schema import check_table
 

@@ -6,7 +6,7 @@ import pytest
 
 from opd_diag.errors import ModelError, OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
-from opd_diag.rollouts.assemble import prompt_halves
+from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.text.tokenizers import encode_prompt
 
 EXACT = {"prompt_token_ids": [5, 6], "response_token_ids": [7, 8, 9]}

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile, RowError
-from opd_diag.rollouts.values import Row, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
 
 KEYS = ("tokens", "response_length", "rollout_id")
 USED = (*KEYS, "loss_mask", "rollout_log_probs", "reward", "status", "prompt", "response")

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile, RowError
-from opd_diag.rollouts.values import Row, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
 
 KEYS = ("token_ids", "loss_mask", "inference_logprobs")
 USED = (*KEYS, "step", "export_step", "rewards", "sample_id")

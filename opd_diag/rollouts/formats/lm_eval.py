@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile, RowError
-from opd_diag.rollouts.values import Row, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
 
 KEYS = ("doc_id", "arguments", "resps")
 USED = (*KEYS, "metrics", "filter")

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile
-from opd_diag.rollouts.values import Row
+from opd_diag.rollouts.rows import DumpFile, Row
 
 KEYS = ("input", "output", "score", "step")
 USED = (*KEYS, "acc", "uid")

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile
-from opd_diag.rollouts.values import Row, nan_to_none, only_number
+from opd_diag.rollouts.rows import DumpFile, Row, nan_to_none, only_number
 
 KEYS = ("step", "prompt", "completion")
 USED = KEYS

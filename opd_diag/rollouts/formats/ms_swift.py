@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.dump import DumpFile, RowError
-from opd_diag.rollouts.values import Row, nan_to_none, need, only_number
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, nan_to_none, need, only_number
 
 KEYS = ("prompt", "completion")
 USED = (*KEYS, "step", "gen_step")

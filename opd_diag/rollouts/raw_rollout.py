@@ -1,16 +1,16 @@
-"""Checks of single values of a row: what was found, what was expected."""
+"""One rollout as its dump tells it, in the generic keys: ids or text, every value checked."""
 
 import math
-from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from opd_diag.rollouts.dump import RowError
+from opd_diag.rollouts.rows import Row, RowError, kind_of
 
-Row = Mapping[str, Any]
 Ids = NDArray[np.int32]
+Prompt = Ids | str | list[dict[str, Any]]
 
 _FINISH = {
     **dict.fromkeys(("stop", "eos", "completed", "stop_sequence", "end_turn"), "stop"),
@@ -18,42 +18,109 @@ _FINISH = {
 }
 
 
-def need(row: Row, key: str, kind: type | tuple[type, ...], what: str) -> Any:
-    """Return `row[key]`, which must be there and of a type.
+@dataclass(slots=True)
+class RawRollout:
+    """One rollout. Prompt and response are token ids where the dump has them, else text.
+
+    `n_prompt` and `n_response` are the lengths that the dump tells, to check texts that are
+    tokenised again; `part` is the number of the rollout where a line holds several.
+    """
+
+    prompt: Prompt
+    response: Ids | str
+    teacher_prompt: Prompt | None
+    rollout_id: str | None
+    prompt_id: str | None
+    step: int | None
+    policy: str | None
+    reward: float | None
+    correct: bool | None
+    finish_reason: str | None
+    loss_mask: NDArray[np.bool_] | None
+    sampled_logp: NDArray[np.float32] | None
+    n_prompt: int | None
+    n_response: int | None
+    source: str
+    source_row: int
+    part: int | None
+
+
+def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -> RawRollout:
+    """Check one rollout in the generic keys.
 
     Raises:
-        RowError: If it is missing or of another type.
+        RowError: If a key is missing or a value is not what it should be.
     """
-    value = row.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise RowError(f"{key} is {kind_of(value)}; expected {what}")
+    prompt = _prompt(row, "prompt_token_ids", "prompt")
+    if prompt is None:
+        raise RowError("no prompt; expected prompt_token_ids or prompt")
+    response = _response(row)
+    length = None if isinstance(response, str) else len(response)
+    return RawRollout(
+        prompt=prompt,
+        response=response,
+        teacher_prompt=_prompt(row, "teacher_prompt_token_ids", "teacher_prompt"),
+        rollout_id=_read_name(row, "id"),
+        prompt_id=_read_name(row, "prompt_id"),
+        step=_read_whole(row, "step"),
+        policy=_read_name(row, "policy"),
+        reward=_read_number(row, "reward"),
+        correct=_read_flag(row, "correct"),
+        finish_reason=_read_finish(row),
+        loss_mask=_read_mask(row, length),
+        sampled_logp=_read_logp(row, length),
+        n_prompt=_read_whole(row, "n_prompt"),
+        n_response=_read_whole(row, "n_response"),
+        source=source,
+        source_row=source_row,
+        part=part,
+    )
+
+
+def _prompt(row: Row, ids_key: str, text_key: str) -> Prompt | None:
+    if row.get(ids_key) is not None:
+        ids = _read_ids(row[ids_key], ids_key)
+        if not len(ids):
+            raise RowError(f"{ids_key} is empty; expected at least one id")
+        return ids
+    value = row.get(text_key)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not value:
+            raise RowError(f"{text_key} is empty; expected text")
+        return _read_text(value, text_key)
+    if not isinstance(value, list) or not value or not all(map(_is_message, value)):
+        raise RowError(
+            f"{text_key} is {kind_of(value)}; expected text or messages of role, content"
+        )
+    for message in value:
+        _read_text(message["role"] + message["content"], text_key)
     return value
 
 
-def only_number(row: Row, known: Iterable[str]) -> str | None:
-    """Return the one key besides `known` that holds a number or a list of numbers, if it is one.
-
-    Trainers write a column for every reward function, under its name: a single one is the reward,
-    of several the weights are not in the dump.
-    """
-    others = [key for key in row.keys() - set(known) if _is_number(row[key])]
-    return others[0] if len(others) == 1 else None
-
-
-def nan_to_none(value: Any) -> Any:
-    """Turn NaN, which reward functions that decline to answer are logged as, into None."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def kind_of(value: Any) -> str:
-    """Name the kind of a value for a message."""
+def _response(row: Row) -> Ids | str:
+    if row.get("response_token_ids") is not None:
+        return _read_ids(row["response_token_ids"], "response_token_ids")
+    value = row.get("response")
     if value is None:
-        return "missing"
-    kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
-    return kinds.get(type(value), "a number" if isinstance(value, int | float) else "unreadable")
+        raise RowError("no response; expected response_token_ids or response")
+    if isinstance(value, list) and len(value) == 1 and _is_message(value[0]):
+        value = value[0]["content"]
+    if not isinstance(value, str):
+        raise RowError(f"response is {kind_of(value)}; expected text or one message")
+    return _read_text(value, "response")
 
 
-def read_text(value: str, key: str) -> str:
+def _is_message(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("role"), str)
+        and isinstance(value.get("content"), str)
+    )
+
+
+def _read_text(value: str, key: str) -> str:
     """Check that a text is valid Unicode."""
     try:
         value.encode()
@@ -62,7 +129,7 @@ def read_text(value: str, key: str) -> str:
     return value
 
 
-def read_ids(value: Any, key: str) -> Ids:
+def _read_ids(value: Any, key: str) -> Ids:
     """Read token ids."""
     what = "a list of token ids"
     array = _array(value, key, what)
@@ -73,7 +140,7 @@ def read_ids(value: Any, key: str) -> Ids:
     return array.astype(np.int32)
 
 
-def read_mask(row: Row, length: int | None) -> NDArray[np.bool_] | None:
+def _read_mask(row: Row, length: int | None) -> NDArray[np.bool_] | None:
     """Read `loss_mask`, one flag for each response token."""
     value = row.get("loss_mask")
     if value is None:
@@ -85,7 +152,7 @@ def read_mask(row: Row, length: int | None) -> NDArray[np.bool_] | None:
     return array.astype(np.bool_)
 
 
-def read_logp(row: Row, length: int | None) -> NDArray[np.float32] | None:
+def _read_logp(row: Row, length: int | None) -> NDArray[np.float32] | None:
     """Read `sampled_logp`, one number for each response token (nat)."""
     value = row.get("sampled_logp")
     if value is None:
@@ -97,19 +164,19 @@ def read_logp(row: Row, length: int | None) -> NDArray[np.float32] | None:
     return array.astype(np.float32)
 
 
-def read_name(row: Row, key: str) -> str | None:
+def _read_name(row: Row, key: str) -> str | None:
     """Read an id or a name; a whole number becomes text."""
     value = row.get(key)
     if value is None:
         return None
     if isinstance(value, str):
-        return read_text(value, key)
+        return _read_text(value, key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise RowError(f"{key} is {kind_of(value)}; expected text or a whole number")
 
 
-def read_whole(row: Row, key: str) -> int | None:
+def _read_whole(row: Row, key: str) -> int | None:
     """Read a whole number, also one that stands as text or as 3.0."""
     value = row.get(key)
     if value is None:
@@ -123,7 +190,7 @@ def read_whole(row: Row, key: str) -> int | None:
     raise RowError(f"{key} is {kind_of(value)}; expected a whole number")
 
 
-def read_number(row: Row, key: str) -> float | None:
+def _read_number(row: Row, key: str) -> float | None:
     """Read a finite number."""
     value = row.get(key)
     if value is None:
@@ -139,7 +206,7 @@ def read_number(row: Row, key: str) -> float | None:
     return number
 
 
-def read_flag(row: Row, key: str) -> bool | None:
+def _read_flag(row: Row, key: str) -> bool | None:
     """Read true or false, also written as 1 and 0."""
     value = row.get(key)
     if value is None or isinstance(value, bool):
@@ -149,7 +216,7 @@ def read_flag(row: Row, key: str) -> bool | None:
     raise RowError(f"{key} is {kind_of(value)}; expected true or false")
 
 
-def read_finish(row: Row) -> str | None:
+def _read_finish(row: Row) -> str | None:
     """Read why the response ended: `stop`, `length` or `other`."""
     value = row.get("finish_reason")
     if value is None:
@@ -157,12 +224,6 @@ def read_finish(row: Row) -> str | None:
     if not isinstance(value, str):
         raise RowError(f"finish_reason is {kind_of(value)}; expected text")
     return _FINISH.get(value, "other")
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(v is None or _is_number(v) for v in value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _array(value: Any, key: str, what: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""The rollouts table out of checked rollouts."""
+"""The rollouts table, out of checked rollouts and their token ids."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import polars as pl
 
 from opd_diag.errors import RolloutError, faults
 from opd_diag.rollouts.encode import Encoded
-from opd_diag.rollouts.record import Record
-from opd_diag.rollouts.values import Ids
+from opd_diag.rollouts.raw_rollout import Ids, RawRollout
 from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.tables.schema import check_table, polars_schema
 
 
-def to_table(records: Sequence[Record], encoded: Encoded) -> pl.DataFrame:
+def to_table(records: Sequence[RawRollout], encoded: Encoded) -> pl.DataFrame:
     """Make the rollouts table.
 
     Raises:
@@ -48,15 +48,6 @@ def to_table(records: Sequence[Record], encoded: Encoded) -> pl.DataFrame:
     return check_table(frame, ROLLOUTS, "rollouts")
 
 
-def prompt_halves(prompt_ids: Sequence[str]) -> dict[str, int]:
-    """Deal the prompts into two halves in turn, ordered by the hash of their ids.
-
-    The halves do not depend on the order of the rows.
-    """
-    ordered = sorted(set(prompt_ids), key=lambda p: blake2b(p.encode(), digest_size=16).digest())
-    return {prompt_id: number % 2 for number, prompt_id in enumerate(ordered)}
-
-
 def _column(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     if isinstance(dtype, pl.List):
         # Arrays of equal length would become a column of fixed width.
@@ -68,7 +59,7 @@ def _hash(ids: Ids) -> str:
     return blake2b(ids.astype("<i4").tobytes(), digest_size=8).hexdigest()
 
 
-def _rollout_ids(records: Sequence[Record]) -> list[str]:
+def _rollout_ids(records: Sequence[RawRollout]) -> list[str]:
     """Take the dump's ids; make the others of file and line, and refuse ids that come twice."""
     files = {record.source for record in records}
     names = Counter(PurePath(file).name for file in files)

@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts import generic
-from opd_diag.rollouts.dump import DumpFile, RowError
-from opd_diag.rollouts.values import Row
+import opd_diag.rollouts.formats.generic as generic
+from opd_diag.rollouts.rows import DumpFile, Row, RowError
 
 KEYS = generic.TOKENS
 USED = generic.USED

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from opd_diag.errors import OptionError, RolloutError
-from opd_diag.rollouts import (
+from opd_diag.rollouts.formats import (
     areal,
     generic,
     kdflow,
@@ -18,8 +18,7 @@ from opd_diag.rollouts import (
     verl,
     vllm,
 )
-from opd_diag.rollouts.dump import DumpFile
-from opd_diag.rollouts.values import Row
+from opd_diag.rollouts.rows import DumpFile, Row
 
 
 class Format(NamedTuple):

@@ -1,0 +1,78 @@
+"""One row of a dump, and what the module of a format needs to take it apart."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+class RowError(ValueError):
+    """What is wrong with one row: `what was found; what was expected`."""
+
+
+@dataclass
+class DumpFile:
+    """One file of a dump, with what was noticed while it was read.
+
+    Attributes:
+        path: Where it lies.
+        used: Keys that were read, so that the others can be named.
+        skipped: How many rows were left out, by reason.
+        seen: What a reader has met already, to leave out what the dump repeats.
+    """
+
+    path: Path
+    used: set[str] = field(default_factory=set)
+    skipped: Counter[str] = field(default_factory=Counter)
+    seen: set[object] = field(default_factory=set)
+
+    def number_in_name(self, pattern: str) -> int | None:
+        """Return the number that `pattern` catches in the path, such as a training step."""
+        found = re.search(pattern, self.path.as_posix())
+        return int(found.group(1)) if found else None
+
+
+def need(row: Row, key: str, kind: type | tuple[type, ...], what: str) -> Any:
+    """Return `row[key]`, which must be there and of a type.
+
+    Raises:
+        RowError: If it is missing or of another type.
+    """
+    value = row.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise RowError(f"{key} is {kind_of(value)}; expected {what}")
+    return value
+
+
+def only_number(row: Row, known: Iterable[str]) -> str | None:
+    """Return the one key besides `known` that holds a number or a list of numbers, if it is one.
+
+    Trainers write a column for every reward function, under its name: a single one is the reward,
+    of several the weights are not in the dump.
+    """
+    others = [key for key in row.keys() - set(known) if _is_number(row[key])]
+    return others[0] if len(others) == 1 else None
+
+
+def nan_to_none(value: Any) -> Any:
+    """Turn NaN, which reward functions that decline to answer are logged as, into None."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def kind_of(value: Any) -> str:
+    """Name the kind of a value for a message."""
+    if value is None:
+        return "missing"
+    kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else "unreadable")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(v is None or _is_number(v) for v in value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
