@@ -39,9 +39,7 @@ def save_run(dataset: Dataset, path: str | Path, *, seed: int = 0) -> Run:
     """
     folder = Path(path)
     tokens, rollouts = dataset.tokens, dataset.rollouts
-    margin = tokens.schema["margin"]
-    assert isinstance(margin, pl.Array)
-    k_grid = [2 ** (i + 1) for i in range(margin.size)]
+    k_grid = list(dataset.k_grid)
     names = tokens["checkpoint"].unique(maintain_order=True).to_list()
     write_table(rollouts, folder / ROLLOUTS_NAME)
     write_table(_vocabulary(1 + int(tokens["token_id"].max())), folder / VOCAB_NAME)  # type: ignore[arg-type]

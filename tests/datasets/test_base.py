@@ -1,8 +1,11 @@
 import polars as pl
+import pytest
 
-from opd_diag.datasets import null_run
+from opd_diag.datasets import null_run, release_run, save_run
+from opd_diag.errors import TableError
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.tables.schema import check_table
 
 
@@ -43,3 +46,24 @@ def test_scores_stay_in_their_ranges():
         | (pl.col("overlap").arr.max() > 1)
     )
     assert bad.is_empty()
+
+
+def test_halves_are_dealt_as_those_of_a_dump_are():
+    rollouts = null_run(prompts=11, samples=2, tokens=40).rollouts
+    halves = prompt_halves(rollouts["prompt_id"])
+    assert rollouts["half"].to_list() == [halves[name] for name in rollouts["prompt_id"]]
+    assert sorted(halves.values()) == [0] * 6 + [1] * 5
+
+
+@pytest.mark.parametrize("make", [null_run, release_run])
+def test_a_run_is_saved_with_its_own_grid(tmp_path, make):
+    data = make(prompts=4, samples=1, k_grid=(2, 8))
+    run = save_run(data, tmp_path / "run")
+    assert data.k_grid == run.k_grid == (2, 8)
+    assert run.tokens().collect().equals(data.tokens)
+
+
+def test_a_grid_of_another_length_than_the_columns_is_refused(tmp_path):
+    data = null_run(prompts=4, samples=1, k_grid=(2, 8))
+    with pytest.raises(TableError, match="margin"):
+        save_run(data._replace(k_grid=(2, 4, 8)), tmp_path / "run")
