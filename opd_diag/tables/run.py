@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from opd_diag.errors import TableError
+from opd_diag.tables.arguments import Tables, arguments_of
 from opd_diag.tables.columns.rollouts import VOCAB
 from opd_diag.tables.gradients import GradientSums, read_gradients
 from opd_diag.tables.manifest import Manifest, digest, read_manifest
@@ -144,16 +145,17 @@ class Run:
 
     def save(
         self,
-        tables: Mapping[str, pl.DataFrame],
+        tables: Tables | Mapping[str, pl.DataFrame],
         *,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> list[Path]:
         """Write the result tables of one analysis, in place of those of an earlier one.
 
         Args:
-            tables: Tables by name.
-            arguments: Every choice that made them, JSON values.
+            tables: What an analysis returned, or tables by name.
+            arguments: Every choice that made them, JSON values; None: those that the analysis was
+                called with, which it keeps beside its tables.
             folder: Folder of the results; by default the run's own.
 
         Returns:
@@ -161,8 +163,13 @@ class Run:
 
         Raises:
             TableError: If a table breaks its schema; then none is written.
+            OptionError: If the tables were put together by hand and come without arguments.
             StorageError: If one cannot be written.
         """
+        if arguments is None:
+            arguments = arguments_of(tables)
+        if not isinstance(tables, Mapping):
+            tables = tables._asdict()
         covered = {name for table in tables.values() for name in table["checkpoint"].unique()}
         checkpoints = [name for name in self.checkpoints if name in covered]
         return write_results(

@@ -7,12 +7,21 @@ from typing import Protocol
 import polars as pl
 
 from opd_diag.errors import TableError
-from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.given import given_rollouts, given_tokens
+from opd_diag.tables.frames import Frames, Tokens
 from opd_diag.tables.gradients import GradientSums
 from opd_diag.tables.run import Run, open_run
 
-Tokens = pl.LazyFrame | pl.DataFrame
+__all__ = [
+    "Source",
+    "Tokens",
+    "as_source",
+    "choose_checkpoints",
+    "choose_rollouts",
+    "finished_result",
+    "gradient_sums",
+    "paired_tokens",
+    "vocabulary",
+]
 
 _OPTIONAL = {
     "policy": pl.String,
@@ -23,7 +32,12 @@ _OPTIONAL = {
 
 
 class Source(Protocol):
-    """Tokens and rollouts, from a run or from memory."""
+    """Tokens and rollouts, from a run or from memory.
+
+    Rows of a checkpoint are sorted by (rollout, position), each token once, and rows, token ids,
+    segments and `in_loss` are the same under every checkpoint. That is checked before a source is
+    made (`Frames`) or when its parts are opened (`Run`), so readers rely on it.
+    """
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -38,31 +52,7 @@ class Source(Protocol):
         """One row per rollout."""
 
     def tokens(self, checkpoint: str | None = None) -> pl.LazyFrame:
-        """Token table of one checkpoint, or of all."""
-
-
-class Frames:
-    """A token table and a rollouts table in memory. They need only the columns that are used."""
-
-    def __init__(
-        self, tokens: Tokens, rollouts: pl.DataFrame, k_grid: Sequence[int] | None
-    ) -> None:
-        self._tokens = given_tokens(tokens.lazy(), k_grid)
-        self.rollouts = given_rollouts(rollouts)
-        self.k_grid = tuple(K_GRID if k_grid is None else k_grid)
-        names = self._tokens.select(pl.col("checkpoint").unique(maintain_order=True)).collect()
-        self.checkpoints: tuple[str, ...] = tuple(names["checkpoint"])
-
-    def tokens(self, checkpoint: str | None = None) -> pl.LazyFrame:
-        """Return the token table of one checkpoint, or of all."""
-        if checkpoint is None:
-            return self._tokens
-        if checkpoint not in self.checkpoints:
-            raise TableError(
-                f"tokens: no checkpoint {checkpoint!r}; expected one of "
-                f"{', '.join(self.checkpoints)}"
-            )
-        return self._tokens.filter(pl.col("checkpoint") == checkpoint)
+        """Token table of one checkpoint, or of all in order."""
 
 
 def as_source(
@@ -170,27 +160,11 @@ def paired_tokens(
         (rollout, position).
 
     Raises:
-        TableError: If the two do not hold the same tokens, one to one.
+        TableError: If a part of a run is damaged.
     """
-    keys = ["rollout", "position", "token_id"]
-    sides = []
-    for name, extra in ((first, shared), (last, ())):
-        frame = source.tokens(name).select(*keys, *dict.fromkeys((*extra, *columns))).collect()
-        sides.append(frame if _rises(frame) else frame.sort("rollout", "position"))
-    one, other = sides
-    if not one.select(keys).equals(other.select(keys)):
-        raise TableError(
-            f"tokens: checkpoints {first!r} and {last!r} differ in (rollout, position, token_id); "
-            "expected the same tokens, one to one"
-        )
-    if not _rises(one):
-        raise TableError("tokens: (rollout, position) occurs twice; expected each token once")
-    renamed_one = one.select(*keys, *shared, *(pl.col(c).alias(f"{c}_first") for c in columns))
-    return renamed_one.hstack(other.select(pl.col(c).alias(f"{c}_last") for c in columns))
-
-
-def _rises(tokens: pl.DataFrame) -> bool:
-    """Tell whether (rollout, position) rises from row to row, as it does on disk."""
-    rollout, position = pl.col("rollout"), pl.col("position")
-    further = (rollout == rollout.shift()) & (position > position.shift())
-    return bool(tokens.select(((rollout > rollout.shift()) | further).slice(1).all()).item())
+    keys = ("rollout", "position", "token_id")
+    one = source.tokens(first).select(
+        *keys, *shared, *(pl.col(c).alias(f"{c}_first") for c in columns)
+    )
+    other = source.tokens(last).select(pl.col(c).alias(f"{c}_last") for c in columns)
+    return one.collect().hstack(other.collect())

@@ -41,8 +41,8 @@ def write_part(
         checkpoint: Name of the checkpoint.
         part: Number of the part, from 0.
         k_grid: The K of the array columns.
-        statistics: Counts and sums of this part, JSON values; `read_part_statistics` gives
-            them back.
+        statistics: Counts and sums of this part, JSON values; `read_part_metadata`
+            gives them back.
 
     Raises:
         TableError: If the frame breaks the schema.

@@ -20,7 +20,19 @@ def tokens(checkpoint: str, kl: list[float], ids: tuple[int, ...] = (7, 8, 9)) -
     )
 
 
-def test_two_checkpoints_stand_side_by_side_whatever_the_row_order() -> None:
+def test_tokens_come_out_in_order_whatever_the_row_order() -> None:
+    first, last = tokens("a", [1.0, 2.0, 3.0]), tokens("b", [0.1, 0.2, 0.3])
+    mixed = pl.concat([first, last]).sample(fraction=1.0, shuffle=True, seed=3)
+    source = as_source(mixed, ROLLOUTS)
+    for name, side in (("a", first), ("b", last)):
+        kl = source.tokens(name).collect()["reverse_kl"]
+        assert kl.to_list() == side["reverse_kl"].to_list()
+    order = source.tokens().select("checkpoint", "rollout", "position").collect()
+    names = list(source.checkpoints)
+    assert order.rows() == [(name, r, p) for name in names for r, p in ((0, 0), (0, 1), (1, 0))]
+
+
+def test_two_checkpoints_stand_side_by_side() -> None:
     first, last = tokens("a", [1.0, 2.0, 3.0]), tokens("b", [0.1, 0.2, 0.3])
     source = as_source(pl.concat([first, last.reverse()]), ROLLOUTS)
     assert source.checkpoints == ("a", "b")
@@ -38,21 +50,32 @@ def test_two_checkpoints_stand_side_by_side_whatever_the_row_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "last",
-    [tokens("b", [0.0] * 3, ids=(7, 8, 1)), tokens("b", [0.0] * 3)[:2]],
-    ids=["other token", "row missing"],
+    ("last", "what"),
+    [
+        (tokens("b", [0.0] * 3, ids=(7, 8, 1)), "token_id"),
+        (tokens("b", [0.0] * 3)[:2], "rollout, position"),
+        (tokens("b", [0.0] * 3).with_columns(in_loss=pl.lit(True)), "in_loss"),
+        (tokens("b", [0.0] * 3).with_columns(position=pl.Series([0, 2, 0])), "position"),
+    ],
+    ids=["other token", "row missing", "other loss mask", "other position"],
 )
-def test_other_tokens_are_refused(last: pl.DataFrame) -> None:
-    source = as_source(pl.concat([tokens("a", [0.0] * 3), last]), ROLLOUTS)
-    with pytest.raises(TableError, match="expected the same tokens, one to one"):
-        paired_tokens(source, "a", "b", ["reverse_kl"])
+def test_other_tokens_are_refused(last: pl.DataFrame, what: str) -> None:
+    message = f"checkpoints 'a' and 'b' differ in .*{what}.*; expected the same tokens, one to one"
+    with pytest.raises(TableError, match=message):
+        as_source(pl.concat([tokens("a", [0.0] * 3), last]), ROLLOUTS)
 
 
-def test_a_token_that_occurs_twice_is_refused() -> None:
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_token_that_occurs_twice_is_refused(copies: int) -> None:
     both = [tokens("a", [0.0] * 3), tokens("b", [0.0] * 3)]
-    source = as_source(pl.concat(both + both), ROLLOUTS)
     with pytest.raises(TableError, match="occurs twice"):
-        paired_tokens(source, "a", "b", ["reverse_kl"])
+        as_source(pl.concat(both + both[:copies]), ROLLOUTS)
+
+
+def test_a_table_without_token_ids_will_do_where_none_are_read() -> None:
+    bare = pl.concat([tokens("a", [0.5] * 3), tokens("b", [0.5] * 3)]).drop("token_id", "in_loss")
+    source = as_source(bare, ROLLOUTS)
+    assert source.tokens("b").select("reverse_kl").collect().height == 3
 
 
 def test_checkpoints_keep_the_order_of_the_source() -> None:
@@ -62,6 +85,8 @@ def test_checkpoints_keep_the_order_of_the_source() -> None:
     assert choose_checkpoints(source, "a") == ("a",)
     with pytest.raises(TableError, match="no 'c'; expected one of b, a"):
         choose_checkpoints(source, ["c"])
+    with pytest.raises(TableError, match="no checkpoint 'c'; expected one of b, a"):
+        source.tokens("c")
 
 
 def test_tokens_alone_are_refused() -> None:

@@ -428,7 +428,7 @@ def test_bad_options_are_refused(short, options, error, message):
                 pl.concat([t, t[1:].with_columns(checkpoint=pl.lit("b"))]),
                 r,
             ),
-            "differ in rollout; expected the same tokens",
+            "expected the same tokens, one to one",
         ),
     ],
 )
