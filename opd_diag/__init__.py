@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from opd_diag.scoring.score import score
     from opd_diag.tables.info import info
     from opd_diag.tables.run import Run, open_run
-    from opd_diag.tables.token_strip import token_strip
+    from opd_diag.text.token_strip import token_strip
 
 __version__ = _version("opd-diag")
 
@@ -53,7 +53,7 @@ _HOMES = {
     "score": "opd_diag.scoring.score",
     "teachability": "opd_diag.analyses.teachability",
     "teachability_features": "opd_diag.analyses.teachability",
-    "token_strip": "opd_diag.tables.token_strip",
+    "token_strip": "opd_diag.text.token_strip",
 }
 _SUBPACKAGES = ("datasets", "plots", "stats")
 

@@ -23,7 +23,7 @@ MAY_SEE = {
     "scoring": {"errors", "tables", "stats", "text"},
     "datasets": {"errors", "tables", "stats", "text"},
     "analyses": {"errors", "tables", "stats", "text"},
-    "plots": {"errors", "tables"},
+    "plots": {"errors", "tables", "text"},
     "cli": {"errors", "tables", "stats", "text", "rollouts", "scoring", "analyses", "plots"},
     "__main__": {"cli"},
 }

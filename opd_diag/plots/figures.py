@@ -18,7 +18,7 @@ from opd_diag.plots.style import readable, style
 from opd_diag.plots.token_strip import token_strip as draw_token_strip
 from opd_diag.tables.columns import ANALYSES, RESULTS
 from opd_diag.tables.run import Run, open_run
-from opd_diag.tables.token_strip import token_strip
+from opd_diag.text.token_strip import token_strip
 
 FORMATS = ("png", "svg", "pdf")
 OVERVIEW = "overview"

@@ -11,13 +11,11 @@ from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import check_table
 from opd_diag.tables.source import (
-    Frames,
     Source,
     Tokens,
     as_source,
     choose_checkpoints,
     finished_result,
-    paired_tokens,
     vocabulary,
 )
 
@@ -54,7 +52,7 @@ def token_strip(
         TableError: If the rollout or the checkpoint is unknown.
     """
     source = as_source(run, rollouts)
-    row = _find(source.rollouts, rollout)
+    row = _row_of(source.rollouts, rollout)
     known = choose_checkpoints(source, checkpoint)
     name = known[-1] if column == "gain" else known[0]
     full, unit, value = _choose(column, source.k_grid)
@@ -78,13 +76,13 @@ def token_strip(
     return check_table(frame.drop("reverse_kl"), TOKEN_STRIP, "token_strip")
 
 
-def _find(rollouts: pl.DataFrame, rollout: int | str) -> int:
+def _row_of(rollouts: pl.DataFrame, rollout: int | str) -> int:
     """Return the row number of a rollout; an id comes before a number written as text."""
     if isinstance(rollout, str):
         if "rollout_id" in rollouts.columns:
-            found = rollouts.filter(pl.col("rollout_id") == rollout)["rollout"]
-            if found.len():
-                return int(found[0])
+            rows = rollouts.filter(pl.col("rollout_id") == rollout)["rollout"]
+            if rows.len():
+                return int(rows[0])
         if not rollout.isdecimal():
             raise TableError(f"rollout: no {rollout!r}; expected a rollout_id or a row number")
         rollout = int(rollout)
@@ -128,11 +126,13 @@ def _gain(source: Source, row: int, first: str, last: str) -> pl.DataFrame:
         raise OptionError(
             f"column: 'gain' under {last!r}; expected a checkpoint after the first to compare with"
         )
-    sides = [source.tokens(name).filter(pl.col("rollout") == row) for name in (first, last)]
-    both = Frames(pl.concat(sides), source.rollouts, source.k_grid)
-    pairs = paired_tokens(both, first, last, ["forward_kl"])
-    gain = pl.col("forward_kl_first").cast(pl.Float64) - pl.col("forward_kl_last")
-    return pairs.select("position", gain.alias("value"))
+    sides = [
+        source.tokens(name).filter(pl.col("rollout") == row).select("position", "forward_kl")
+        for name in (first, last)
+    ]
+    before, after = (side.collect() for side in sides)
+    gain = before["forward_kl"].cast(pl.Float64) - after["forward_kl"]
+    return before.select("position", gain.alias("value"))
 
 
 def _text(ids: pl.Series, vocab: pl.DataFrame | None) -> pl.Series | pl.Expr:
@@ -150,7 +150,7 @@ def _is_rock(table: pl.DataFrame | None) -> pl.Expr:
 
 
 def _is_released(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Expr:
-    own = _row(table, checkpoint, row)
+    own = _result_row(table, checkpoint, row)
     if own is None:
         return pl.lit(None, pl.Boolean)
     first = own["release_token"][0]
@@ -159,7 +159,7 @@ def _is_released(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Ex
 
 def _phase(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Expr:
     """Count the phases off over the tokens that the rule saw: in the loss and measured."""
-    own = _row(table, checkpoint, row)
+    own = _result_row(table, checkpoint, row)
     if own is None or own["triggered"][0] is None:
         return pl.lit(None, pl.String)
     seen = pl.col("in_loss") & pl.col("reverse_kl").is_not_null()
@@ -177,7 +177,7 @@ def _phase(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.Expr:
     )
 
 
-def _row(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.DataFrame | None:
+def _result_row(table: pl.DataFrame | None, checkpoint: str, row: int) -> pl.DataFrame | None:
     """Return the row of a result that speaks of this rollout, if there is one."""
     if table is None:
         return None
