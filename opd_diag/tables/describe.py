@@ -1,46 +1,49 @@
-"""All tables in Markdown, as README shows them: `python -m opd_diag.tables.describe`.
-
-With a file as argument, the text between the two markers in that file is replaced.
-"""
+"""The columns of every table in Markdown: `python -m opd_diag.tables.describe docs/tables.md`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.columns import ANALYSES
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
-from opd_diag.tables.columns.tokens import TOKENS
-from opd_diag.tables.schema import describe
+from opd_diag.tables.columns.token_strip import TOKEN_STRIP
+from opd_diag.tables.columns.tokens import K_GRID, TOKENS
+from opd_diag.tables.schema import Column, describe
 
-BEGIN = "<!-- tables: written by `python -m opd_diag.tables.describe README.md` -->"
-END = "<!-- end of tables -->"
+_HEAD = """# Tables
+
+<!-- Written by `python -m opd_diag.tables.describe docs/tables.md`; do not edit. -->
+
+Every column of every table that `opd-diag` writes. A `?` after the dtype marks a column that may
+hold null, which means that there is no value: no table holds NaN. Divergences, entropies and
+log-probs are in nat. Columns of dtype Array hold one value per K of the K grid, which is {grid}
+unless the run was scored with another. `<x>_low` and `<x>_high` are the ends of the 95 % interval
+of `<x>`."""
+
+_RUN: Mapping[str, tuple[str, Mapping[str, tuple[Column, ...]]]] = {
+    "A scored run": (
+        "`rollouts` and `vocab` are Parquet files in the folder of the run, `tokens` one file for "
+        "each part and checkpoint. `token_strip` is made in memory by `opd_diag.token_strip`.",
+        {"rollouts": ROLLOUTS, "vocab": VOCAB, "tokens": TOKENS, "token_strip": TOKEN_STRIP},
+    )
+}
 
 
 def all_tables() -> str:
-    """Write the columns of every table of a run in Markdown, a `?` where null may stand."""
-    inputs = {"rollouts": ROLLOUTS, "vocab": VOCAB, "tokens": TOKENS}
-    blocks = [
-        f"<details><summary><code>{name}</code>: {len(columns)} columns</summary>\n\n"
-        f"{describe(columns)}\n\n</details>"
-        for name, columns in (inputs | dict(RESULTS)).items()
-    ]
-    return "\n\n".join(blocks)
-
-
-def replace_tables(text: str) -> str:
-    """Replace what stands between the markers by `all_tables`.
-
-    Raises:
-        ValueError: If a marker is missing.
-    """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"no {BEGIN} ... {END}; expected both markers")
-    head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n\n{all_tables()}\n\n{END}{rest.split(END, 1)[1]}"
+    """Write the columns of every table in Markdown, one section for each command."""
+    sections = dict(_RUN)
+    for name, tables in ANALYSES.items():
+        command = f"opd-diag analyze {name.replace('_', '-')}"
+        sections[f"`{command}`"] = (f"Written by `{command}` into `RUN/results`.", tables)
+    blocks = [_HEAD.format(grid=", ".join(map(str, K_GRID)))]
+    for title, (text, tables) in sections.items():
+        blocks.append(f"## {title}\n\n{text}")
+        blocks += [f"### {name}\n\n{describe(columns)}" for name, columns in tables.items()]
+    return "\n\n".join(blocks) + "\n"
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        path.write_text(replace_tables(path.read_text()))
+        Path(sys.argv[1]).write_text(all_tables())
     else:
-        print(all_tables())
+        print(all_tables(), end="")
