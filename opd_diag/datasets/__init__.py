@@ -2,12 +2,14 @@
 
 from opd_diag.datasets.base import Dataset, null_run
 from opd_diag.datasets.disk import save_run
+from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.releases import release_run
 from opd_diag.datasets.rocks import equal_gradients, rock_run, unchanged_run
 from opd_diag.datasets.teachability import teachable_run
 from opd_diag.datasets.traps import trap_run
 
 __all__ = [
+    "NULLS",
     "Dataset",
     "equal_gradients",
     "null_run",
@@ -16,5 +18,6 @@ __all__ = [
     "save_run",
     "teachable_run",
     "trap_run",
+    "ugly_run",
     "unchanged_run",
 ]

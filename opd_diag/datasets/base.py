@@ -62,7 +62,7 @@ def null_run(
     """
     rng = np.random.default_rng(seed)
     count = prompts * samples
-    token_id = rng.choice(types, size=(count, tokens), p=_zipf(types)).astype(np.int32)
+    token_id = rng.choice(types, size=(count, tokens), p=zipf(types)).astype(np.int32)
     keys = {
         "rollout": np.repeat(np.arange(count, dtype=np.uint32), tokens),
         "position": np.tile(np.arange(tokens, dtype=np.uint32), count),
@@ -81,11 +81,19 @@ def null_run(
         for name in checkpoints
     ]
     logp = frames[0]["student_logp"].to_numpy().reshape(count, tokens)
-    rollouts = _rollouts(rng, prompts, samples, token_id, logp, checkpoints[0])
+    rollouts = rollouts_table(
+        token_id.tolist(),
+        logp.tolist(),
+        samples=samples,
+        correct=rng.random(count) < 0.5,
+        finish=rng.choice(["stop", "length"], count, p=[0.8, 0.2]),
+        policy=checkpoints[0],
+    )
     return Dataset(pl.concat(frames), rollouts, {}, tuple(k_grid))
 
 
-def _zipf(types: int) -> npt.NDArray[np.float64]:
+def zipf(types: int) -> npt.NDArray[np.float64]:
+    """Return the probabilities of `types` types by Zipf's law, falling."""
     weight = 1 / np.arange(1, types + 1)
     return np.asarray(weight / weight.sum())
 
@@ -141,34 +149,44 @@ def _scores(
     }
 
 
-def _rollouts(
-    rng: np.random.Generator,
-    prompts: int,
+def rollouts_table(
+    token_ids: Sequence[Sequence[int]],
+    logps: Sequence[Sequence[float]],
+    *,
     samples: int,
-    token_id: npt.NDArray[np.int32],
-    logp: npt.NDArray[np.float32],
+    correct: npt.NDArray[np.bool_],
+    finish: npt.NDArray[np.str_],
     policy: str,
 ) -> pl.DataFrame:
-    count = prompts * samples
-    names = [f"prompt{i:05d}" for i in range(prompts)]
+    """Make the rollouts of a generated run, sorted by prompt.
+
+    Args:
+        token_ids: Response of each rollout.
+        logps: The generator's log-probs of the same tokens, nat.
+        samples: Rollouts of each prompt.
+        correct: Whether each rollout is right. Shape (rollouts,).
+        finish: Why each rollout ended. Shape (rollouts,).
+        policy: Who generated them.
+    """
+    count = len(token_ids)
+    names = [f"prompt{i:05d}" for i in range(count // samples)]
     halves = prompt_halves(names)
     prompt_id = np.repeat(names, samples).tolist()
-    correct = rng.random(count) < 0.5
     return pl.DataFrame(
         {
             "rollout": np.arange(count),
             "rollout_id": [f"rollout{i:06d}" for i in range(count)],
             "prompt_id": prompt_id,
             "half": [halves[name] for name in prompt_id],
-            "sample": np.tile(np.arange(samples), prompts),
+            "sample": np.tile(np.arange(samples), len(names)),
             "step": [0] * count,
             "policy": [policy] * count,
             "prompt_token_ids": [[0, 1, 2]] * count,
-            "response_token_ids": token_id.tolist(),
+            "response_token_ids": token_ids,
             "teacher_prompt_token_ids": [None] * count,
             "loss_mask": [None] * count,
-            "sampled_logp": logp.tolist(),
-            "finish_reason": rng.choice(["stop", "length"], count, p=[0.8, 0.2]),
+            "sampled_logp": logps,
+            "finish_reason": finish,
             "reward": correct.astype(np.float64),
             "correct": correct,
             "token_exact": [True] * count,
