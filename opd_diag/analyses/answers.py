@@ -1,5 +1,6 @@
 """The form of an answer: one question, its estimate beside its control, and one test."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ class Finding:
     question with a direction, below it); else `undecided`; `not asked` where there is no p.
 
     Attributes:
-        question: The question, as it stands in the table.
+        question: Key of the question in `opd_diag.analyses.questions.QUESTIONS`.
         checkpoint: Checkpoint that it is asked of.
         unit: Unit of estimate, control and difference; `share` for shares.
         estimate: What was seen, with the ends of its interval; None where it is missing.
@@ -33,10 +34,11 @@ class Finding:
         direction: Sign of the difference that `yes` needs; 0: either.
         margin: Size of a difference that is too small to matter, in its unit.
         n_prompts: Prompts behind the answer.
-        smallest: Smallest difference that this run could have shown (from the interval's width).
+        smallest: Smallest difference that this run could have shown; None: from the interval's
+            width.
         reason: Why the question is not asked, or what the answer cannot exclude.
-        meaning: One plain sentence for each answer.
-        advice: What to do, for `yes` and `no` only.
+        meaning: One plain sentence for each of the answers `yes`, `no` and `undecided`.
+        advice: What to do, one plain sentence for `yes` and one for `no`.
         source: Result table that holds the numbers.
         filter: Its rows, as `column = value` joined by commas.
     """
@@ -57,8 +59,8 @@ class Finding:
     n_prompts: int | None = None
     smallest: float | None = None
     reason: str | None = None
-    meaning: dict[str, str]
-    advice: dict[str, str]
+    meaning: Mapping[str, str]
+    advice: Mapping[str, str]
     source: str = ""
     filter: str = ""
 
