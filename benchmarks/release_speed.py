@@ -45,6 +45,7 @@ def part(first: int) -> pl.DataFrame:
             "rollout": np.repeat(np.arange(first, first + PART, dtype=np.uint32), TOKENS),
             "position": np.tile(np.arange(TOKENS, dtype=np.uint32), PART),
             "segment": np.tile(np.arange(TOKENS, dtype=np.uint32), PART),
+            "token_id": np.zeros(n, np.int32),
             "in_loss": np.ones(n, np.bool_),
             **noise,
             "grad_logits": noise["reverse_kl"],
@@ -62,9 +63,10 @@ def rollouts_table(count: int) -> pl.DataFrame:
 def timed(folder: str, count: int, what: str) -> None:
     """Do the work and print its figures as JSON."""
     from opd_diag.analyses.release_points import release_points
-    from opd_diag.analyses.release_points.batches import token_batches
-    from opd_diag.analyses.release_points.rule import PRESETS, judge
-    from opd_diag.analyses.release_points.scan import batch_segments
+    from opd_diag.analyses.release_points.options import PRESETS
+    from opd_diag.analyses.release_points.points import judge
+    from opd_diag.analyses.release_points.segments import batch_segments
+    from opd_diag.analyses.tokens import read_tokens
     from opd_diag.tables.source import as_source
 
     paths = sorted(Path(folder).glob("*.parquet"))[: count // PART]
@@ -72,9 +74,10 @@ def timed(folder: str, count: int, what: str) -> None:
     start = time.perf_counter()
     if what == "rule":
         wanted = ["segment", pl.col("margin").arr.get(1).alias("margin_4")]
+        read = read_tokens(as_source(tokens, rollouts), rollouts, "step0")
         judged = [
             judge(batch_segments(batch, (4,), None)[0], 0, PRESETS["opd-diag"])
-            for batch in token_batches(as_source(tokens, rollouts), "step0", rollouts, wanted)
+            for batch in read.where(read.column("in_loss")).batches(wanted)
         ]
         accepted = pl.concat(judged)["accepted"].mean()
     else:

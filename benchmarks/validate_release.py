@@ -6,7 +6,9 @@ Run: python benchmarks/validate_release.py
 
 import numpy as np
 
-from opd_diag.analyses.release_points.rule import PRESETS, Segments, judge
+from opd_diag.analyses.release_points.options import PRESETS
+from opd_diag.analyses.release_points.points import judge
+from opd_diag.analyses.release_points.segments import Segments
 from opd_diag.datasets.releases import ar1
 from opd_diag.stats.changepoints import scan_shifts
 

@@ -85,6 +85,14 @@ class Prompts:
         there = np.isfinite(y)
         return cluster_median(y[there], self.code[there], seed=self._seed)
 
+    @property
+    def draws(self) -> npt.NDArray[np.uint16]:
+        """How often each bootstrap draw holds each prompt, for statistics that are no ratio.
+
+        Shape (draws, prompts); equal for equal prompts, so that statistics go draw by draw.
+        """
+        return bootstrap.cluster_counts(self.count, seed=self._seed, strata=self._strata)
+
     def _estimate(
         self, estimator: Callable[..., Interval], *sums: Floats, **options: Any
     ) -> Interval:

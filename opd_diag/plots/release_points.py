@@ -19,15 +19,15 @@ from opd_diag.plots.style import (
     panel,
     style,
 )
+from opd_diag.tables.columns.release_points import LINE_SEGMENTS, THRESHOLDS
 
-THRESHOLDS = (0, 6)
 DASHES = ("-", (0, (5, 1)), (0, (2, 1)), "-.")
 
 CONTROLS = {
     "accepted_at_6": "downward",
     "accepted_up_at_6": "upward",
     "accepted_shuffled_at_6": "downward,\nsegments shuffled",
-    "step_beats_line": "step beats a line\n(accepted, with\n100 segments)",
+    "step_beats_line": f"step beats a line\n(accepted, with\n{LINE_SEGMENTS} segments)",
 }
 
 

@@ -4,18 +4,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
-from opd_diag.analyses.release_points.checkpoint import of_checkpoint
-from opd_diag.analyses.release_points.headlines import summary_lines
-from opd_diag.analyses.release_points.options import Options
-from opd_diag.analyses.release_points.rule import PRESETS, Rule
-from opd_diag.errors import OptionError
-from opd_diag.tables.columns.release_points import TABLES
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.release_points.budgets import (
+    WindowSums,
+    budgets_table,
+    carried,
+    window_sums,
+    windows,
+)
+from opd_diag.analyses.release_points.correlation import correlation_table
+from opd_diag.analyses.release_points.curves import curves_table
+from opd_diag.analyses.release_points.example import choose_example, example_table
+from opd_diag.analyses.release_points.options import Options, check_k, choose_rule
+from opd_diag.analyses.release_points.points import complete, points_table
+from opd_diag.analyses.release_points.positions import token_columns
+from opd_diag.analyses.release_points.report import summary_lines
+from opd_diag.analyses.release_points.scan import COLUMNS, scan
+from opd_diag.analyses.release_points.segments import batch_segments, segmentation
+from opd_diag.analyses.release_points.summary import (
+    other_k_statistics,
+    rollout_statistics,
+    summary_table,
+)
+from opd_diag.analyses.tokens import TokenTable, read_tokens
+from opd_diag.tables.columns.release_points import RELEASE_EXAMPLE
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
-from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
+from opd_diag.tables.schema import empty_table
+from opd_diag.tables.source import (
+    Source,
+    Tokens,
+    as_source,
+    choose_checkpoints,
+    choose_rollouts,
+    vocabulary,
+)
 
 __all__ = ["ReleasePoints", "release_points", "summary_lines"]
 
@@ -94,26 +121,66 @@ def release_points(
     Source: arXiv 2605.13643; defaults of `opd-diag` and all controls are ours.
     """
     source = as_source(run, rollouts, k_grid=k_grid)
-    rule = _rule(preset, min_size, min_segments, threshold)
-    if k not in source.k_grid:
-        raise OptionError(f"k: {k}; expected one of {', '.join(map(str, source.k_grid))}")
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    rule = choose_rule(preset, min_size, min_segments, threshold)
+    check_k(k, source.k_grid)
     options = Options(rule, k, segmenter, token_weighted, seed)
-    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    chosen = choose_rollouts(source.rollouts, policy, step)
+    cut = segmentation(source, chosen, segmenter)
+    prompts = Prompts(chosen["prompt_id"], seed=seed)
+    tables = []
     for name in choose_checkpoints(source, checkpoint):
-        for table, frame in of_checkpoint(source, name, chosen, options).items():
-            tables[table].append(frame.select(pl.lit(name).alias("checkpoint"), pl.all()))
-    return ReleasePoints(**{name: pl.concat(frames) for name, frames in tables.items()})
+        tokens = read_tokens(source, chosen, name, columns=COLUMNS)
+        longest = int(tokens.lengths.max(initial=0))
+        tokens = tokens.where(tokens.column("in_loss"))
+        passed = scan(tokens, source.k_grid, cut, options, longest=longest)
+        by_k = {each: complete(judged, chosen) for each, judged in passed.judged.items()}
+        points = by_k.pop(k)
+        correlation = correlation_table(name, passed.correlations, chosen)
+        statistics = rollout_statistics(points, passed.shuffled, correlation, k)
+        statistics += other_k_statistics(by_k)
+        kept = _windows(tokens, source, points, prompts, options)
+        tables.append(
+            ReleasePoints(
+                points_table(name, points),
+                summary_table(name, statistics, points, passed.positions, kept, seed=seed),
+                curves_table(name, passed.positions, seed=seed),
+                correlation,
+                budgets_table(name, kept),
+                _example(name, source, chosen, points, options),
+            )
+        )
+    return ReleasePoints(*map(pl.concat, zip(*tables, strict=True)))
 
 
-def _rule(
-    preset: str, min_size: int | None, min_segments: int | None, threshold: float | None
-) -> Rule:
-    if preset not in PRESETS:
-        raise OptionError(f"preset: {preset!r}; expected {' or '.join(PRESETS)}")
-    usual = PRESETS[preset]
-    return Rule(
-        usual.min_size if min_size is None else min_size,
-        usual.min_segments if min_segments is None else min_segments,
-        usual.threshold if threshold is None else threshold,
-    )
+def _windows(
+    tokens: TokenTable, source: Source, points: pl.DataFrame, prompts: Prompts, options: Options
+) -> WindowSums:
+    """Sum over the release windows and their controls."""
+    n_tokens = points["n_tokens"].to_numpy().astype(np.int64)
+    kept = points["kept"].to_numpy().astype(np.int64)
+    listed = windows(n_tokens, kept, np.random.default_rng(options.seed))
+    margin = pl.col("margin").arr.get(source.k_grid.index(options.k)).alias("margin")
+    batches = tokens.batches(["reverse_kl", "grad_logits", margin])
+    return window_sums(batches, carried(options.k), listed, n_tokens, prompts)
+
+
+def _example(
+    checkpoint: str,
+    source: Source,
+    rollouts: pl.DataFrame,
+    points: pl.DataFrame,
+    options: Options,
+) -> pl.DataFrame:
+    row = choose_example(points)
+    if row is None:
+        return empty_table(RELEASE_EXAMPLE)
+    one = rollouts[row : row + 1]
+    tokens = read_tokens(source, one, checkpoint)
+    tokens = tokens.where(tokens.column("in_loss"))
+    (batch,) = tokens.batches(["segment", *token_columns(source.k_grid)])
+    segments, _ = batch_segments(batch, source.k_grid, segmentation(source, one, options.segmenter))
+    words, spelled = vocabulary(source), None
+    if words is not None:
+        spelled = words["bytes"].gather(one["response_token_ids"][0]).to_list()
+    place = source.k_grid.index(options.k)
+    return example_table(checkpoint, points.row(row, named=True), segments, place, spelled)

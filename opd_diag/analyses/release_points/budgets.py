@@ -1,4 +1,7 @@
-"""Compare what the tokens before the release point carry with other windows of the same budget."""
+"""The table `release_budgets`: what the tokens before the release point carry.
+
+They are compared with those of other windows, some of which keep as many tokens.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -7,15 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.release_points.groups import (
-    as_table,
-    cluster_codes,
-    cluster_sums,
-    interval_columns,
-)
-from opd_diag.analyses.release_points.quantities import Quantity
-from opd_diag.stats.bootstrap import ratio, ratio_difference, ratio_of_ratios
-from opd_diag.tables.columns.release_points import RELEASE_BUDGETS, RELEASE_SUMMARY
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.release_points.positions import Quantity
+from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.stats.bootstrap import Interval
+from opd_diag.stats.ragged import run_starts
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -36,6 +35,37 @@ class Window(NamedTuple):
     name: str
     start: Integers
     stop: Integers
+
+
+class WindowSums(NamedTuple):
+    """What windows hold, by prompt.
+
+    Attributes:
+        windows: The windows.
+        quantities: What is summed.
+        tokens: Tokens in each window. Shape (prompts, windows).
+        sums: Sums over its tokens. Shape (prompts, windows, quantities).
+        all_tokens: Tokens in the loss. Shape (prompts, 1).
+        all_sums: Sums over them. Shape (prompts, 1, quantities).
+        prompts: The prompts.
+    """
+
+    windows: Sequence[Window]
+    quantities: Sequence[Quantity]
+    tokens: Floats
+    sums: Floats
+    all_tokens: Floats
+    all_sums: Floats
+    prompts: Prompts
+
+
+def carried(k: int) -> list[Quantity]:
+    """List what windows are compared by."""
+    return [
+        Quantity("reverse_kl", "reverse_kl", None, "nat"),
+        Quantity("grad_logits", "grad_logits", None, "nat/logit"),
+        Quantity("margin", "margin", k, "nat"),
+    ]
 
 
 def windows(n_tokens: Integers, kept: Integers, rng: np.random.Generator) -> list[Window]:
@@ -69,120 +99,85 @@ def windows(n_tokens: Integers, kept: Integers, rng: np.random.Generator) -> lis
 
 
 def window_sums(
-    batches: Iterable[pl.DataFrame], columns: Sequence[str], listed: Sequence[Window]
-) -> Floats:
-    """Sum columns over the windows of each rollout; a value that is missing adds nothing.
-
-    Returns:
-        Shape (rollouts, windows, columns).
-    """
-    sums = np.zeros((len(listed[0].stop), len(listed), len(columns)))
-    for batch in batches:
-        rows = batch["row"].to_numpy().astype(np.int64)
-        first = np.flatnonzero(batch["index"].to_numpy() == 0)
-        row = rows[first]
-        for j, column in enumerate(columns):
-            values = batch[column].fill_null(0).to_numpy().astype(np.float64)
-            below = np.concatenate([[0.0], np.cumsum(values)])
-            for i, window in enumerate(listed):
-                sums[row, i, j] = below[first + window.stop[row]] - below[first + window.start[row]]
-    return sums
-
-
-def budget_table(
-    sums: Floats,
+    batches: Iterable[pl.DataFrame],
+    quantities: Sequence[Quantity],
     listed: Sequence[Window],
     n_tokens: Integers,
-    quantities: Sequence[Quantity],
-    prompt_id: pl.Series,
-    *,
-    seed: int,
-) -> pl.DataFrame:
-    """Compare shares of tokens and of quantities that the windows keep.
+    prompts: Prompts,
+) -> WindowSums:
+    """Sum quantities over windows; a value that is missing adds nothing.
 
     Args:
-        sums: From `window_sums`, over the windows and, last, over the whole rollout.
+        batches: Tokens with `row` and the columns of the quantities.
+        quantities: What is summed.
         listed: The windows.
         n_tokens: Tokens in the loss of each rollout.
-        quantities: What each column of the sums is.
-        prompt_id: Prompt of each rollout.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        `RELEASE_BUDGETS` without the checkpoint.
+        prompts: Prompt of each rollout.
     """
-    codes = cluster_codes(prompt_id)
-    tokens, _ = cluster_sums(
-        codes, np.column_stack([w.stop - w.start for w in listed]).astype(np.float64)
+    everything = Window("all", np.zeros_like(n_tokens), n_tokens)
+    ranges = [*listed, everything]
+    sums = np.zeros((len(n_tokens), len(ranges), len(quantities)))
+    for batch in batches:
+        rows = batch["row"].to_numpy().astype(np.int64)
+        first = run_starts(rows)
+        row = rows[first]
+        for j, quantity in enumerate(quantities):
+            values = batch[quantity.column].fill_null(0).to_numpy().astype(np.float64)
+            below = np.concatenate([[0.0], np.cumsum(values)])
+            for i, window in enumerate(ranges):
+                sums[row, i, j] = below[first + window.stop[row]] - below[first + window.start[row]]
+    by_prompt = np.stack([prompts.sums(sums[..., j]) for j in range(len(quantities))], axis=-1)
+    tokens = prompts.sums(np.column_stack([w.stop - w.start for w in ranges]))
+    return WindowSums(
+        listed,
+        quantities,
+        tokens[:, :-1],
+        by_prompt[:, :-1],
+        tokens[:, -1:],
+        by_prompt[:, -1:],
+        prompts,
     )
-    all_tokens, _ = cluster_sums(codes, n_tokens[:, None].astype(np.float64))
-    token_share = ratio(tokens, all_tokens, seed=seed)
+
+
+def budgets_table(checkpoint: str, found: WindowSums) -> pl.DataFrame:
+    """Compare shares of tokens and of quantities that the windows keep."""
+    prompts, size = found.prompts, len(found.windows)
+    token_share = prompts.ratio(found.tokens, found.all_tokens)
     frames = []
-    for j, quantity in enumerate(quantities):
-        kept, _ = cluster_sums(codes, sums[:, :-1, j])
-        whole, _ = cluster_sums(codes, sums[:, -1:, j])
-        share = ratio(kept, whole, seed=seed)
-        lift = ratio_of_ratios(kept, tokens, whole, all_tokens, seed=seed)
-        frames.append(
-            as_table(
-                {
-                    "window": [window.name for window in listed],
-                    "quantity": [quantity.name] * len(listed),
-                    "k": pl.Series([quantity.k] * len(listed), dtype=pl.UInt32),
-                    "n": [len(codes)] * len(listed),
-                    "n_prompts": [len(tokens)] * len(listed),
-                    "n_tokens": tokens.sum(axis=0),
-                    **interval_columns("token_share", token_share, share=True),
-                    **interval_columns("share", share, share=True),
-                    **interval_columns("lift", lift),
-                    "reason": lift.reason,
-                },
-                RELEASE_BUDGETS[1:],
-            )
-        )
+    for j, quantity in enumerate(found.quantities):
+        kept, whole = found.sums[..., j], found.all_sums[..., j]
+        share = prompts.ratio(kept, whole)
+        lift = prompts.quotient(kept, found.tokens, whole, found.all_tokens)
+        values = {
+            "window": [window.name for window in found.windows],
+            "quantity": quantity.name,
+            "k": pl.Series([quantity.k] * size, dtype=pl.UInt32),
+            "n": len(prompts.code),
+            "n_prompts": prompts.count,
+            "n_tokens": found.tokens.sum(axis=0),
+            **interval_columns("token_share", token_share, share=True),
+            **interval_columns("share", share, share=True),
+            **interval_columns("lift", lift),
+            "reason": lift.reason,
+        }
+        frames.append(result_table("release_budgets", values, checkpoint=checkpoint))
     return pl.concat(frames)
 
 
-def contrast_table(
-    sums: Floats,
-    listed: Sequence[Window],
-    quantities: Sequence[Quantity],
-    prompt_id: pl.Series,
-    *,
-    seed: int,
-) -> pl.DataFrame:
+def own_minus_shuffled(found: WindowSums) -> Interval:
     """Compare what a token kept carries under a rollout's own release point and a shuffled one.
 
-    Arguments as for `budget_table`. The margin placed the cut, so its contrast is above 0 even in
-    noise; those of the KL and the gradient norm are not chosen.
+    The margin placed the cut, so its difference is above 0 even in noise; those of the KL and the
+    gradient norm are not chosen.
 
     Returns:
-        Rows of `RELEASE_SUMMARY` without the checkpoint.
+        One difference for each quantity, in its unit per token kept.
     """
-    codes = cluster_codes(prompt_id)
-    names = [window.name for window in listed]
+    names = [window.name for window in found.windows]
     sides = []
-    for name in ("release", "shuffled release"):
-        place = names.index(name)
-        kept = listed[place].stop - listed[place].start
-        sides.append(cluster_sums(codes, sums[:, place])[0])
-        sides.append(cluster_sums(codes, kept[:, None].astype(np.float64))[0])
-    found = ratio_difference(*sides, seed=seed)
-    return as_table(
-        {
-            "split": ["all"] * len(quantities),
-            "group": ["all"] * len(quantities),
-            "statistic": [f"{q.name}_release_minus_shuffled" for q in quantities],
-            "k": pl.Series([q.k for q in quantities], dtype=pl.UInt32),
-            "unit": [f"{q.unit} per token kept" for q in quantities],
-            "n": [len(codes)] * len(quantities),
-            "n_prompts": found.clusters,
-            **interval_columns("value", found),
-            "paper": pl.Series([None] * len(quantities), dtype=pl.Float64),
-            "reason": found.reason,
-        },
-        RELEASE_SUMMARY[1:],
-    )
+    for place in (names.index("release"), names.index("shuffled release")):
+        sides += [found.sums[:, place], found.tokens[:, place, None]]
+    return found.prompts.difference(*sides)
 
 
 def _part(n: Integers, fraction: float | Floats) -> Integers:

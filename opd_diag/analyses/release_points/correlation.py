@@ -1,9 +1,8 @@
-"""Correlate what student and teacher say of the sampled tokens, early and late in a rollout."""
+"""The table `release_correlation`: student against teacher log-probs, early and late."""
 
 import polars as pl
 
-from opd_diag.analyses.release_points.groups import as_table
-from opd_diag.tables.columns.release_points import RELEASE_CORRELATION
+from opd_diag.analyses.tables import result_table
 
 FRACTION = 5  # a fifth of the response on each side
 MIN_TOKENS = 32
@@ -28,33 +27,41 @@ def correlations(batch: pl.DataFrame) -> pl.DataFrame:
         pair = (pl.col("student_logp").filter(inside), pl.col("teacher_logp").filter(inside))
         wanted.append(inside.sum().alias(f"n_{side}"))
         for method in ("pearson", "spearman"):
-            found = pl.corr(*pair, method=method)
-            wanted.append(pl.when(inside.sum() >= MIN_TOKENS).then(found).alias(f"{method}_{side}"))
+            value = pl.corr(*pair, method=method)
+            wanted.append(pl.when(inside.sum() >= MIN_TOKENS).then(value).alias(f"{method}_{side}"))
     return both.group_by("row", maintain_order=True).agg(wanted)
 
 
-def correlation_table(found: pl.DataFrame, rollouts: pl.DataFrame) -> pl.DataFrame:
+def correlation_table(
+    checkpoint: str, measured: pl.DataFrame, rollouts: pl.DataFrame
+) -> pl.DataFrame:
     """Give every rollout its correlations, or the reason why it has none.
 
-    Returns:
-        `RELEASE_CORRELATION` without the checkpoint, in the order of `rollouts`.
+    Args:
+        checkpoint: Name of the checkpoint.
+        measured: Rows of `correlations`, of all batches.
+        rollouts: All rollouts.
     """
     table = (
         rollouts.select("rollout", "prompt_id")
         .with_row_index("row")
-        .join(found, on="row", how="left", maintain_order="left")
+        .join(measured, on="row", how="left", maintain_order="left")
+        .drop("row")
         .with_columns(pl.col("n_early", "n_late").fill_null(0))
     )
     short = pl.min_horizontal("n_early", "n_late") < MIN_TOKENS
-    measured = [f"{m}_{side}" for side in ("early", "late") for m in ("pearson", "spearman")]
-    constant = pl.any_horizontal(~pl.col(measured).is_finite().fill_null(value=False))
+    names = [f"{m}_{side}" for side in ("early", "late") for m in ("pearson", "spearman")]
+    constant = pl.any_horizontal(~pl.col(names).is_finite().fill_null(value=False))
     reason = (
         pl.when(short)
         .then(pl.lit(f"fewer than {MIN_TOKENS} tokens on a side"))
         .when(constant)
         .then(pl.lit("constant"))
     )
-    table = table.with_columns(reason=reason).with_columns(
-        pl.when(~short).then(pl.col(name)).alias(name) for name in measured
+    return result_table(
+        "release_correlation",
+        table.with_columns(reason=reason).with_columns(
+            pl.when(~short).then(pl.col(name)).alias(name) for name in names
+        ),
+        checkpoint=checkpoint,
     )
-    return as_table(table.to_dict(), RELEASE_CORRELATION[1:])

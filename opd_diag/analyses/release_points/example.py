@@ -1,4 +1,4 @@
-"""Show one rollout segment by segment."""
+"""The table `release_example`: one rollout segment by segment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from opd_diag.analyses.release_points.groups import as_table
-from opd_diag.analyses.release_points.rule import Segments
-from opd_diag.tables.columns.release_points import RELEASE_EXAMPLE
+from opd_diag.analyses.release_points.segments import Segments
+from opd_diag.analyses.tables import result_table
 
 
 def choose_example(points: pl.DataFrame) -> int | None:
@@ -17,29 +16,31 @@ def choose_example(points: pl.DataFrame) -> int | None:
     Returns:
         Its row; if none is accepted, that of the most segments; None without any segment.
     """
-    rows = points.with_row_index("row")
+    rows = points.with_row_index("place")
     accepted = rows.filter("accepted")
     if accepted.height:
         away = (pl.col("gain") - pl.col("gain").median()).abs()
-        return int(accepted.sort(away, "row")["row"][0])
+        return int(accepted.sort(away, "place")["place"][0])
     some = rows.filter(pl.col("n_segments") > 0)
-    longest = some.sort("n_segments", "row", descending=[True, False])
-    return int(longest["row"][0]) if longest.height else None
+    longest = some.sort("n_segments", "place", descending=[True, False])
+    return int(longest["place"][0]) if longest.height else None
 
 
 def example_table(
-    point: dict[str, Any], segments: Segments, k: int, spelled: Sequence[bytes] | None
+    checkpoint: str,
+    point: dict[str, Any],
+    segments: Segments,
+    k: int,
+    spelled: Sequence[bytes] | None,
 ) -> pl.DataFrame:
     """Describe every segment of one rollout.
 
     Args:
-        point: Its row of `RELEASE_POINTS`.
+        checkpoint: Name of the checkpoint.
+        point: The rollout's row of `release_points`.
         segments: Its scored segments.
         k: Which column of the scores.
         spelled: What each token of its response spells; None where that is unknown.
-
-    Returns:
-        `RELEASE_EXAMPLE` without the checkpoint.
     """
     count = len(segments.score)
     place = np.arange(count)
@@ -47,19 +48,19 @@ def example_table(
     fitted: list[float | None] = [None] * count
     if tau is not None:
         fitted = [point["mean_before"]] * tau + [point["mean_after"]] * (count - tau)
-    kept = place < (tau if point["accepted"] else count)
-    return as_table(
+    return result_table(
+        "release_example",
         {
-            "rollout": [point["rollout"]] * count,
             "segment": place,
             "first_token": segments.position,
             "n_tokens": segments.tokens,
             "text": _texts(segments.position.tolist(), spelled),
             "score": segments.score[:, k],
             "fitted": pl.Series(fitted, dtype=pl.Float64),
-            "kept": kept,
+            "kept": place < (tau if point["accepted"] else count),
         },
-        RELEASE_EXAMPLE[1:],
+        checkpoint=checkpoint,
+        rollout=point["rollout"],
     )
 
 

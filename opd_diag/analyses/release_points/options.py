@@ -1,11 +1,32 @@
-"""Hold the choices of one call, so that the parts of the analysis can hand them on."""
+"""Take and check the choices of one call."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from opd_diag.analyses.release_points.rule import Rule
+from opd_diag.errors import OptionError
 
 
-class Options(NamedTuple):
+class Rule(NamedTuple):
+    """When a downward shift is a release point.
+
+    Attributes:
+        min_size: Fewest segments on each side.
+        min_segments: Fewest segments of a rollout.
+        threshold: The BIC gain, in nat, that has to be exceeded.
+    """
+
+    min_size: int
+    min_segments: int
+    threshold: float
+
+
+# The paper's rule accepts most noise of few segments: two or three fit perfectly.
+PRESETS = {"paper": Rule(1, 4, 0.0), "opd-diag": Rule(3, 8, 6.0)}
+
+
+@dataclass(frozen=True)
+class Options:
     """What `release_points` was asked for; its arguments of the same names."""
 
     rule: Rule
@@ -13,3 +34,31 @@ class Options(NamedTuple):
     segmenter: str
     token_weighted: bool
     seed: int
+
+
+def choose_rule(
+    preset: str, min_size: int | None, min_segments: int | None, threshold: float | None
+) -> Rule:
+    """Take the rule of a preset, with what was asked for in its place.
+
+    Raises:
+        OptionError: If there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise OptionError(f"preset: {preset!r}; expected {' or '.join(PRESETS)}")
+    usual = PRESETS[preset]
+    return Rule(
+        usual.min_size if min_size is None else min_size,
+        usual.min_segments if min_segments is None else min_segments,
+        usual.threshold if threshold is None else threshold,
+    )
+
+
+def check_k(k: int, k_grid: Sequence[int]) -> None:
+    """Check that there is a margin for a K.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    if k not in k_grid:
+        raise OptionError(f"k: {k}; expected one of {', '.join(map(str, k_grid))}")

@@ -1,27 +1,33 @@
 """Read the tokens of one checkpoint once, and keep what the tables need of each rollout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.release_points.batches import run_starts, segments_again, token_batches
 from opd_diag.analyses.release_points.correlation import correlations
+from opd_diag.analyses.release_points.groups import SPLITS
 from opd_diag.analyses.release_points.options import Options
-from opd_diag.analyses.release_points.quantities import Quantity, bin_sums, token_columns
-from opd_diag.analyses.release_points.rule import (
-    Segments,
-    judge,
-    score_segments,
-    shuffled_gains,
+from opd_diag.analyses.release_points.points import judge, shuffled_gains
+from opd_diag.analyses.release_points.positions import (
+    Cells,
+    bin_sums,
+    bin_width,
+    quantities,
+    token_columns,
 )
-from opd_diag.tables.source import Source, vocabulary
+from opd_diag.analyses.release_points.segments import Segmentation, batch_segments
+from opd_diag.analyses.tokens import TokenTable
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-Integers: TypeAlias = npt.NDArray[np.int64]
-Resegmented: TypeAlias = tuple[Integers, Integers]
+
+COLUMNS = (
+    *("segment", "in_loss", "student_logp", "teacher_logp", "teacher_top_logp", "margin"),
+    *("student_entropy", "teacher_entropy", "advantage_var", "reverse_kl", "grad_logits"),
+)
+PLACES = ("row", "position", "index", "n_tokens")  # what `TokenTable.batches` adds
 
 SHUFFLES = 20
 SHUFFLED_ROLLOUTS = 2_000
@@ -35,55 +41,52 @@ class Scan(NamedTuple):
             have tokens in the loss.
         shuffled: Gains after shuffling segments, NaN without a downward split, infinity where
             the rollout was not drawn for it. Shape (shuffles, rollouts).
-        sums: Sums over bins of position.
+        positions: Sums over bins of position.
         correlations: Student against teacher, by rollout.
     """
 
     judged: dict[int, pl.DataFrame]
     shuffled: Floats
-    sums: pl.DataFrame
+    positions: Cells
     correlations: pl.DataFrame
 
 
 def scan(
-    source: Source,
-    checkpoint: str,
-    rollouts: pl.DataFrame,
-    cell: pl.Series,
-    listed: Sequence[Quantity],
+    tokens: TokenTable,
+    k_grid: Sequence[int],
+    cut: Segmentation | None,
     options: Options,
     *,
-    width: int,
+    longest: int,
 ) -> Scan:
     """Read the tokens of one checkpoint.
 
     Args:
-        source: Where they come from.
-        checkpoint: Its name.
-        rollouts: The rollouts wanted, sorted by `rollout`.
-        cell: The cell of each rollout: a prompt and a value of every split.
-        listed: The quantities of the curves.
+        tokens: The tokens in the loss.
+        k_grid: The K of the margins.
+        cut: Segments to use instead of those stored.
         options: The choices.
-        width: Tokens in a bin of absolute position.
+        longest: Tokens of the longest response.
     """
+    rollouts, listed, width = tokens.rollouts, quantities(k_grid), bin_width(longest)
+    keys = ["prompt_id", *SPLITS]
+    cells = rollouts.select(keys).unique(maintain_order=True).with_row_index("cell")
+    cell = rollouts.join(cells, on=keys, nulls_equal=True, maintain_order="left")["cell"]
     rng = np.random.default_rng(options.seed)
     drawn = np.zeros(rollouts.height, np.bool_)
     drawn[rng.permutation(rollouts.height)[:SHUFFLED_ROLLOUTS]] = True
     shuffled = np.full((SHUFFLES, rollouts.height), np.inf)
-    again = None
-    if options.segmenter != "punkt":
-        again = segments_again(rollouts, vocabulary(source), options.segmenter)
+    judged: dict[int, list[pl.DataFrame]] = {k: [] for k in k_grid}
+    sums, correlated = [], []
     columns: list[pl.Expr | str] = ["segment", "student_logp", "teacher_logp"]
-    columns += token_columns(source.k_grid)
-    judged: dict[int, list[pl.DataFrame]] = {k: [] for k in source.k_grid}
-    sums, found = [], []
-    for batch in token_batches(source, checkpoint, rollouts, columns):
-        segments, heads = batch_segments(batch, source.k_grid, again)
+    columns += token_columns(k_grid)
+    for batch in _batches(tokens, columns):
+        segments, heads = batch_segments(batch, k_grid, cut)
         rows = heads["row"].to_numpy()
-        for place, k in enumerate(source.k_grid):
+        for place, k in enumerate(k_grid):
             verdict = judge(segments, place, options.rule, token_weighted=options.token_weighted)
             judged[k].append(heads.hstack(verdict))
-        ours = _only(segments, source.k_grid.index(options.k), drawn[rows])
+        ours = segments.only(k_grid.index(options.k), drawn[rows])
         shuffled[:, rows[drawn[rows]]] = shuffled_gains(
             ours.score[:, 0],
             ours.lengths,
@@ -93,46 +96,19 @@ def scan(
             rng=rng,
         )
         sums.append(bin_sums(batch.with_columns(cell=cell[batch["row"]]), listed, width=width))
-        found.append(correlations(batch))
+        correlated.append(correlations(batch))
     return Scan(
         {k: pl.concat(frames) for k, frames in judged.items()},
         shuffled,
-        pl.concat(sums),
-        pl.concat(found),
+        Cells(pl.concat(sums), cells, listed, width),
+        pl.concat(correlated),
     )
 
 
-def batch_segments(
-    batch: pl.DataFrame, k_grid: Sequence[int], again: Resegmented | None
-) -> tuple[Segments, pl.DataFrame]:
-    """Score the segments of a batch.
-
-    Returns:
-        The segments, and `row` and `n_tokens` of their rollouts in the same order.
-    """
-    row = batch["row"].to_numpy().astype(np.int64)
-    position = batch["position"].to_numpy().astype(np.int64)
-    if again is None:
-        segment = batch["segment"].to_numpy().astype(np.int64)
+def _batches(tokens: TokenTable, columns: Sequence[pl.Expr | str]) -> Iterator[pl.DataFrame]:
+    """Give the batches of tokens, and an empty one where there is no token."""
+    if tokens.lengths.any():
+        yield from tokens.batches(columns)
     else:
-        segment = again[0][again[1][row] + position]
-    margins = batch.select(f"margin_{k}" for k in k_grid).fill_null(float("nan")).to_numpy()
-    starts = run_starts(row)
-    local = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(row))))
-    before = batch["index"].to_numpy()
-    segments = score_segments(
-        local, segment, position, before, margins.astype(np.float64), len(starts)
-    )
-    return segments, batch.select("row", "n_tokens")[starts]
-
-
-def _only(segments: Segments, place: int, chosen: npt.NDArray[np.bool_]) -> Segments:
-    """Keep the scores of one K and of some rollouts."""
-    inside = np.repeat(chosen, segments.lengths)
-    return Segments(
-        segments.lengths[chosen],
-        segments.score[inside, place : place + 1],
-        segments.tokens[inside],
-        segments.position[inside],
-        segments.before[inside],
-    )
+        none = {name: pl.Series([], dtype=pl.Int64) for name in PLACES}
+        yield tokens.frame(columns).with_columns(**none)

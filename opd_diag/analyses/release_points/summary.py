@@ -1,28 +1,22 @@
-"""Summarise release points beside the controls that tell a collapse from noise or a smooth fade."""
+"""The table `release_summary`: release points beside the controls that tell a drop from noise."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.release_points.groups import (
-    as_table,
-    cluster_codes,
-    cluster_sums,
-    groups,
-    interval_columns,
-)
-from opd_diag.analyses.release_points.rule import IS_FLAT, NO_SPLIT, TOO_FEW_SEGMENTS
-from opd_diag.stats.bootstrap import Interval, ratio
-from opd_diag.stats.medians import cluster_median
-from opd_diag.tables.columns.release_points import RELEASE_SUMMARY
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.release_points.budgets import WindowSums, own_minus_shuffled
+from opd_diag.analyses.release_points.groups import groups
+from opd_diag.analyses.release_points.points import IS_FLAT, NO_SPLIT, TOO_FEW_SEGMENTS
+from opd_diag.analyses.release_points.positions import EARLY, LATE, MIN_TOKENS, Bins, Cells
+from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.stats.bootstrap import Interval, percentile
+from opd_diag.tables.columns.release_points import LINE_SEGMENTS, THRESHOLDS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-
-THRESHOLDS = (0, 6)
-LINE_SEGMENTS = 100  # below, a step beats even a true line too often to mean anything
 
 PAPER_K = 4
 PAPER = {
@@ -31,6 +25,9 @@ PAPER = {
     "release_frac_median": 0.13,
     "pearson_early": -0.09,
     "pearson_late": 0.93,
+    "advantage_std_early": 2.08,
+    "advantage_std_late": 0.61,
+    "advantage_std_late_over_early": 0.61 / 2.08,
 }
 
 
@@ -52,6 +49,33 @@ class Statistic(NamedTuple):
     median: bool = False
 
 
+def summary_table(
+    checkpoint: str,
+    statistics: Sequence[Statistic],
+    points: pl.DataFrame,
+    positions: Cells,
+    budgets: WindowSums,
+    *,
+    seed: int,
+) -> pl.DataFrame:
+    """Average over the rollouts of every group.
+
+    Args:
+        checkpoint: Name of the checkpoint.
+        statistics: Numbers of each rollout.
+        points: prompt_id, n_tokens and the columns of the splits of each rollout.
+        positions: Sums over bins of position.
+        budgets: Sums over windows.
+        seed: Seed of the bootstrap.
+    """
+    frames = [
+        *_averages(statistics, points, seed=seed),
+        *_late_over_early(positions, points, seed=seed),
+        _contrasts(budgets),
+    ]
+    return result_table("release_summary", pl.concat(frames), checkpoint=checkpoint)
+
+
 def rollout_statistics(
     points: pl.DataFrame, shuffled: Floats, correlation: pl.DataFrame, k: int
 ) -> list[Statistic]:
@@ -68,7 +92,6 @@ def rollout_statistics(
     reason = points["reason"].fill_null("").to_numpy()
     able = reason != TOO_FEW_SEGMENTS
     tried = able & ~np.isinf(shuffled).any(axis=0)
-    listed = []
     rates: dict[str, Floats] = {}
     for threshold in THRESHOLDS:
         down, up = _if(able, gain > threshold), _if(able, gain_up > threshold)
@@ -80,7 +103,7 @@ def rollout_statistics(
             f"accepted_minus_up_at_{threshold}": down - up,
             f"accepted_minus_shuffled_at_{threshold}": down - chance,
         }
-    listed += [Statistic(name, "share", values, k) for name, values in rates.items()]
+    listed = [Statistic(name, "share", values, k) for name, values in rates.items()]
     accepted = points["accepted"].to_numpy()
     beats = _numbers(points["step_beats_line"])
     long_enough = points["n_segments"].to_numpy() >= LINE_SEGMENTS
@@ -120,57 +143,99 @@ def other_k_statistics(others: Mapping[int, pl.DataFrame]) -> list[Statistic]:
     return listed
 
 
-def summary_table(
-    listed: Sequence[Statistic], rollouts: pl.DataFrame, *, seed: int
-) -> pl.DataFrame:
-    """Average every statistic over the rollouts of every group.
-
-    Args:
-        listed: The statistics.
-        rollouts: prompt_id and the columns of the splits.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        `RELEASE_SUMMARY` without the checkpoint.
-    """
-    values = np.column_stack([s.values for s in listed])
-    medians = [j for j, s in enumerate(listed) if s.median]
-    frames = []
-    for split, group, chosen in groups(rollouts):
-        part = values[chosen]
-        codes = cluster_codes(rollouts["prompt_id"].filter(pl.Series(chosen)))
-        means = ratio(*cluster_sums(codes, part), seed=seed)
-        found = (means.estimate.copy(), means.low.copy(), means.high.copy())
-        clusters, reason = means.clusters.copy(), means.reason.copy()
+def _averages(
+    statistics: Sequence[Statistic], points: pl.DataFrame, *, seed: int
+) -> Iterator[pl.DataFrame]:
+    values = np.column_stack([s.values for s in statistics])
+    medians = [j for j, s in enumerate(statistics) if s.median]
+    shares = np.array([s.unit == "share" and "_minus_" not in s.name for s in statistics])
+    for group in groups(points):
+        part = values[group.rows]
+        prompts = Prompts(points["prompt_id"].filter(group.rows), seed=seed)
+        means = prompts.ratio(*prompts.sums_and_counts(part))
+        interval = means._replace(**{f: v.copy() for f, v in means._asdict().items()})
         for j in medians:
-            there = np.isfinite(part[:, j])
-            middle = cluster_median(part[there, j], codes[there], seed=seed)
-            for field, value in zip((*found, clusters, reason), middle, strict=True):
+            for field, value in zip(interval, prompts.median(part[:, j]), strict=True):
                 field[j] = value
-        rows = _rows(listed, part, Interval(*found, clusters, reason))
-        frames.append(rows.with_columns(split=pl.lit(split), group=pl.lit(group)))
-    return as_table(pl.concat(frames).to_dict(), RELEASE_SUMMARY[1:])
+        interval.low[shares] = interval.low[shares].clip(0, 1)
+        interval.high[shares] = interval.high[shares].clip(0, 1)
+        yield _rows(
+            [(s.name, s.unit, s.k) for s in statistics],
+            interval,
+            n=np.isfinite(part).sum(axis=0),
+            split=group.split,
+            group=group.name,
+        )
 
 
-def _rows(listed: Sequence[Statistic], values: Floats, found: Interval) -> pl.DataFrame:
-    low, high = found.low, found.high
-    for j, s in enumerate(listed):
-        if s.unit == "share" and "_minus_" not in s.name:
-            low[j], high[j] = np.clip([low[j], high[j]], 0, 1)
-    k = [s.k for s in listed]
+def _late_over_early(
+    positions: Cells, points: pl.DataFrame, *, seed: int
+) -> Iterator[pl.DataFrame]:
+    """Give late over early for what is never negative, and for the spread of the advantage."""
+    listed = positions.listed
+    never_negative = [
+        j for j, q in enumerate(listed) if q.name not in ("advantage", "teacher_top_logp")
+    ]
+    long_enough = points.filter(pl.col("n_tokens") >= MIN_TOKENS)
+    sizes = {(g.split, g.name): int(g.rows.sum()) for g in groups(long_enough)}
+    for group in groups(positions.cells):
+        prompts = Prompts(positions.cells["prompt_id"].filter(group.rows), seed=seed)
+        bins = positions.by_prompt(group.rows, "relative")
+        early, late = bins.part(EARLY), bins.part(LATE)
+        sums = [side[:, 0, never_negative] for half in (late, early) for side in (half.x, half.m)]
+        named: dict[str, Any] = {
+            "n": sizes.get((group.split, group.name), 0),
+            "split": group.split,
+            "group": group.name,
+        }
+        names = [
+            (f"{listed[j].name}_late_over_early", "ratio", listed[j].k) for j in never_negative
+        ]
+        yield _rows(names, prompts.quotient(*sums), **named)
+        for name, interval in _spreads(early, late, prompts).items():
+            unit = "ratio" if "over" in name else "nat"
+            yield _rows([(f"advantage_std_{name}", unit, None)], interval, **named)
+
+
+def _spreads(early: Bins, late: Bins, prompts: Prompts) -> dict[str, Interval]:
+    values = {"early": early.deviations(prompts), "late": late.deviations(prompts)}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values["late_over_early"] = values["late"] / values["early"]
+    clusters = (late.m[..., late.advantage] > 0).sum(axis=0)
+    return {name: percentile(value[1:], value[0], clusters) for name, value in values.items()}
+
+
+def _contrasts(budgets: WindowSums) -> pl.DataFrame:
+    names = [
+        (f"{q.name}_release_minus_shuffled", f"{q.unit} per token kept", q.k)
+        for q in budgets.quantities
+    ]
+    n = len(budgets.prompts.code)
+    return _rows(names, own_minus_shuffled(budgets), n=n, split="all", group="all")
+
+
+def _rows(
+    named: Sequence[tuple[str, str, int | None]],
+    interval: Interval,
+    *,
+    n: npt.NDArray[np.int64] | int,
+    split: str,
+    group: str,
+) -> pl.DataFrame:
+    """Make rows of the table from names, units and K."""
+    paper = [PAPER.get(name) if k in (None, PAPER_K) else None for name, _, k in named]
     return pl.DataFrame(
         {
-            "statistic": [s.name for s in listed],
-            "k": pl.Series(k, dtype=pl.UInt32),
-            "unit": [s.unit for s in listed],
-            "n": np.isfinite(values).sum(axis=0),
-            "n_prompts": found.clusters,
-            **interval_columns("value", Interval(found.estimate, low, high, *found[3:])),
-            "paper": pl.Series(
-                [PAPER.get(s.name) if s.k in (None, PAPER_K) else None for s in listed],
-                dtype=pl.Float64,
-            ),
-            "reason": found.reason,
+            "split": [split] * len(named),
+            "group": [group] * len(named),
+            "statistic": [name for name, _, _ in named],
+            "k": pl.Series([k for _, _, k in named], dtype=pl.UInt32),
+            "unit": [unit for _, unit, _ in named],
+            "n": np.broadcast_to(n, len(named)).astype(np.int64),
+            "n_prompts": interval.clusters,
+            **interval_columns("value", interval),
+            "paper": pl.Series(paper, dtype=pl.Float64),
+            "reason": interval.reason.astype(np.str_),
         }
     )
 

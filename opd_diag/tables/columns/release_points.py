@@ -4,6 +4,9 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
+THRESHOLDS = (0, 6)  # gains in nat
+LINE_SEGMENTS = 100  # below, a step beats even a true line too often to mean anything
+
 RELEASE_POINTS = (
     Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
     Column("rollout", pl.UInt32, "-", "Row of rollouts.parquet.", nullable=False),

@@ -6,8 +6,8 @@ import pytest
 import scipy.stats
 
 from opd_diag.analyses.release_points import release_points
-from opd_diag.analyses.release_points.batches import segments_again
 from opd_diag.analyses.release_points.budgets import windows
+from opd_diag.analyses.release_points.segments import cut_again
 from opd_diag.datasets import null_run
 from opd_diag.stats.changepoints import downward_shift
 from opd_diag.stats.medians import cluster_median
@@ -162,10 +162,10 @@ def test_windows_of_one_budget_keep_it_and_stay_inside():
 def test_segments_of_other_segmenters_are_those_of_the_text():
     rollouts = pl.DataFrame({"response_token_ids": [[0, 1, 2, 0, 1], [], [2, 0, 0]]})
     vocabulary = pl.DataFrame({"bytes": [b"a ", b"b.", b"\n"], "is_special": [False, False, False]})
-    flat, starts = segments_again(rollouts, vocabulary, "newline")
+    flat, starts = cut_again(rollouts, vocabulary, "newline")
     assert flat.tolist() == [0, 0, 0, 1, 1, 0, 0, 0]  # blank lines go with the first segment
     assert starts.tolist() == [0, 5, 5]
-    blocks, _ = segments_again(rollouts, None, "block:2")
+    blocks, _ = cut_again(rollouts, None, "block:2")
     assert blocks.tolist() == [0, 0, 1, 1, 2, 0, 0, 1]
 
 

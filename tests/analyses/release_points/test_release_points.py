@@ -7,6 +7,7 @@ import scipy.stats
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from opd_diag.analyses.release_points import release_points, summary_lines
+from opd_diag.analyses.tokens import TokenTable
 from opd_diag.datasets import null_run, save_run
 from opd_diag.datasets.releases import release_run
 from opd_diag.errors import OptionError, TableError
@@ -160,7 +161,7 @@ def test_splits_part_the_rollouts_and_show_the_teachers_own_prefixes():
 def test_batches_and_the_order_of_rows_do_not_matter(monkeypatch):
     data = small(prompts=6)
     whole = analysed(data)
-    monkeypatch.setattr("opd_diag.analyses.release_points.batches.BATCH_TOKENS", 700)
+    monkeypatch.setitem(TokenTable.batches.__kwdefaults__, "most", 700)
     shuffled = data._replace(tokens=data.tokens.sample(fraction=1, shuffle=True, seed=1))
     parts = analysed(shuffled)
     for name in ("release_points", "release_correlation", "release_example"):
@@ -175,7 +176,16 @@ def test_batches_and_the_order_of_rows_do_not_matter(monkeypatch):
 
 def test_only_the_columns_that_are_used_are_needed():
     data = small()
-    used = ["rollout", "position", "segment", "in_loss", "student_logp", "teacher_logp", "margin"]
+    used = [
+        "rollout",
+        "position",
+        "token_id",
+        "segment",
+        "in_loss",
+        "student_logp",
+        "teacher_logp",
+        "margin",
+    ]
     used += ["student_entropy", "teacher_entropy", "teacher_top_logp", "advantage_var"]
     used += ["reverse_kl", "grad_logits", "checkpoint"]
     found = release_points(
@@ -277,7 +287,7 @@ def test_summary_lines_name_the_figures_and_the_reasons(planted):
     _, found = planted
     lines = summary_lines(found)
     assert lines[0] == "a: 48 rollouts"
-    assert any("paper: 0.13" in line and "[" in line for line in lines)
+    assert any("(paper: 13.0 %)" in line and "[" in line for line in lines)
     tiny = summary_lines(analysed(small(prompts=2, segments=6)))
     assert tiny[0] == "step0: 4 rollouts, 4 too few segments"
-    assert any(line.endswith("- (too few prompts)") for line in tiny)
+    assert any(line.endswith("n/a (too few prompts)") for line in tiny)

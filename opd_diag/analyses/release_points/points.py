@@ -1,0 +1,147 @@
+"""The table `release_points`: the downward shift of every rollout, and whether it is accepted."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from opd_diag.analyses.release_points.groups import SPLITS
+from opd_diag.analyses.release_points.options import Rule
+from opd_diag.analyses.release_points.segments import Segments
+from opd_diag.analyses.tables import result_table
+from opd_diag.stats.changepoints import Shifts, scan_shifts
+from opd_diag.stats.ragged import starts_of
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+FLAT = 1e-6
+TOO_FEW_SEGMENTS = "too few segments"
+IS_FLAT = "flat"
+NO_SPLIT = "no downward split"
+
+
+def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = False) -> pl.DataFrame:
+    """Apply the rule to every rollout.
+
+    Args:
+        segments: Scored segments.
+        k: Which column of the scores.
+        rule: What is accepted.
+        token_weighted: Weigh each segment by its tokens.
+
+    Returns:
+        One row per rollout: n_segments, tau, gain, gain_up, step_beats_line, autocorrelation,
+        mean_before, mean_after, accepted, reason, release_token, release_index.
+    """
+    score, lengths = np.ascontiguousarray(segments.score[:, k]), segments.lengths
+    weights = segments.tokens.astype(np.float64) if token_weighted else None
+    shifts = scan_shifts(score, lengths, min_size=rule.min_size, weights=weights)
+    few = lengths < rule.min_segments
+    flat = ~few & np.asarray(_range(score, lengths) < FLAT)
+    able = ~few & ~flat
+    tau = np.where(able, shifts.tau, -1)
+    split = tau > 0
+    gain = np.where(split, shifts.gain, np.nan)
+    accepted = split & (gain > rule.threshold)
+    cut = np.where(accepted, starts_of(lengths) + tau, 0)
+    at = {"release_token": segments.position, "release_index": segments.before}
+    frame = pl.DataFrame(
+        {
+            "n_segments": lengths,
+            "tau": pl.Series(tau).set(pl.Series(~split), None),
+            "gain": gain,
+            **_where(able, {"gain_up": shifts.gain_up, "autocorrelation": shifts.autocorrelation}),
+            **_where(split, {"mean_before": shifts.mean_before, "mean_after": shifts.mean_after}),
+            "step_beats_line": _beats_line(shifts, split),
+            "accepted": accepted,
+            "reason": np.select(
+                [few, flat, ~split], [TOO_FEW_SEGMENTS, IS_FLAT, NO_SPLIT], default=""
+            ),
+            **{
+                name: pl.Series(np.append(values, 0)[cut]).set(pl.Series(~accepted), None)
+                for name, values in at.items()
+            },
+        }
+    )
+    return frame.with_columns(pl.col("reason").replace("", None), pl.col(pl.Float64).fill_nan(None))
+
+
+def shuffled_gains(
+    score: Floats,
+    lengths: Integers,
+    weights: Floats | None,
+    rule: Rule,
+    *,
+    repeats: int,
+    rng: np.random.Generator,
+) -> Floats:
+    """Find the downward gains after shuffling the segments inside each rollout.
+
+    Args:
+        score: Segment scores, one rollout after the other.
+        lengths: Segments of each rollout.
+        weights: Weight of each segment, or None.
+        rule: Gives the fewest segments on a side.
+        repeats: Shuffles of each rollout.
+        rng: Where the order comes from.
+
+    Returns:
+        Gains in nat, NaN where there is no downward split. Shape (repeats, rollouts).
+    """
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    gains = []
+    for _ in range(repeats):
+        order = np.lexsort((rng.random(len(score)), owner))
+        moved = None if weights is None else weights[order]
+        gains.append(scan_shifts(score[order], lengths, min_size=rule.min_size, weights=moved).gain)
+    return np.array(gains)
+
+
+def complete(judged: pl.DataFrame, rollouts: pl.DataFrame) -> pl.DataFrame:
+    """Give every rollout its row, also those without a token in the loss.
+
+    Args:
+        judged: What `judge` gives, with `row` and `n_tokens`.
+        rollouts: All rollouts, with the columns of the splits.
+
+    Returns:
+        The columns of `points_table`, and `kept`: tokens in the loss before the release point.
+    """
+    known = rollouts.select("rollout", "prompt_id", *SPLITS).with_row_index("row")
+    frame = known.join(judged, on="row", how="left", maintain_order="left")
+    none = pl.col("n_tokens").is_null()
+    return frame.with_columns(
+        pl.col("n_tokens", "n_segments").fill_null(0),
+        pl.col("accepted").fill_null(value=False),
+        reason=pl.when(none).then(pl.lit(TOO_FEW_SEGMENTS)).otherwise("reason"),
+        release_frac=pl.col("release_index") / pl.col("n_tokens"),
+        scale=(pl.col("n_tokens") / pl.col("release_index")).fill_null(1.0),
+        kept=pl.coalesce("release_index", "n_tokens").fill_null(0),
+    )
+
+
+def points_table(checkpoint: str, points: pl.DataFrame) -> pl.DataFrame:
+    """Make `release_points` of what `complete` gives."""
+    return result_table(
+        "release_points", points.drop("row", "release_index", "kept"), checkpoint=checkpoint
+    )
+
+
+def _where(there: npt.NDArray[np.bool_], columns: dict[str, Floats]) -> dict[str, Floats]:
+    return {name: np.where(there, values, np.nan) for name, values in columns.items()}
+
+
+def _beats_line(shifts: Shifts, split: npt.NDArray[np.bool_]) -> pl.Series:
+    return pl.Series(shifts.gain_over_line > 0).set(pl.Series(~split), None)
+
+
+def _range(score: Floats, lengths: Integers) -> Floats:
+    """Give maximum minus minimum of each rollout's scores, 0 without any."""
+    spread = np.zeros(len(lengths))
+    some = lengths > 0
+    if some.any():
+        starts = starts_of(lengths)[some]
+        spread[some] = np.maximum.reduceat(score, starts) - np.minimum.reduceat(score, starts)
+    return spread
