@@ -67,7 +67,7 @@ def timed(folder: str, count: int, length: int, what: str) -> None:
     from opd_diag.analyses.agreement_traps import agreement_traps
     from opd_diag.analyses.agreement_traps.rule import Rule, find_cuts, least_means
     from opd_diag.analyses.agreement_traps.thresholds import from_others
-    from opd_diag.analyses.agreement_traps.tokens import CountedTokens
+    from opd_diag.analyses.tokens import read_tokens
     from opd_diag.tables.source import as_source
 
     paths = [
@@ -79,10 +79,11 @@ def timed(folder: str, count: int, length: int, what: str) -> None:
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     if what == "rule":
         rule = Rule(64, 0.3, 64, 4)
-        own = CountedTokens(as_source(tokens, rollouts), "step0", rollouts["rollout"])
-        least = least_means(own.kl, own.lengths, rule.window)
+        own = read_tokens(as_source(tokens, rollouts), rollouts, "step0")
+        kl = own.column("reverse_kl")
+        least = least_means(kl, own.lengths, rule.window)
         threshold, _ = from_others(least, np.arange(count) // 8, eta=rule.eta)
-        cuts = find_cuts(own.kl, own.lengths, [rule], {(rule.window, rule.eta): threshold})[rule]
+        cuts = find_cuts(kl, own.lengths, [rule], {(rule.window, rule.eta): threshold})[rule]
         fired = cuts.triggered.mean()
     else:
         found = agreement_traps(tokens, rollouts, checkpoint="step0")

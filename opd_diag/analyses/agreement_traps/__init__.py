@@ -1,28 +1,29 @@
 """Find where KL stays low for long, and ask what a cut there would save and lose."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from opd_diag.analyses.agreement_traps.checkpoint import of_checkpoint
-from opd_diag.analyses.agreement_traps.options import (
-    Options,
-    check_options,
-    make_rule,
-    parse_threshold,
-)
-from opd_diag.analyses.agreement_traps.quantities import COLUMNS, COLUMNS_OF_TWO
+from opd_diag.analyses.agreement_traps.checkpoint import COLUMNS, COLUMNS_OF_TWO, read_checkpoint
+from opd_diag.analyses.agreement_traps.cuts import cut_rules, tokens_before_release, trap_cuts
+from opd_diag.analyses.agreement_traps.map import trap_map
+from opd_diag.analyses.agreement_traps.options import Options, parse_threshold
+from opd_diag.analyses.agreement_traps.phases import trap_phases
 from opd_diag.analyses.agreement_traps.report import summary_lines
-from opd_diag.analyses.agreement_traps.tokens import require
+from opd_diag.analyses.agreement_traps.rollouts import per_rollout
+from opd_diag.analyses.agreement_traps.rule import find_cuts
+from opd_diag.analyses.agreement_traps.sensitivity import trap_sensitivity
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules
+from opd_diag.analyses.agreement_traps.summary import trap_summary
+from opd_diag.analyses.agreement_traps.trace import trap_trace
+from opd_diag.analyses.tokens import require_columns
 from opd_diag.errors import TableError
-from opd_diag.tables.columns.agreement_traps import TABLES
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
-from opd_diag.tables.schema import empty_table, polars_schema
-from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
+from opd_diag.tables.source import Source, Tokens, as_source, choose_checkpoints, choose_rollouts
 
 __all__ = ["AgreementTraps", "agreement_traps", "summary_lines"]
 
@@ -120,41 +121,57 @@ def agreement_traps(
     """
     source = as_source(run, rollouts, k_grid=k_grid)
     two = COLUMNS_OF_TWO if len(source.checkpoints) > 1 else ()
-    require(source, [*COLUMNS, *two])
-    options = check_options(
-        Options(
-            mode=mode,
-            rule=make_rule(window, eta, grace, consecutive),
-            buffer=buffer,
-            warmup_rollouts=warmup_rollouts,
-            warmup_steps=warmup_steps,
-            update=update,
-            threshold=parse_threshold(threshold, source.checkpoints),
-            repeat_ngram=repeat_ngram,
-            control_rollouts=control_rollouts,
-            draws=draws,
-            trace=trace,
-            seed=seed,
-        )
+    require_columns(source, [*COLUMNS, *two])
+    options = Options(
+        mode=mode,
+        window=window,
+        eta=eta,
+        consecutive=consecutive,
+        grace=grace,
+        threshold=parse_threshold(threshold, source.checkpoints),
+        buffer=buffer,
+        warmup_rollouts=warmup_rollouts,
+        warmup_steps=warmup_steps,
+        update=update,
+        repeat_ngram=repeat_ngram,
+        control_rollouts=control_rollouts,
+        draws=draws,
+        trace=trace,
+        seed=seed,
     )
     chosen = choose_rollouts(source.rollouts, policy, step)
     if trace is not None and trace not in chosen["rollout"]:
         raise TableError(f"trace: no rollout {trace}; expected one of the rollouts chosen")
-    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
-    for name in choose_checkpoints(source, checkpoint):
-        for table, frame in of_checkpoint(source, name, chosen, options).items():
-            if not frame.is_empty():
-                tables[table].append(_typed(frame, table, name))
-    return AgreementTraps(
-        **{
-            name: pl.concat(frames) if frames else empty_table(TABLES[name])
-            for name, frames in tables.items()
-        }
+    names = choose_checkpoints(source, checkpoint)
+    parts = [_tables_of(source, name, chosen, options) for name in names]
+    return AgreementTraps(**{name: pl.concat([part[name] for part in parts]) for name in parts[0]})
+
+
+def _tables_of(
+    source: Source, name: str, rollouts: pl.DataFrame, options: Options
+) -> Mapping[str, pl.DataFrame]:
+    """Make the tables of one checkpoint."""
+    checkpoint = read_checkpoint(source, name, rollouts, options)
+    rules = cut_rules(checkpoint)
+    kl, lengths = checkpoint.sample_kl, checkpoint.sample_lengths
+    thresholds = checkpoint.sample_thresholds(rules)
+    observed = find_cuts(kl, lengths, rules, thresholds)
+    shuffled = shuffled_rules(
+        {name: quantity.sample for name, quantity in checkpoint.quantities.items()},
+        lengths,
+        thresholds,
+        {rule: int(cuts.kept.sum()) for rule, cuts in observed.items()},
+        draws=options.draws,
+        seed=options.seed,
     )
-
-
-def _typed(frame: pl.DataFrame, table: str, checkpoint: str) -> pl.DataFrame:
-    """Put the checkpoint first, the columns in order, and give each its dtype."""
-    schema = polars_schema(TABLES[table])
-    named = frame.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())
-    return named.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    main = shuffled[options.rule]
+    released = tokens_before_release(source, checkpoint)
+    return {
+        "agreement_traps": per_rollout(checkpoint),
+        "trap_phases": trap_phases(checkpoint, main),
+        "trap_summary": trap_summary(checkpoint, main),
+        "trap_cuts": trap_cuts(checkpoint, observed, shuffled, released),
+        "trap_sensitivity": trap_sensitivity(checkpoint),
+        "trap_map": trap_map(checkpoint),
+        "trap_trace": trap_trace(checkpoint),
+    }

@@ -1,66 +1,284 @@
-"""All tables of one checkpoint."""
+"""One checkpoint under the rule: what every table is made from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from opd_diag.analyses.agreement_traps.comparison import cut_rules, trap_cuts
 from opd_diag.analyses.agreement_traps.options import Options
-from opd_diag.analyses.agreement_traps.phase_table import trap_phases
-from opd_diag.analyses.agreement_traps.pictures import trap_map, trap_trace
-from opd_diag.analyses.agreement_traps.rows import per_rollout
-from opd_diag.analyses.agreement_traps.rule import Integers, find_cuts
-from opd_diag.analyses.agreement_traps.sensitivity import trap_sensitivity
-from opd_diag.analyses.agreement_traps.shuffles import shuffled_study
-from opd_diag.analyses.agreement_traps.study import Study, study
-from opd_diag.analyses.agreement_traps.summary import trap_summary
-from opd_diag.analyses.agreement_traps.tokens import ranges, tiled_sums
-from opd_diag.tables.source import Source, finished_result
+from opd_diag.analyses.agreement_traps.rule import (
+    Cuts,
+    Flags,
+    Floats,
+    Integers,
+    Numbers,
+    Rule,
+    Values,
+    find_cuts,
+    least_means,
+    phase_sizes,
+)
+from opd_diag.analyses.agreement_traps.thresholds import Thresholds
+from opd_diag.analyses.tokens import TokenTable, read_tokens
+from opd_diag.stats.ragged import ranges, sequence_sums, starts_of
+from opd_diag.tables.source import Source
+
+COLUMNS = (
+    "in_loss",
+    "reverse_kl",
+    "grad_logits",
+    "student_logp",
+    "teacher_logp",
+    "teacher_entropy",
+    "teacher_top_logp",
+    "overlap",
+    "repeat",
+)
+COLUMNS_OF_TWO = ("forward_kl",)
+
+OVERLAP_K = 16
 
 
-def of_checkpoint(
-    source: Source, checkpoint: str, rollouts: pl.DataFrame, options: Options
-) -> Mapping[str, pl.DataFrame]:
-    """Make the tables of one checkpoint, by name, without the column `checkpoint`."""
-    found = study(source, checkpoint, rollouts, options)
-    rules = cut_rules(found)
-    kl, lengths = found.sample_kl, found.sample_lengths
-    thresholds = found.sample_thresholds(rules)
-    observed = find_cuts(kl, lengths, rules, thresholds)
-    shuffled = shuffled_study(
-        {name: quantity.sample for name, quantity in found.quantities.items()},
-        lengths,
-        thresholds,
-        {rule: int(cuts.kept.sum()) for rule, cuts in observed.items()},
-        draws=options.draws,
-        seed=options.seed,
+class Quantity(NamedTuple):
+    """A quantity of every token, summed.
+
+    Attributes:
+        sums: Sum over pre, agreement and post of each rollout. Shape (rollouts, 3).
+        counts: Tokens with a value there. Shape (rollouts, 3).
+        sample: Its values on the rollouts of the control, NaN where null. Shape (tokens,).
+    """
+
+    sums: Floats
+    counts: Integers
+    sample: Values
+
+
+class Checkpoint(NamedTuple):
+    """One checkpoint under the rule.
+
+    Attributes:
+        name: Its name.
+        names: Names of all checkpoints of the source, in order.
+        rollouts: One row per rollout, with null for outcomes that the source does not hold.
+        prompt: Number of the prompt of each rollout, from 0. Shape (rollouts,).
+        kl: KL of the tokens that count, those in the loss with a measured reverse_kl, nat; one
+            rollout after the other. Shape (tokens,).
+        position: Their places in the response. Shape (tokens,).
+        lengths: How many each rollout has. Shape (rollouts,).
+        missing: Tokens in the loss without a measured reverse_kl, left out. Shape (rollouts,).
+        thresholds: Threshold of each rollout for any window and eta.
+        least: Least window mean of each rollout, nat, NaN without a window. Shape (rollouts,).
+        threshold: Its threshold, nat, NaN without one. Shape (rollouts,).
+        others: Minima that the threshold rests on. Shape (rollouts,).
+        eligible: Whether the rule could fire. Shape (rollouts,).
+        cuts: Where it cuts each rollout.
+        quantities: Sums over the phases.
+        sample: Rows of the rollouts of the control, whole prompts.
+        options: Every choice.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    rollouts: pl.DataFrame
+    prompt: Integers
+    kl: Values
+    position: Numbers
+    lengths: Integers
+    missing: Integers
+    thresholds: Thresholds
+    least: Floats
+    threshold: Floats
+    others: Integers
+    eligible: Flags
+    cuts: Cuts
+    quantities: Mapping[str, Quantity]
+    sample: Integers
+    options: Options
+
+    @property
+    def fired(self) -> Flags:
+        """Whether the rule fired on each rollout. Shape (rollouts,)."""
+        return self.cuts.triggered & self.eligible
+
+    @property
+    def sample_lengths(self) -> Integers:
+        """Tokens of each rollout of the control."""
+        return self.lengths[self.sample]
+
+    @property
+    def sample_kl(self) -> Values:
+        """KL of their tokens, nat."""
+        return self.quantities["reverse_kl"].sample
+
+    def sample_thresholds(self, rules: list[Rule]) -> dict[tuple[int, float], Floats]:
+        """Return their thresholds for each window and eta of the rules."""
+        pairs = {(rule.window, rule.eta) for rule in rules}
+        return {pair: self.thresholds.at(*pair)[0][self.sample] for pair in sorted(pairs)}
+
+
+class RunningSums:
+    """Running sums of a quantity, which give the sum between any two places of a rollout."""
+
+    def __init__(self, values: Values, lengths: Integers) -> None:
+        """Take the values of all rollouts, NaN where null, and the tokens of each."""
+        missing = np.isnan(values)
+        self._known: Integers | None = None
+        if missing.any():
+            self._known = np.concatenate([[0], np.cumsum(~missing)])
+            values = np.where(missing, 0, values)
+        self._sums = np.zeros(values.size + 1)
+        np.cumsum(values, dtype=np.float64, out=self._sums[1:])
+        self._starts = starts_of(lengths)
+
+    def between(self, start: Integers, stop: Integers) -> tuple[Floats, Integers]:
+        """Sum from each start to its stop, exclusive; shapes (..., rollouts)."""
+        a, b = self._starts + start, self._starts + stop
+        counts = stop - start if self._known is None else self._known[b] - self._known[a]
+        return self._sums[b] - self._sums[a], counts
+
+
+def read_checkpoint(
+    source: Source, name: str, rollouts: pl.DataFrame, options: Options
+) -> Checkpoint:
+    """Read one checkpoint and apply the rule to it.
+
+    Args:
+        source: Tokens and rollouts.
+        name: Name of the checkpoint.
+        rollouts: Rollouts wanted, sorted by number.
+        options: Every choice.
+
+    Raises:
+        TableError: If tokens occur twice, or checkpoints hold different ones.
+    """
+    rule = options.rule
+    all_tokens = read_tokens(source, rollouts, (name, *source.checkpoints))
+    in_loss = all_tokens.where(all_tokens.column("in_loss"))
+    kl = in_loss.column("reverse_kl")
+    measured = ~np.isnan(kl)
+    tokens = in_loss.where(measured)
+    kl, lengths = kl[measured], tokens.lengths
+    prompt = (rollouts["prompt_id"].rank("dense") - 1).to_numpy().astype(np.int64)
+    thresholds = Thresholds(
+        *_reference(in_loss, options.threshold, name, (kl, lengths)), prompt, rollouts, options
     )
-    main = shuffled[options.rule]
-    return {
-        "agreement_traps": per_rollout(found),
-        "trap_phases": trap_phases(found, main),
-        "trap_summary": trap_summary(found, main),
-        "trap_cuts": trap_cuts(found, observed, shuffled, _released(source, checkpoint, found)),
-        "trap_sensitivity": trap_sensitivity(found),
-        "trap_map": trap_map(found),
-        "trap_trace": trap_trace(found),
+    least = least_means(kl, lengths, rule.window)
+    threshold, others = thresholds.at(rule.window, rule.eta)
+    eligible = np.isfinite(least) & np.isfinite(threshold)
+    cuts = find_cuts(kl, lengths, [rule], {(rule.window, rule.eta): threshold})[rule]
+    sample = sample_prompts(
+        np.flatnonzero(eligible), prompt, most=options.control_rollouts, seed=options.seed
+    )
+    return Checkpoint(
+        name=name,
+        names=source.checkpoints,
+        rollouts=rollouts,
+        prompt=prompt,
+        kl=kl,
+        position=tokens.position,
+        lengths=lengths,
+        missing=in_loss.lengths - lengths,
+        thresholds=thresholds,
+        least=least,
+        threshold=threshold,
+        others=others,
+        eligible=eligible,
+        cuts=cuts,
+        quantities=_read_quantities(
+            tokens,
+            kl,
+            (source.checkpoints[0], source.checkpoints[-1]),
+            phase_sizes(cuts, lengths),
+            ranges(starts_of(lengths)[sample], lengths[sample]),
+            k_grid=source.k_grid,
+            repeat_ngram=options.repeat_ngram,
+        ),
+        sample=sample,
+        options=options,
+    )
+
+
+def sample_prompts(eligible: Integers, prompt: Integers, *, most: int, seed: int) -> Integers:
+    """Draw whole prompts until the next one would bring more rollouts than `most`.
+
+    Args:
+        eligible: Rows to draw from, rising.
+        prompt: Number of the prompt of each row of the whole table, from 0.
+        most: Most rollouts; one prompt is drawn at least.
+        seed: Seed of the draw.
+
+    Returns:
+        The rows drawn, rising.
+    """
+    if eligible.size <= most:
+        return eligible
+    sizes = np.bincount(prompt[eligible])
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
+    taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))]
+    return eligible[np.isin(prompt[eligible], taken)]
+
+
+def _reference(
+    in_loss: TokenTable,
+    threshold: float | str | None,
+    name: str,
+    own: tuple[Values, Integers],
+) -> tuple[Values, Integers]:
+    """Return KL and lengths of the tokens whose minima make the thresholds."""
+    if not isinstance(threshold, str) or threshold == name:
+        return own
+    kl = in_loss.column("reverse_kl", threshold)
+    measured = ~np.isnan(kl)
+    return kl[measured], in_loss.where(measured).lengths
+
+
+def _read_quantities(
+    tokens: TokenTable,
+    kl: Values,
+    ends: tuple[str, str],
+    sizes: Integers,
+    sample: Integers,
+    *,
+    k_grid: tuple[int, ...],
+    repeat_ngram: int,
+) -> Mapping[str, Quantity]:
+    """Read the quantities one column at a time and sum them over the phases.
+
+    Args:
+        tokens: The tokens that count.
+        kl: Their KL, nat.
+        ends: First and last checkpoint of the source.
+        sizes: Tokens in pre, agreement and post. Shape (rollouts, 3).
+        sample: Places of the tokens of the control's rollouts.
+        k_grid: The K of the columns that hold one value per K.
+        repeat_ngram: Tokens of an n-gram that count as a repetition.
+    """
+    read = tokens.column
+    k = OVERLAP_K if OVERLAP_K in k_grid else k_grid[-1]
+    correct = tokens.rollouts["correct"].cast(pl.Float32).to_numpy()
+    readers: dict[str, Callable[[], Values]] = {
+        "reverse_kl": lambda: kl,
+        "grad_logits": lambda: read("grad_logits"),
+        "teacher_entropy": lambda: read("teacher_entropy"),
+        "teacher_top_prob": lambda: np.exp(read("teacher_top_logp")),
+        "overlap": lambda: read("overlap", k=k),
+        "in_repeat": lambda: (read("repeat") >= repeat_ngram).astype(np.float32),
+        "correct": lambda: np.repeat(correct, tokens.lengths),
+        "advantage": lambda: read("teacher_logp") - read("student_logp"),
     }
-
-
-def _released(source: Source, checkpoint: str, found: Study) -> Integers | None:
-    """Count the tokens before the release point of each rollout of the control, if known."""
-    table = finished_result(source, "release_points")
-    if table is None:
-        return None
-    points = table.filter(pl.col("checkpoint") == checkpoint).select("rollout", "release_token")
-    wanted = found.rollouts.select("rollout")[found.sample]
-    joined = wanted.join(points, on="rollout", how="left", maintain_order="left")
-    if points.is_empty():
-        return None
-    end = joined["release_token"].fill_null(np.iinfo(np.uint32).max).to_numpy()
-    lengths = found.sample_lengths
-    starts = (np.cumsum(found.tokens.lengths) - found.tokens.lengths)[found.sample]
-    position = found.tokens.position[ranges(starts, lengths)]
-    before, _ = tiled_sums((position < np.repeat(end, lengths)).astype(np.float32), lengths)
-    return before.astype(np.int64)
+    first, last = ends
+    if first != last:
+        other = first if tokens.checkpoints[0] == last else last
+        readers["gain"] = lambda: read("forward_kl", first) - read("forward_kl", last)
+        readers["grad_logits_other"] = lambda: read("grad_logits", other)
+    quantities = {}
+    for name, reader in readers.items():
+        values = reader()
+        quantities[name] = Quantity(*sequence_sums(values, sizes), values[sample])
+        if name == "advantage":
+            squared = np.square(values)
+            quantities["advantage_squared"] = Quantity(
+                *sequence_sums(squared, sizes), squared[sample]
+            )
+    return quantities

@@ -1,7 +1,7 @@
 """Every choice of the analysis, checked once."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from opd_diag.analyses.agreement_traps.rule import Rule
 from opd_diag.errors import OptionError
@@ -12,59 +12,60 @@ UPDATES = ("step", "rollout")
 LONGEST_REPEAT = 32  # `score` looks for n-grams up to this
 
 
-class Options(NamedTuple):
-    """The choices of one call; `agreement_traps` says what they mean."""
-
-    mode: str
-    rule: Rule
-    buffer: int
-    warmup_rollouts: int
-    warmup_steps: int
-    update: str
-    threshold: float | str | None
-    repeat_ngram: int
-    control_rollouts: int
-    draws: int
-    trace: int | None
-    seed: int
-
-
-def make_rule(window: int, eta: float, grace: int | None, consecutive: int) -> Rule:
-    """Make the rule of its four numbers; no window ends before it is full.
-
-    Raises:
-        OptionError: If one is out of its range.
-    """
-    if not 0 < eta < 1:
-        raise OptionError(f"eta: {eta}; expected more than 0 and less than 1")
-    _at_least(1, window=window, consecutive=consecutive)
-    _at_least(0, grace=grace or 0)
-    return Rule(window, eta, max(grace or 0, window), consecutive)
-
-
-def check_options(options: Options) -> Options:
-    """Check the choices and return them.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The choices of one call; `agreement_traps` says what they mean.
 
     Raises:
         OptionError: If one is out of its range, or two exclude each other.
     """
-    for name, value, known in (("mode", options.mode, MODES), ("update", options.update, UPDATES)):
-        if value not in known:
-            raise OptionError(f"{name}: {value!r}; expected {' or '.join(known)}")
-    _at_least(
-        1, buffer=options.buffer, control_rollouts=options.control_rollouts, draws=options.draws
-    )
-    _at_least(
-        0,
-        warmup_rollouts=options.warmup_rollouts,
-        warmup_steps=options.warmup_steps,
-        seed=options.seed,
-    )
-    if not 1 <= options.repeat_ngram <= LONGEST_REPEAT:
-        raise OptionError(f"repeat_ngram: {options.repeat_ngram}; expected 1 to {LONGEST_REPEAT}")
-    if isinstance(options.threshold, float) and options.mode == "replay":
-        raise OptionError("threshold: a number leaves nothing to replay; expected mode 'run'")
-    return options
+
+    mode: str = "run"
+    window: int = 64
+    eta: float = 0.3
+    consecutive: int = 4
+    grace: int | None = None
+    threshold: float | str | None = None
+    buffer: int = 4096
+    warmup_rollouts: int = 512
+    warmup_steps: int = 50
+    update: str = "step"
+    repeat_ngram: int = 32
+    control_rollouts: int = 2000
+    draws: int = 20
+    trace: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("mode", self.mode, MODES), ("update", self.update, UPDATES)):
+            if value not in known:
+                raise OptionError(f"{name}: {value!r}; expected {' or '.join(known)}")
+        if not 0 < self.eta < 1:
+            raise OptionError(f"eta: {self.eta}; expected more than 0 and less than 1")
+        _at_least(
+            1,
+            window=self.window,
+            consecutive=self.consecutive,
+            buffer=self.buffer,
+            control_rollouts=self.control_rollouts,
+            draws=self.draws,
+        )
+        _at_least(
+            0,
+            grace=self.grace or 0,
+            warmup_rollouts=self.warmup_rollouts,
+            warmup_steps=self.warmup_steps,
+            seed=self.seed,
+        )
+        if not 1 <= self.repeat_ngram <= LONGEST_REPEAT:
+            raise OptionError(f"repeat_ngram: {self.repeat_ngram}; expected 1 to {LONGEST_REPEAT}")
+        if isinstance(self.threshold, float) and self.mode == "replay":
+            raise OptionError("threshold: a number leaves nothing to replay; expected mode 'run'")
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that these numbers make; no window ends before it is full."""
+        return Rule(self.window, self.eta, max(self.grace or 0, self.window), self.consecutive)
 
 
 def parse_threshold(

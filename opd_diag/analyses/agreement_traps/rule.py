@@ -6,19 +6,23 @@ put in their stead only in the tables.
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from opd_diag.analyses.agreement_traps.blocks import blocks
+from opd_diag.stats.ragged import blocks
 from opd_diag.stats.windows import Windows, alternate, minima, moving_means
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-Values = npt.NDArray[np.floating]
-Numbers = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+Values: TypeAlias = npt.NDArray[np.floating]
+Numbers: TypeAlias = npt.NDArray[Any]
+# Sum of a quantity, and the tokens that it is a sum over.
+Sums: TypeAlias = tuple[Floats, Floats]
+
+PHASES = ("pre", "agreement", "post", "untriggered")
 
 
 class Rule(NamedTuple):
@@ -107,17 +111,17 @@ def find_cuts(
 
     Source: arXiv 2606.09471, termination rule.
     """
-    found: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
+    parts: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
     for rows, tokens in blocks(lengths):
-        for window, group in groupby(sorted(found), key=lambda rule: rule.window):
+        for window, group in groupby(sorted(parts), key=lambda rule: rule.window):
             windows = moving_means(kl[tokens], lengths[rows], size=window)
             for (eta, grace), same in groupby(group, key=lambda rule: (rule.eta, rule.grace)):
                 runs = _low_runs(windows, thresholds[window, eta][rows], grace)
                 for rule in same:
-                    found[rule].append(_cut(runs, lengths[rows], rule))
+                    parts[rule].append(_cut(runs, lengths[rows], rule))
     return {
-        rule: Cuts(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-        for rule, parts in found.items()
+        rule: Cuts(*(np.concatenate(field) for field in zip(*some, strict=True)))
+        for rule, some in parts.items()
     }
 
 
@@ -160,3 +164,26 @@ def _cut(runs: _Runs, lengths: Integers, rule: Rule) -> Cuts:
     longest = np.zeros(lengths.size, np.int64)
     np.maximum.at(longest, runs.rollout, runs.length)
     return Cuts(triggered, trigger, kept, stretch_end, windows_after, below_after, longest)
+
+
+def phase_sizes(cuts: Cuts, lengths: Integers) -> Integers:
+    """Count the tokens of pre, agreement and post; all are pre where the rule did not fire.
+
+    Returns:
+        Shape (rollouts, 3).
+    """
+    return np.stack([cuts.kept, cuts.stretch_end - cuts.kept, lengths - cuts.stretch_end], axis=1)
+
+
+def by_phase(values: Numbers, fired: Flags) -> Floats:
+    """Part pre, agreement and post from rollouts on which the rule never fired.
+
+    Args:
+        values: Shape (rollouts, 3).
+        fired: Shape (rollouts,).
+
+    Returns:
+        One column for each of `PHASES`. Shape (rollouts, 4).
+    """
+    inside = values * fired[:, None]
+    return np.column_stack([inside, values[:, 0] * ~fired]).astype(np.float64)

@@ -6,11 +6,11 @@ from itertools import product
 import numpy as np
 import polars as pl
 
-from opd_diag.analyses.agreement_traps.estimates import Prompts, columns, reasons
-from opd_diag.analyses.agreement_traps.quantities import Running
+from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint, RunningSums
 from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers, Rule, find_cuts
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
-from opd_diag.analyses.agreement_traps.study import Study
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.tables import interval_columns, result_table
 
 WINDOWS = (32, 64, 128)
 ETAS = (0.1, 0.3, 0.5)
@@ -20,24 +20,24 @@ GRACES = (0, 2)  # in windows
 MOST_DRAWS = 5  # the grid is large, and its control is a mean over rollouts too
 
 
-def trap_sensitivity(study: Study) -> pl.DataFrame:
+def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
     """Repeat the rule over a grid of its numbers, on the rollouts of the control.
 
     Args:
-        study: The checkpoint under the rule.
+        checkpoint: The checkpoint under the rule.
 
     Returns:
-        Rows of `TRAP_SENSITIVITY` without `checkpoint`.
+        The table `trap_sensitivity`.
     """
-    rules, options = _grid(study), study.options
-    kl, lengths = study.sample_kl, study.sample_lengths
-    thresholds = study.sample_thresholds(rules)
+    rules, options = _grid(checkpoint), checkpoint.options
+    kl, lengths = checkpoint.sample_kl, checkpoint.sample_lengths
+    thresholds = checkpoint.sample_thresholds(rules)
     observed = find_cuts(kl, lengths, rules, thresholds)
     draws = min(options.draws, MOST_DRAWS)
     shuffled = shuffled_cuts(kl, lengths, rules, thresholds, draws=draws, seed=options.seed)
-    signal = "gain" if "gain" in study.quantities else "grad_logits"
-    terms = _terms(study, rules, observed, shuffled, study.quantities[signal].sample)
-    prompts = Prompts(study.prompt[study.sample], seed=options.seed)
+    signal = "gain" if "gain" in checkpoint.quantities else "grad_logits"
+    terms = _terms(checkpoint, rules, observed, shuffled, checkpoint.quantities[signal].sample)
+    prompts = Prompts(checkpoint.prompt[checkpoint.sample], seed=options.seed)
     sums = {name: tuple(prompts.sums(side) for side in pair) for name, pair in terms.items()}
     x, m = sums["persistence"]
     x0, m0 = sums["shuffled_persistence"]
@@ -46,7 +46,9 @@ def trap_sensitivity(study: Study) -> pl.DataFrame:
     kept = prompts.quotient(*sums["signal_kept"], *sums["signal"])
     if not total.low[0] > 0:  # relative to nothing
         kept = kept._replace(**{end: np.full(len(rules), np.nan) for end in kept._fields[:3]})
-    return pl.DataFrame(
+    prevalence = prompts.ratio(*sums["prevalence"])
+    return result_table(
+        "trap_sensitivity",
         {
             "window": [rule.window for rule in rules],
             "eta": [None if isinstance(options.threshold, float) else r.eta for r in rules],
@@ -54,35 +56,35 @@ def trap_sensitivity(study: Study) -> pl.DataFrame:
             "grace": [rule.grace for rule in rules],
             "is_setting": [rule == options.rule for rule in rules],
             "n": (terms["prevalence"][1] > 0).sum(axis=0),
-            "n_prompts": prompts.ratio(*sums["prevalence"]).clusters,
-            **columns("prevalence", prompts.ratio(*sums["prevalence"])),
-            **columns("tokens_kept", prompts.ratio(*sums["tokens_kept"])),
-            **columns("persistence", prompts.ratio(x, m)),
-            **columns("shuffled_persistence", prompts.ratio(x0, m0)),
-            **columns("persistence_ratio", persistence),
-            "signal": [signal] * len(rules),
-            **columns("signal_kept", kept),
-            "reason": reasons(persistence),
+            "n_prompts": prevalence.clusters,
+            **interval_columns("prevalence", prevalence),
+            **interval_columns("tokens_kept", prompts.ratio(*sums["tokens_kept"])),
+            **interval_columns("persistence", prompts.ratio(x, m)),
+            **interval_columns("shuffled_persistence", prompts.ratio(x0, m0)),
+            **interval_columns("persistence_ratio", persistence),
+            **interval_columns("signal_kept", kept),
+            "reason": persistence.reason,
         },
-        strict=False,
+        checkpoint=checkpoint.name,
+        signal=signal,
     )
 
 
-def _grid(study: Study) -> list[Rule]:
-    rule, fixed = study.options.rule, isinstance(study.options.threshold, float)
+def _grid(checkpoint: Checkpoint) -> list[Rule]:
+    rule, fixed = checkpoint.options.rule, isinstance(checkpoint.options.threshold, float)
     windows = sorted({*WINDOWS, rule.window})
     etas = [rule.eta] if fixed else sorted({*ETAS, rule.eta})
     consecutive = sorted({*CONSECUTIVE, rule.consecutive})
-    found = {
+    rules = {
         Rule(window, eta, grace, run)
         for window, eta, run in product(windows, etas, consecutive)
         for grace in {max(g * window, window) for g in GRACES} | {max(rule.grace, window)}
     }
-    return sorted(found)
+    return sorted(rules)
 
 
 def _terms(
-    study: Study,
+    checkpoint: Checkpoint,
     rules: list[Rule],
     observed: Mapping[Rule, Cuts],
     shuffled: Mapping[Rule, Cuts],
@@ -92,9 +94,9 @@ def _terms(
 
     A rollout too short for a rule's window has no part in it.
     """
-    lengths = study.sample_lengths
+    lengths = checkpoint.sample_lengths
     able = np.stack([lengths >= rule.window for rule in rules], axis=1).astype(float)
-    running = Running(signal, lengths)
+    running = RunningSums(signal, lengths)
     start = np.zeros_like(lengths)
 
     def stack(field: str) -> Floats:

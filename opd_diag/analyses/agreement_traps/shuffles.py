@@ -10,18 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opd_diag.analyses.agreement_traps.blocks import blocks
-from opd_diag.analyses.agreement_traps.equal_tokens import find_lows, keep
-from opd_diag.analyses.agreement_traps.phases import Sums, by_phase
 from opd_diag.analyses.agreement_traps.rule import (
     Cuts,
     Floats,
     Integers,
     Numbers,
     Rule,
+    Sums,
     Values,
+    by_phase,
     find_cuts,
 )
+from opd_diag.analyses.agreement_traps.same_tokens import find_lows, shift_thresholds
+from opd_diag.stats.ragged import blocks, starts_of
 
 
 class Shuffled(NamedTuple):
@@ -39,7 +40,7 @@ class Shuffled(NamedTuple):
     kept: Mapping[str, Sums]
 
 
-def shuffled_study(
+def shuffled_rules(
     samples: Mapping[str, Values],
     lengths: Integers,
     thresholds: Mapping[tuple[int, float], Floats],
@@ -64,15 +65,15 @@ def shuffled_study(
     kept = {rule: {name: np.zeros((2, lengths.size)) for name in samples} for rule in rules}
     for order in shuffles(lengths, draws=draws, seed=seed):
         kl = samples["reverse_kl"][order]
-        found = find_cuts(kl, lengths, rules, thresholds)
-        held = _hold(kl, lengths, thresholds, budgets)
+        drawn = find_cuts(kl, lengths, rules, thresholds)
+        held = _keep_budgets(kl, lengths, thresholds, budgets)
         for rule in rules:
-            cuts[rule].append(found[rule])
-        ends = np.stack([_ends(found[rule], lengths, held[rule]) for rule in rules], axis=1)
+            cuts[rule].append(drawn[rule])
+        ends = np.stack([_ends(drawn[rule], lengths, held[rule]) for rule in rules], axis=1)
         for name, values in samples.items():
             sums = first_sums(values, lengths, ends, order=order)
             for i, rule in enumerate(rules):
-                fired = found[rule].triggered
+                fired = drawn[rule].triggered
                 for side, first in enumerate(sums):
                     parts = np.diff(first[:, i, :3], axis=1, prepend=0)
                     phases[rule][name][side] += by_phase(parts, fired)
@@ -87,7 +88,7 @@ def shuffled_study(
     }
 
 
-def _hold(
+def _keep_budgets(
     kl: Values,
     lengths: Integers,
     thresholds: Mapping[tuple[int, float], Floats],
@@ -96,7 +97,9 @@ def _hold(
     """Shift the thresholds of each rule until it keeps its budget; tokens kept of each rollout."""
     places = {one: find_lows(kl, lengths, one) for one in {r._replace(eta=0) for r in budgets}}
     return {
-        rule: keep(places[rule._replace(eta=0)], lengths, thresholds[rule.window, rule.eta], total)
+        rule: shift_thresholds(
+            places[rule._replace(eta=0)], lengths, thresholds[rule.window, rule.eta], total
+        )
         for rule, total in budgets.items()
     }
 
@@ -120,7 +123,7 @@ def first_sums(
     Returns:
         Sums, and how many values each is made of, in the shape of `ends`.
     """
-    starts = np.cumsum(lengths) - lengths
+    starts = starts_of(lengths)
     places = ends + starts.reshape(-1, *(1,) * (ends.ndim - 1))
     sums, counts = np.empty(ends.shape), ends.astype(np.float64)
     some_missing = bool(np.isnan(values).any())
@@ -152,12 +155,12 @@ def shuffled_cuts(
     seed: int,
 ) -> dict[Rule, Cuts]:
     """Apply rules to shuffled rollouts; every field of the cuts has shape (draws, rollouts)."""
-    found = [
+    drawn = [
         find_cuts(kl[order], lengths, rules, thresholds)
         for order in shuffles(lengths, draws=draws, seed=seed)
     ]
     return {
-        rule: Cuts(*(np.stack(field) for field in zip(*(one[rule] for one in found), strict=True)))
+        rule: Cuts(*(np.stack(field) for field in zip(*(one[rule] for one in drawn), strict=True)))
         for rule in rules
     }
 
@@ -180,23 +183,3 @@ def _owners(lengths: Integers) -> Integers:
     """Number the rollout of each token of a block; small integers are sorted by radix."""
     kind = np.uint16 if lengths.size <= np.iinfo(np.uint16).max else np.int64
     return np.repeat(np.arange(lengths.size).astype(kind), lengths)
-
-
-def sample_prompts(eligible: Integers, prompt: Integers, *, most: int, seed: int) -> Integers:
-    """Draw whole prompts until the next one would bring more rollouts than `most`.
-
-    Args:
-        eligible: Rows to draw from, rising.
-        prompt: Number of the prompt of each row of the whole table, from 0.
-        most: Most rollouts; one prompt is drawn at least.
-        seed: Seed of the draw.
-
-    Returns:
-        The rows drawn, rising.
-    """
-    if eligible.size <= most:
-        return eligible
-    sizes = np.bincount(prompt[eligible])
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
-    taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))]
-    return eligible[np.isin(prompt[eligible], taken)]

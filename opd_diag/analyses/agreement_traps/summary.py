@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.agreement_traps.estimates import Prompts, columns, reasons
+from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
 from opd_diag.analyses.agreement_traps.groups import length_quarters, repeats
 from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
-from opd_diag.analyses.agreement_traps.study import Study
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.tables import interval_columns, result_table, spread
 
 LOST = ("grad_logits", "gain")
 
@@ -42,77 +43,81 @@ class Measure(NamedTuple):
     note: str | None = None
 
 
-def trap_summary(study: Study, shuffled: Shuffled) -> pl.DataFrame:
+def trap_summary(checkpoint: Checkpoint, shuffled: Shuffled) -> pl.DataFrame:
     """Estimate every measure, and beside it the same where KL is shuffled.
 
     Args:
-        study: The checkpoint under the rule.
+        checkpoint: The checkpoint under the rule.
         shuffled: The same rule where KL is shuffled, on the rollouts of the control.
 
     Returns:
-        Rows of `TRAP_SUMMARY` without `checkpoint`.
+        The table `trap_summary`.
     """
     measures = [
-        *_of_cuts(study, shuffled),
-        *_lost(study, shuffled),
-        *_outcomes(study, shuffled),
-        _share("too_short", "all", np.isnan(study.least), np.ones(study.least.size)),
+        *_of_cuts(checkpoint, shuffled),
+        *_lost(checkpoint, shuffled),
+        *_outcomes(checkpoint, shuffled),
+        _share("too_short", "all", np.isnan(checkpoint.least), np.ones(checkpoint.least.size)),
     ]
     x, m = (np.stack([getattr(one, side) for one in measures], axis=1) for side in ("x", "m"))
-    prompts = Prompts(study.prompt, seed=study.options.seed)
+    prompts = Prompts(checkpoint.prompt, seed=checkpoint.options.seed)
     value = prompts.ratio(prompts.sums(x), prompts.sums(m))
-    return pl.DataFrame(
+    return result_table(
+        "trap_summary",
         {
             "measure": [one.name for one in measures],
             "group": [one.group for one in measures],
             "unit": [one.unit for one in measures],
             "n": (m > 0).sum(axis=0),
             "n_prompts": value.clusters,
-            **columns("value", value),
-            **_against_shuffled(study, measures),
+            **interval_columns("value", value),
+            **_against_shuffled(checkpoint, measures),
             "note": [one.note for one in measures],
-            "reason": reasons(value),
+            "reason": value.reason,
         },
-        strict=False,
+        checkpoint=checkpoint.name,
     )
 
 
-def _against_shuffled(study: Study, measures: Sequence[Measure]) -> dict[str, list[object]]:
+def _against_shuffled(checkpoint: Checkpoint, measures: Sequence[Measure]) -> dict[str, Any]:
     """Compare the observed with the shuffled, on the rollouts of the control."""
     compared = [i for i, one in enumerate(measures) if one.control is not None]
     controls = [one.control for one in measures if one.control is not None]
-    prompts = Prompts(study.prompt[study.sample], seed=study.options.seed)
+    sample = checkpoint.sample
+    prompts = Prompts(checkpoint.prompt[sample], seed=checkpoint.options.seed)
     x, m = (
-        prompts.sums(np.stack([getattr(measures[i], side)[study.sample] for i in compared], axis=1))
+        prompts.sums(np.stack([getattr(measures[i], side)[sample] for i in compared], axis=1))
         for side in ("x", "m")
     )
     x0, m0 = (prompts.sums(np.stack([c[side] for c in controls], axis=1)) for side in (0, 1))
-    observed, null = prompts.ratio(x, m), prompts.ratio(x0, m0)
     quotient = prompts.quotient(x, m, x0, m0)
-    found: dict[str, list[Any]] = {
-        "n_control": [study.sample.size] * len(compared),
-        **columns("observed", observed),
-        **columns("shuffled", null),
-        **columns("ratio", quotient),
-        "ratio_reason": reasons(quotient),
+    numbers = {
+        "n_control": np.full(len(compared), sample.size),
+        **interval_columns("observed", prompts.ratio(x, m)),
+        **interval_columns("shuffled", prompts.ratio(x0, m0)),
+        **interval_columns("ratio", quotient),
     }
-    place = {row: i for i, row in enumerate(compared)}
+    reason = np.full(len(measures), "", object)
+    reason[compared] = quotient.reason
     return {
-        name: [values[place[i]] if i in place else None for i in range(len(measures))]
-        for name, values in found.items()
+        **{
+            name: spread(values, np.array(compared), len(measures))
+            for name, values in numbers.items()
+        },
+        "ratio_reason": [text or None for text in reason],
     }
 
 
-def _of_cuts(study: Study, shuffled: Shuffled) -> list[Measure]:
+def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     """Write the measures that follow from the cuts and KL alone."""
-    eligible = study.eligible.astype(np.float64)
-    lengths = study.tokens.lengths
-    kl = study.quantities["reverse_kl"].sums
+    eligible = checkpoint.eligible.astype(np.float64)
+    lengths = checkpoint.lengths
+    kl = checkpoint.quantities["reverse_kl"].sums
     kept, after = kl[:, 0], kl[:, 1] + kl[:, 2]
-    real = _terms(study.cuts, lengths) | _kl_terms(kept, after, study.cuts.kept)
+    real = _terms(checkpoint.cuts, lengths) | _kl_terms(kept, after, checkpoint.cuts.kept)
     null = {
         name: (x.mean(axis=0), m.mean(axis=0))
-        for name, (x, m) in _terms(shuffled.cuts, study.sample_lengths).items()
+        for name, (x, m) in _terms(shuffled.cuts, checkpoint.sample_lengths).items()
     }
     null |= _kl_terms(*_both_sides(shuffled, "reverse_kl"), shuffled.cuts.kept.mean(axis=0))
 
@@ -120,12 +125,12 @@ def _of_cuts(study: Study, shuffled: Shuffled) -> list[Measure]:
         x, m = (part * eligible for part in real[name])
         return Measure(name, "all", unit, x, m, null[name], note)
 
-    found = [measure("prevalence", "share", _built_in(study))]
-    for quarter in length_quarters(study):
-        here, there = quarter.members, quarter.members[study.sample]
-        one = found[0]
+    prevalence = [measure("prevalence", "share", _built_in(checkpoint))]
+    for quarter in length_quarters(checkpoint):
+        here, there = quarter.members, quarter.members[checkpoint.sample]
+        one = prevalence[0]
         assert one.control is not None
-        found.append(
+        prevalence.append(
             one._replace(
                 group=quarter.name,
                 x=one.x * here,
@@ -135,7 +140,7 @@ def _of_cuts(study: Study, shuffled: Shuffled) -> list[Measure]:
             )
         )
     return [
-        *found,
+        *prevalence,
         measure("onset", "share"),
         measure("onset_tokens", "tokens"),
         measure("nothing_kept", "share", "the cut is the first token"),
@@ -179,59 +184,61 @@ def _both_sides(shuffled: Shuffled, quantity: str) -> tuple[Floats, Floats]:
     return pre + untriggered, agreement + post
 
 
-def _lost(study: Study, shuffled: Shuffled) -> list[Measure]:
+def _lost(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     """Write the share of the signals that falls after the cut."""
-    eligible = study.eligible.astype(np.float64)
-    signals = [name for name in LOST if name in study.quantities]
-    totals = np.stack([study.quantities[name].sums.sum(axis=1) * eligible for name in signals], 1)
-    prompts = Prompts(study.prompt, seed=study.options.seed)
+    eligible = checkpoint.eligible.astype(np.float64)
+    signals = [name for name in LOST if name in checkpoint.quantities]
+    totals = np.stack(
+        [checkpoint.quantities[name].sums.sum(axis=1) * eligible for name in signals], 1
+    )
+    prompts = Prompts(checkpoint.prompt, seed=checkpoint.options.seed)
     mean = prompts.ratio(prompts.sums(totals), prompts.sums(eligible[:, None]))
-    found = []
+    measures = []
     for name in LOST:
         empty = Measure(f"{name}_after_cut", "all", "share", 0 * eligible, 0 * eligible)
         if name not in signals:
-            found.append(empty._replace(note=ONE_CHECKPOINT))
+            measures.append(empty._replace(note=ONE_CHECKPOINT))
             continue
         i = signals.index(name)
         if not (mean.low[i] > 0 or mean.high[i] < 0):
-            found.append(empty._replace(note=NO_TOTAL))
+            measures.append(empty._replace(note=NO_TOTAL))
             continue
         total = totals[:, i]
-        control = _both_sides(shuffled, name)[1], total[study.sample]
-        x = total - study.quantities[name].sums[:, 0] * eligible
-        found.append(empty._replace(x=x, m=total, control=control))
-    return found
+        control = _both_sides(shuffled, name)[1], total[checkpoint.sample]
+        x = total - checkpoint.quantities[name].sums[:, 0] * eligible
+        measures.append(empty._replace(x=x, m=total, control=control))
+    return measures
 
 
-def _outcomes(study: Study, shuffled: Shuffled) -> list[Measure]:
+def _outcomes(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     """Write how many rollouts are correct and how many repeat themselves, by whether it fired."""
-    correct = study.rollouts["correct"]
+    correct = checkpoint.rollouts["correct"]
     known = correct.is_not_null().to_numpy()
     right = correct.fill_null(False).to_numpy()
-    again = repeats(study)
-    fired = study.cuts.triggered & study.eligible
-    rest = ~study.cuts.triggered & study.eligible
+    again = repeats(checkpoint)
+    fired = checkpoint.fired
+    rest = ~checkpoint.cuts.triggered & checkpoint.eligible
     chance = shuffled.cuts.triggered.mean(axis=0)
-    found = []
+    measures = []
     for name, flag, base in (
         ("correct", right, known),
         ("repeats", again, np.ones(again.size, np.bool_)),
         ("wrong_and_repeats", again & ~right, known),
     ):
-        control = (chance * (flag & base)[study.sample], chance * base[study.sample])
-        found += [
+        control = (chance * (flag & base)[checkpoint.sample], chance * base[checkpoint.sample])
+        measures += [
             _share(name, "triggered", flag & base & fired, base & fired)._replace(control=control),
             _share(name, "untriggered", flag & base & rest, base & rest),
         ]
-    return found
+    return measures
 
 
 def _share(name: str, group: str, x: npt.ArrayLike, m: npt.ArrayLike) -> Measure:
     return Measure(name, group, "share", np.asarray(x, float), np.asarray(m, float))
 
 
-def _built_in(study: Study) -> str:
-    options = study.options
+def _built_in(checkpoint: Checkpoint) -> str:
+    options = checkpoint.options
     if isinstance(options.threshold, float):
         return "follows from the threshold given: a setting, no finding"
     share = f"{1 - options.rule.eta:.0%} of the minima lie below the threshold by construction"

@@ -1,15 +1,63 @@
 """The threshold of every rollout: from all others at once, or in step order as in training."""
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses.agreement_traps.options import Options
+from opd_diag.analyses.agreement_traps.rule import Floats, Integers, Values, least_means
+from opd_diag.errors import TableError
 from opd_diag.stats.quantiles import quantile_of_others
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
 FEWEST_OTHERS = 20
+
+
+class Thresholds:
+    """Thresholds of every rollout, for any window and eta."""
+
+    def __init__(
+        self,
+        kl: Values,
+        lengths: Integers,
+        prompt: Integers,
+        rollouts: pl.DataFrame,
+        options: Options,
+    ) -> None:
+        """Take the tokens whose minima make the thresholds.
+
+        Args:
+            kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
+            lengths: Tokens of each rollout. Shape (rollouts,).
+            prompt: Number of the prompt of each rollout, from 0. Shape (rollouts,).
+            rollouts: One row per rollout, for their steps.
+            options: Every choice.
+
+        Raises:
+            TableError: If steps are replayed and only some rollouts have one.
+        """
+        self._kl, self._lengths, self._prompt, self._options = kl, lengths, prompt, options
+        self._step = _steps(rollouts["step"]) if options.mode == "replay" else None
+        self._least: dict[int, Floats] = {}
+
+    def at(self, window: int, eta: float) -> tuple[Floats, Integers]:
+        """Return the threshold of each rollout, nat, and how many minima it rests on."""
+        options = self._options
+        if isinstance(options.threshold, float):
+            size = self._lengths.size
+            return np.full(size, options.threshold), np.zeros(size, np.int64)
+        if window not in self._least:
+            self._least[window] = least_means(self._kl, self._lengths, window)
+        least = self._least[window]
+        if self._step is None:
+            return from_others(least, self._prompt, eta=eta)
+        return replayed(
+            least,
+            self._step,
+            eta=eta,
+            buffer=options.buffer,
+            warmup_rollouts=options.warmup_rollouts,
+            warmup_steps=options.warmup_steps,
+            update=options.update,
+        )
 
 
 def from_others(least: Floats, prompt: Integers, *, eta: float) -> tuple[Floats, Integers]:
@@ -79,3 +127,15 @@ def replayed(
     threshold[order[active]] = rolling.to_numpy()[come[active] - 1]
     before[order] = come
     return threshold, before
+
+
+def _steps(step: pl.Series) -> Integers:
+    """Return the training step of each rollout; one and the same where the dump names none."""
+    if step.null_count() == step.len():
+        return np.zeros(step.len(), np.int64)
+    if step.null_count():
+        raise TableError(
+            f"rollouts: {step.null_count()} without a training step; expected one for each, "
+            "or none at all"
+        )
+    return step.to_numpy().astype(np.int64)

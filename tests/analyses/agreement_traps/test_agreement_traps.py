@@ -7,11 +7,10 @@ import scipy.stats
 from polars.testing import assert_frame_equal
 
 from opd_diag.analyses.agreement_traps import agreement_traps, summary_lines
-from opd_diag.analyses.agreement_traps.comparison import trap_cuts
+from opd_diag.analyses.agreement_traps.checkpoint import read_checkpoint, sample_prompts
+from opd_diag.analyses.agreement_traps.cuts import trap_cuts
 from opd_diag.analyses.agreement_traps.options import Options
-from opd_diag.analyses.agreement_traps.rule import Rule
-from opd_diag.analyses.agreement_traps.shuffles import sample_prompts, shuffled_study, shuffles
-from opd_diag.analyses.agreement_traps.study import study
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules, shuffles
 from opd_diag.analyses.agreement_traps.summary import trap_summary
 from opd_diag.datasets import null_run, save_run, trap_run
 from opd_diag.errors import OptionError, TableError
@@ -239,11 +238,11 @@ def test_under_noise_observed_over_shuffled_covers_1():
 def noise(seed):
     """Make the two tables that compare noise with shuffled noise, and no more."""
     data = null_run(tokens=200, checkpoints=("step0", "step1"), seed=seed)
-    rule = Rule(64, 0.3, 64, 4)
-    options = Options("run", rule, 4096, 512, 50, "step", None, 32, 2000, 10, None, seed)
-    found = study(as_source(data.tokens, data.rollouts), "step0", data.rollouts, options)
+    options = Options(draws=10, seed=seed)
+    rule = options.rule
+    found = read_checkpoint(as_source(data.tokens, data.rollouts), "step0", data.rollouts, options)
     observed = found.cuts._make(field[found.sample] for field in found.cuts)
-    shuffled = shuffled_study(
+    shuffled = shuffled_rules(
         {name: quantity.sample for name, quantity in found.quantities.items()},
         found.sample_lengths,
         found.sample_thresholds([rule]),
@@ -420,7 +419,7 @@ def test_bad_options_are_refused(short, options, error, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, r: (t.drop("repeat"), r), "no column repeat"),
+        (lambda t, r: (t.drop("repeat"), r), "no column 'repeat'"),
         (lambda t, r: (pl.concat([t, t]), r), "occurs twice"),
         (lambda t, r: (t, r[1:]), "rollout 0 is not in the rollouts table"),
         (

@@ -1,12 +1,15 @@
 """The rule against a loop that reads one token after the other."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opd_diag.analyses.agreement_traps import blocks
+from opd_diag.analyses.agreement_traps import rule as rule_module
 from opd_diag.analyses.agreement_traps.rule import Rule, find_cuts, least_means
+from opd_diag.stats.ragged import blocks
 
 
 def loop(kl, threshold, rule):
@@ -83,7 +86,7 @@ def test_blocks_and_order_of_rollouts_do_not_matter(monkeypatch):
     s = rng.uniform(0.3, 0.7, 50)
     whole = find_cuts(np.concatenate(series), lengths, [rule], {(16, 0.3): s})[rule]
     least = least_means(np.concatenate(series), lengths, 16)
-    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 200)
+    monkeypatch.setattr(rule_module, "blocks", partial(blocks, most=200))
     order = rng.permutation(50)
     mixed = np.concatenate([series[i] for i in order])
     parts = find_cuts(mixed, lengths[order], [rule], {(16, 0.3): s[order]})[rule]
