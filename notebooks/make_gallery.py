@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import opd_diag as od
-from opd_diag.plots.saving import saved
+from opd_diag.plots.saving import save_figure
 
 # One figure of each analysis: the one that sets the finding beside what chance would give.
 FIGURES = ("release_summary", "rock_tokens", "teachability_contrast", "trap_summary")
@@ -25,11 +25,11 @@ def main(run: str | Path, folder: Path = GALLERY) -> list[Path]:
     paths = []
     for name in FIGURES:
         ax = getattr(od.plots, name)(opened.result(name))
-        paths.append(saved(ax.figure, folder / f"{name}.png", dpi=DPI))
+        paths.append(save_figure(ax.figure, folder / f"{name}.png", dpi=DPI))
         plt.close(ax.figure)
     shown = opened.result("release_example")["rollout"][0]
     ax = od.plots.token_strip(od.token_strip(opened, shown))
-    paths.append(saved(ax.figure, folder / "token_strip.png", dpi=DPI))
+    paths.append(save_figure(ax.figure, folder / "token_strip.png", dpi=DPI))
     plt.close(ax.figure)
     return paths
 

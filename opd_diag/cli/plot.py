@@ -20,8 +20,8 @@ def plot(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]",
-            help="Analyses (all figures of each), figures, overview (one page) or rollout (the "
-            "text of one, with --id); default: all but rollout.",
+            help="Analyses (all figures of each), figures, overview (one page), rollout (the text "
+            "of one, with --id) or all; default: a few of each analysis.",
         ),
     ] = None,
     id: Annotated[  # noqa: A002
@@ -66,4 +66,7 @@ def plot(
     options = locals()
     drawn = opd_diag.plot(**options | {"names": names or ()})
     print_written(drawn.paths, "figure")
-    print_lines(f"not drawn: {name} ({reason})" for name, reason in drawn.missing.items())
+    missing: dict[str, list[str]] = {}
+    for name, reason in drawn.missing.items():
+        missing.setdefault(reason, []).append(name)
+    print_lines(f"not drawn: {', '.join(names)}: {reason}" for reason, names in missing.items())

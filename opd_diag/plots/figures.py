@@ -1,7 +1,7 @@
 """All figures that the results of a run allow, as files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 
 from opd_diag import plots
 from opd_diag.errors import OptionError, TableError
+from opd_diag.plots.catalogue import CAPTIONS, DEFAULT
 from opd_diag.plots.overview import PANELS, overview
-from opd_diag.plots.saving import saved
-from opd_diag.plots.style import readable, style
+from opd_diag.plots.saving import save_figure
+from opd_diag.plots.style import readable, style, why_blank
 from opd_diag.plots.token_strip import token_strip as draw_token_strip
 from opd_diag.tables.columns import ANALYSES, RESULTS
 from opd_diag.tables.run import Run, open_run
 from opd_diag.text.token_strip import token_strip
 
 FORMATS = ("png", "svg", "pdf")
+ALL = "all"
 OVERVIEW = "overview"
 ROLLOUT = "rollout"
 
@@ -30,7 +32,8 @@ class Plotted(NamedTuple):
 
     Attributes:
         paths: Files written.
-        missing: Why a figure was not drawn, by its name.
+        missing: Why a figure was not drawn, by its name: its table is not there or does not hold
+            what it shows. A figure with nothing in it is not written.
     """
 
     paths: list[Path]
@@ -53,8 +56,8 @@ def plot(
     Args:
         run: A run, or its folder.
         names: Analyses, all of whose figures are drawn, single figures, `overview` for a page
-            with one figure of each analysis, or `rollout` for the text of one rollout; none:
-            everything but `rollout`.
+            with one figure of each analysis, `rollout` for the text of one rollout, or `all` for
+            everything but `rollout`; none: the few of `opd_diag.plots.catalogue.DEFAULT`.
         id: For `rollout`: its `rollout_id` or row number.
         column: For `rollout`: the column that colours the tokens, as `token_strip` takes it;
             None: `reverse_kl`.
@@ -66,7 +69,7 @@ def plot(
     Raises:
         OptionError: If a name, the column, the format or the size is unknown, or if `rollout`
             and its options do not stand together.
-        TableError: If the rollout or the checkpoint is unknown.
+        TableError: If the run has no results, or the rollout or the checkpoint is unknown.
         StorageError: If a file cannot be written.
     """
     if format not in FORMATS:
@@ -79,39 +82,57 @@ def plot(
             raise OptionError(f"{option}: {value!r}; expected it with the figure 'rollout' only")
     chosen = choose_figures(names)
     run = run if isinstance(run, Run) else open_run(run)
+    results = run.results()
+    if chosen and not results and id is None:
+        raise TableError(f"{run.path}: no results; run `{_command(chosen.values(), run)}` first")
     folder = run.path / "plots" if out is None else Path(out)
     drawn = Plotted([], {})
 
-    def keep(figure: Figure, name: str) -> None:
+    def keep(figure: Figure, name: str, file: str) -> None:
         try:
-            drawn.paths.append(saved(figure, folder / f"{name}.{format}"))
+            if reason := why_blank(figure):
+                drawn.missing[name] = reason
+            else:
+                path = folder / f"{file}.{format}"
+                save_figure(figure, path, title=name, caption=CAPTIONS.get(name, ""))
+                drawn.paths.append(path)
         finally:
             plt.close(figure)
 
     with style(size):
         if id is not None:
             strip = token_strip(run, id, column=column or "reverse_kl", checkpoint=checkpoint)
-            keep(_figure(draw_token_strip(strip)), _strip_name(strip, id))
+            keep(_figure(draw_token_strip(strip)), ROLLOUT, _strip_name(strip, id))
         for name, table in chosen.items():
             tables = {}
             for wanted in PANELS if name == OVERVIEW else (table,):
-                shown = f"{name}: {wanted}" if name == OVERVIEW else name
+                if wanted not in results:
+                    drawn.missing[name] = f"run `{_command([wanted], run)}` first"
+                    continue
                 try:
-                    tables[wanted] = _result(run, wanted)
+                    tables[wanted] = run.result(wanted)
                 except TableError as error:
-                    drawn.missing[shown] = str(error)
+                    drawn.missing[name] = str(error)
             if name == OVERVIEW and tables:
-                keep(overview(tables, title=readable(run.path.resolve().name)), name)
+                drawn.missing.pop(name, None)
+                keep(overview(tables, title=readable(run.path.resolve().name)), name, name)
             elif tables:
-                keep(_figure(getattr(plots, name)(tables[table])), name)
+                keep(_figure(getattr(plots, name)(tables[table])), name, name)
     return drawn
 
 
-def _result(run: Run, table: str) -> pl.DataFrame:
-    if table not in run.results():
-        maker = next(name for name, tables in ANALYSES.items() if table in tables)
-        raise TableError(f"no {table}; expected `opd-diag analyze {maker.replace('_', '-')}` first")
-    return run.result(table)
+def _command(tables: Iterable[str], run: Run) -> str:
+    """Return the command that makes some tables: of their analysis, or of all where it is not one.
+
+    Args:
+        tables: Names of tables; empty for the overview.
+        run: The run to analyse.
+    """
+    makers = {
+        next((name for name, made in ANALYSES.items() if table in made), ALL) for table in tables
+    }
+    name = makers.pop() if len(makers) == 1 else ALL
+    return f"opd-diag analyze {name.replace('_', '-')} {run.path}"
 
 
 def _figure(ax: Axes) -> Figure:
@@ -129,36 +150,41 @@ def _strip_name(strip: pl.DataFrame, asked: int | str) -> str:
 def figures() -> dict[str, str]:
     """Return all figures, and the table that each draws: the longest name that begins its own.
 
-    The overview, which draws several tables, comes last and has an empty name.
+    The overview, which draws several tables, comes first and has an empty name.
     """
-    found = {}
+    drawn = {}
     for name in plots.__all__:
         tables = [table for table in RESULTS if name == table or name.startswith(f"{table}_")]
         if tables:
-            found[name] = max(tables, key=len)
-    return found | {OVERVIEW: ""}
+            drawn[name] = max(tables, key=len)
+    return {OVERVIEW: ""} | drawn
 
 
 def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
     """Return the figures of analyses or of their own names, with the table of each.
+
+    Args:
+        names: Analyses, figures, `all` or `rollout`; none: the default figures.
 
     Raises:
         OptionError: If a name is neither an analysis nor a figure.
     """
     known = figures()
     if not names:
-        return known
+        return {name: known[name] for name in DEFAULT}
     chosen: dict[str, str] = {}
     for given in names:
         name = given.replace("-", "_")
         tables: Mapping[str, object] = ANALYSES.get(name, {})
         wanted = {figure: table for figure, table in known.items() if table in tables}
-        if not wanted and name in known:
+        if name == ALL:
+            wanted = known
+        elif not wanted and name in known:
             wanted = {name: known[name]}
         if not wanted and name != ROLLOUT:
             raise OptionError(
-                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}), {ROLLOUT}, or a "
-                f"figure ({', '.join(known)})"
+                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}), {ROLLOUT}, "
+                f"{ALL}, or a figure ({', '.join(known)})"
             )
         chosen |= wanted
     return chosen

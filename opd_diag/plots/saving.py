@@ -1,6 +1,7 @@
 """Write figures to files, with text that the font can draw and lines that fit the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -15,20 +16,27 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 from opd_diag.plots.style import drawable, style
 from opd_diag.tables.files import atomic_path
 
+CAPTION_KEYS = {"png": "Description", "svg": "Description", "pdf": "Subject"}
 FEWEST = 12  # characters in a line
 LEGEND = 40
+NO_BREAK = "\N{NO-BREAK SPACE}"
 LEGEND_SHARE = 0.7  # of the width of its axes and their labels
 TICK = 24
 _KEEP_LAYOUT: dict[Any, Any] = {"figure.constrained_layout.use": False}  # a figure has its own
+POINTS = 72  # to the inch, in which an SVG or PDF is measured
 SAFE = 0.85  # some lines have wider letters, and broken labels move the axes
 
 
-def saved(figure: Figure, path: Path, *, dpi: int | None = None) -> Path:
+def save_figure(
+    figure: Figure, path: Path, *, title: str = "", caption: str = "", dpi: int | None = None
+) -> Path:
     """Write a figure to a file, complete or not at all.
 
     Args:
         figure: What to write.
         path: Where to; its suffix is the format: `.png`, `.svg` or `.pdf`.
+        title: Name of the figure, kept in the file's metadata.
+        caption: How to read it, kept in the file's metadata.
         dpi: Dots per inch of a PNG; None: 200.
 
     Returns:
@@ -37,11 +45,31 @@ def saved(figure: Figure, path: Path, *, dpi: int | None = None) -> Path:
     Raises:
         StorageError: If the file cannot be written.
     """
-    _escape(figure)
-    _break_lines(figure)
+    form = path.suffix[1:]
+    words = {"Title": title, CAPTION_KEYS[form]: caption}
     with style(), plt.rc_context(_KEEP_LAYOUT), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi or plt.rcParams["savefig.dpi"])
+        dots = dpi or plt.rcParams["savefig.dpi"]
+        _escape(figure)
+        with _measured_at(figure, dots if form == "png" else POINTS):
+            _break_lines(figure)
+        figure.savefig(
+            temporary,
+            format=form,
+            dpi=dots,
+            metadata={key: value for key, value in words.items() if value},
+        )
     return path
+
+
+@contextmanager
+def _measured_at(figure: Figure, dpi: float) -> Iterator[None]:
+    """Measure a figure as its file will have it: letters are not as wide at any dots per inch."""
+    before = figure.dpi
+    figure.set_dpi(dpi)
+    try:
+        yield
+    finally:
+        figure.set_dpi(before)
 
 
 def _escape(figure: Figure) -> None:
@@ -96,7 +124,15 @@ def _break(text: Text, room: float) -> None:
     if longest > room:
         lines = text.get_text().split("\n")
         most = max(int(SAFE * room / longest * max(map(len, lines))), FEWEST)
-        text.set_text("\n".join(fill(line, most) for line in lines))
+        text.set_text("\n".join(_wrap(line, most) for line in lines))
+
+
+def _wrap(line: str, most: int) -> str:
+    """Break a line before its bracket if that is enough, and never between a number and its %."""
+    start, bracket, end = line.partition(" (")
+    if bracket and max(len(start), len(end) + 1) <= most:
+        return f"{start}\n({end}"
+    return fill(line.replace(" %", f"{NO_BREAK}%"), most).replace(NO_BREAK, " ")
 
 
 def _slot(ax: Axes) -> tuple[float, float, float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import ScaledTranslation
 
@@ -24,6 +25,7 @@ TALL = (6.4, 4.8)  # with room for a legend below
 WIDE = (9.6, 4.0)
 WIDEST_SINGLE = 7.2  # a figure that is wider on the screen spans both columns of a page
 REASON_CHARACTERS = 56  # in a line of an empty panel
+_EMPTY = "empty: "  # begins the mark of an empty panel
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 120,
@@ -179,12 +181,20 @@ def counted(n: int, noun: str) -> str:
 
 
 def nothing(ax: Axes, reason: str) -> Axes:
-    """Say in an empty panel why there is nothing to draw."""
+    """Say in an empty panel why there is nothing to draw; `why_blank` finds it again."""
+    ax.set_gid(_EMPTY + reason)
     words = fill(readable(reason), REASON_CHARACTERS)
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=CONTROL,
             parse_math=False)  # fmt: skip
     ax.set_axis_off()
     return ax
+
+
+def why_blank(figure: Figure) -> str | None:
+    """Return why a figure has nothing but empty panels, or None if something is drawn."""
+    marks = [ax.get_gid() or "" for ax in figure.axes]
+    reasons = [mark.removeprefix(_EMPTY) for mark in marks if mark.startswith(_EMPTY)]
+    return "; ".join(dict.fromkeys(reasons)) if reasons and len(reasons) == len(marks) else None
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:

@@ -66,8 +66,9 @@ def test_plot_draws_and_names_what_it_could_not(analyzed, run_cli, tmp_path):
     bare = tmp_path / "bare"
     save_run(teachable_run(prompts=6, tokens=80), bare)
     result = run_cli("plot", bare, "teachability")
-    assert result.exit_code == 0
-    assert "not drawn: teachability (" in result.stdout
+    assert result.exit_code == 1
+    line = f"error: {bare}: no results; run `opd-diag analyze teachability {bare}` first"
+    assert result.stderr.splitlines() == [line]
     assert run_cli("plot", folder, "no-such-figure").exit_code == 2
 
 

@@ -4,6 +4,7 @@ import inspect
 
 import matplotlib.pyplot as plt
 import pytest
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -12,8 +13,9 @@ from opd_diag.analyses.release_points import release_points
 from opd_diag.cli import app
 from opd_diag.datasets import release_run, save_run
 from opd_diag.errors import OptionError, StorageError, TableError
+from opd_diag.plots.catalogue import CAPTIONS, DEFAULT
 from opd_diag.plots.figures import choose_figures, figures
-from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.columns import ANALYSES, RESULTS
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +39,57 @@ def test_every_figure_draws_a_table_that_an_analysis_makes():
 
 def test_all_figures_are_drawn_or_named(run, tmp_path):
     before = plt.get_fignums()
-    drawn = od.plot(run, out=tmp_path)
+    drawn = od.plot(run, ["all"], out=tmp_path)
     names = {path.stem for path in drawn.paths}
     ours = {name for name, table in figures().items() if table.startswith("release")}
-    assert names == ours | {"overview"}
+    assert names | {"release_curves_policy"} == ours | {"overview"}
+    assert "release_curves_policy" not in names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn.paths)
-    assert (
-        set(drawn.missing) - {n for n in drawn.missing if n.startswith("overview: ")}
-        == set(figures()) - names
-    )
-    expected = "no rock_groups; expected `opd-diag analyze rock-tokens` first"
+    assert set(drawn.missing) == set(figures()) - names
+    expected = f"run `opd-diag analyze rock-tokens {run.path}` first"
     assert drawn.missing["rock_groups"] == expected
-    assert sorted(n for n in drawn.missing if n.startswith("overview: ")) == [
-        "overview: agreement_traps",
-        "overview: rock_tokens",
-        "overview: teachability",
-    ]
     assert plt.get_fignums() == before
+
+
+def test_a_figure_with_nothing_in_it_is_named_and_not_written(run, tmp_path):
+    drawn = od.plot(run, ["release_curves_policy"], out=tmp_path)
+    assert drawn.missing == {"release_curves_policy": "all rollouts are of one policy"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_default_is_a_few_figures_of_each_analysis(run, tmp_path):
+    drawn = od.plot(run, out=tmp_path)
+    assert {path.stem for path in drawn.paths} | set(drawn.missing) == set(DEFAULT)
+    of = [next((a for a, t in ANALYSES.items() if figures()[n] in t), n) for n in DEFAULT]
+    assert {of.count(name) for name in ANALYSES} <= {1, 2, 3}
+    assert set(ANALYSES) <= set(of)
+
+
+def test_every_figure_has_a_caption_of_its_own():
+    assert set(CAPTIONS) == set(figures()) | {"rollout"}
+    assert len(set(CAPTIONS.values())) == len(CAPTIONS)
+    for caption in CAPTIONS.values():
+        assert caption.endswith(".")
+        assert len(caption) <= 200
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf"])
+def test_a_file_says_what_it_shows_and_how_to_read_it(run, tmp_path, form):
+    (path,) = od.plot(run, ["release_points_positions"], format=form, out=tmp_path).paths
+    if form == "png":
+        with Image.open(path) as image:
+            words = " ".join(image.text.values())
+    else:
+        words = path.read_bytes().decode("latin-1")
+    assert "release_points_positions" in words
+    assert CAPTIONS["release_points_positions"] in words
+
+
+def test_a_run_without_results_is_one_error_that_names_the_command(tmp_path):
+    bare = save_run(release_run(prompts=3, samples=1, segment_tokens=5), tmp_path / "bare")
+    for names, command in (([], "all"), (["rock-tokens"], "rock-tokens"), (["overview"], "all")):
+        with pytest.raises(TableError, match=f"no results; run `opd-diag analyze {command} "):
+            od.plot(bare, names)
 
 
 def test_a_stale_result_is_not_drawn(run, tmp_path):
@@ -115,7 +151,8 @@ def test_a_name_may_be_an_analysis_a_figure_or_the_page():
     }
     assert choose_figures(["release-summary"]) == {"release_summary": "release_summary"}
     assert choose_figures(["overview", "rollout"]) == {"overview": ""}
-    assert choose_figures([]) == figures()
+    assert choose_figures(["all"]) == figures()
+    assert list(choose_figures([])) == list(DEFAULT)
 
 
 def test_the_command_has_the_options_of_the_function():
@@ -132,12 +169,12 @@ def test_the_command_has_the_options_of_the_function():
 
 
 def test_the_command_prints_what_it_drew_and_what_not(run, tmp_path):
-    names = ["release-summary", "rock-groups", "rollout", "--id", "1"]
+    names = ["release-summary", "rock-groups", "rock-cutoff", "rollout", "--id", "1"]
     done = CliRunner().invoke(app, ["plot", str(run.path), *names, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == [
         f"wrote 2 figures to {tmp_path}",
-        "not drawn: rock_groups (no rock_groups; expected `opd-diag analyze rock-tokens` first)",
+        f"not drawn: rock_groups, rock_cutoff: run `opd-diag analyze rock-tokens {run.path}` first",
     ]
     done = CliRunner().invoke(app, ["plot", str(run.path), "rollout"])
     assert done.exit_code == 2

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from opd_diag.errors import OptionError, StorageError
-from opd_diag.plots.saving import saved
+from opd_diag.plots.saving import save_figure
 from opd_diag.plots.style import (
     band,
     bars,
@@ -106,14 +106,14 @@ def test_text_without_a_glyph_is_saved_without_a_warning(tmp_path):
     ax.set_xticks([0, 1], ["привет", "中文"])
     ax.plot([0, 1], label="\U0001f469")
     ax.legend()
-    saved(ax.figure, tmp_path / "x.png")
+    save_figure(ax.figure, tmp_path / "x.png")
     assert [label.get_text() for label in ax.get_xticklabels()] == ["привет", r"\u4e2d\u6587"]
 
 
 def test_a_png_has_200_dots_per_inch_unless_told(tmp_path):
     widths = []
     for dpi in (None, 110):
-        path = saved(panel(None).figure, tmp_path / "x.png", dpi=dpi)
+        path = save_figure(panel(None).figure, tmp_path / "x.png", dpi=dpi)
         widths.append(struct.unpack(">I", path.read_bytes()[16:20])[0])
     assert widths == [1280, 704]
 
@@ -122,12 +122,33 @@ def test_pdf_and_svg_hold_their_fonts(tmp_path):
     with style():
         ax = panel(None)
         ax.set_title("find me")
-    pdf = saved(ax.figure, tmp_path / "x.pdf").read_bytes()
+    pdf = save_figure(ax.figure, tmp_path / "x.pdf").read_bytes()
     assert b"/FontFile2" in pdf  # a TrueType font inside the file
     assert b"/Type3" not in pdf
-    svg = saved(ax.figure, tmp_path / "x.svg").read_text()
+    svg = save_figure(ax.figure, tmp_path / "x.svg").read_text()
     assert "<text" not in svg  # which would need the font where it is opened
     assert re.search(r'<path id="DejaVuSans-', svg)
+
+
+@pytest.mark.parametrize(
+    ("title", "lines"),
+    [
+        (
+            "Teacher's margin among the student's top K: step0 (band: 95 %, 96 prompts)",
+            ["Teacher's margin among the student's top K: step0", "(band: 95 %, 96 prompts)"],
+        ),
+        (f"{'word ' * 15} 95 % of it", None),
+    ],
+)
+def test_a_long_title_is_broken_where_it_reads_well(title, lines, tmp_path):
+    with style():
+        ax = panel(None)
+        ax.set_title(title)
+        save_figure(ax.figure, tmp_path / "x.png")
+    broken = ax.get_title(loc="left").split("\n")
+    assert len(broken) > 1
+    assert lines in (None, broken)
+    assert not any(line.startswith("%") for line in broken)
 
 
 @pytest.mark.parametrize("size", ["screen", "one-column"])
@@ -140,8 +161,9 @@ def test_long_names_stay_on_the_page(size, tmp_path):
         ax.set_ylabel(f"label of {name}")
         ax.plot([0, 1], label=name)
         ax.legend()
-        saved(ax.figure, tmp_path / "x.png")
+        save_figure(ax.figure, tmp_path / "x.png")
     figure = ax.figure
+    figure.set_dpi(200)  # the file's
     figure.draw_without_rendering()
     box = figure.bbox
     for text in (ax.get_children()[-3:], [ax.xaxis.label, ax.yaxis.label], ax.get_legend().texts):
@@ -156,7 +178,7 @@ def test_long_names_stay_on_the_page(size, tmp_path):
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        saved(panel(None).figure, tmp_path / "file" / "x.png")
+        save_figure(panel(None).figure, tmp_path / "file" / "x.png")
 
 
 @pytest.mark.parametrize("size", ["screen", "one-column"])

@@ -11,7 +11,7 @@ from matplotlib.collections import LineCollection
 import opd_diag as od
 from opd_diag.datasets import release_run, save_run, trap_run
 from opd_diag.errors import OptionError, TableError
-from opd_diag.plots.saving import saved
+from opd_diag.plots.saving import save_figure
 from opd_diag.plots.wrapping import wrapped
 from opd_diag.tables.columns.token_strip import TOKEN_STRIP
 from opd_diag.tables.schema import polars_schema
@@ -288,5 +288,5 @@ def test_a_strip_can_be_saved_twice_and_stays_in_place(tmp_path):
     ax = od.plots.token_strip(strip([0.1] * 30))
     before = ax.get_position().bounds
     for name in ("x.png", "x.svg"):
-        saved(ax.figure, tmp_path / name)
+        save_figure(ax.figure, tmp_path / name)
         assert ax.get_position().bounds == before

@@ -1,0 +1,100 @@
+"""How to read each figure, and which are drawn where none is named."""
+
+from collections.abc import Mapping
+
+CAPTIONS: Mapping[str, str] = {
+    "agreement_traps": "Where in a rollout the low-KL rule fires: a spike at 0 means from the "
+    "start, not after a decline.",
+    "release_budgets": "Each row keeps some tokens; right of 1 they carry more of a quantity per "
+    "token than all tokens do. Compare `release` with the controls of equal budget.",
+    "release_correlation": "One point is a rollout: below the diagonal student and teacher agree "
+    "less on the last fifth of the response than on the first.",
+    "release_curves": "Spread of the advantage over relative position, as a share of its value in "
+    "the first fifth: a fade is a slope, a collapse a step.",
+    "release_curves_absolute": "The same spread by token position: late bins hold long rollouts "
+    "only.",
+    "release_curves_advantage": "Mean advantage over relative position: at 0 the teacher likes "
+    "the student's tokens as much as the student does.",
+    "release_curves_entropy": "Entropies of student and teacher over relative position: both "
+    "low where the text is determined.",
+    "release_curves_margin": "The teacher's margin among the student's top K over relative "
+    "position: the signal that the release rule reads, for every K.",
+    "release_curves_overlap": "Shared share of both top 16 over relative position: how much of "
+    "the teacher's choice the student considers.",
+    "release_curves_policy": "The same curve on rollouts of different policies: what belongs to "
+    "the position, and what to who wrote the text.",
+    "release_example": "One accepted rollout, segment by segment: the rule cuts where the fitted "
+    "mean drops.",
+    "release_points": "Gain of the best downward shift: the rule accepts what lies right of the "
+    "threshold.",
+    "release_points_positions": "Where in the response accepted release points stand.",
+    "release_summary": "The rule accepts no more than noise does unless `downward` lies right of "
+    "`upward` and of shuffled segments.",
+    "rock_cutoff": "How long a list may be: agreement of the lists of two halves of the prompts "
+    "falls where chance begins; frequency alone is drawn beside it.",
+    "rock_example": "One rollout: underlined tokens are of rock types, the colour is their loss.",
+    "rock_groups": "Mean loss of groups of types over the checkpoints: chosen on one half of the "
+    "prompts and measured on the other; dashed lines choose and measure on the same rows.",
+    "rock_outputs": "Share of a rollout's tokens, and of its loss, that rock types hold: a list "
+    "of frequent types holds much of both.",
+    "rock_selectors": "Right is stable over halves of the prompts, up is more loss than "
+    "frequency explains: a useful list is both.",
+    "rock_tokens": "One point is a token type: above the grey band its mean loss exceeds that of "
+    "as many random tokens.",
+    "rock_tokens_change": "One point is a token type: on the diagonal its loss has not changed "
+    "between the checkpoints.",
+    "rock_tokens_gradients": "Squared norm of the mean gradient of a type: the raw one grows "
+    "as types get rarer from noise alone, the one across halves does not.",
+    "teachability": "Gain by tenths of a feature measured before training: a useful feature "
+    "sorts the gain.",
+    "teachability_contrast": "Gain of compatible minus incompatible tokens: only the matched "
+    "pairs hold entropy, divergence and position fixed; grey is what chance gives.",
+    "teachability_groups": "Gain of groups of tokens with intervals over prompts.",
+    "teachability_models": "Standardised coefficients of the gain; `local` is the model that "
+    "tests compatibility.",
+    "teachability_overlap": "Share of tokens that two selectors have in common at a budget.",
+    "teachability_plane": "Gain by entropy and divergence before training: cells of few tokens "
+    "are noise.",
+    "teachability_plane_compatibility": "Compatibility by entropy and divergence: where it hardly "
+    "varies it cannot be told from divergence.",
+    "teachability_selectors": "Gain of the tokens that a selector chooses at each budget: compare "
+    "with the mean of all tokens.",
+    "teachability_selectors_captured": "Share of all gain that the chosen tokens hold at each "
+    "budget: a random choice holds as much as its budget.",
+    "teachability_support": "Coefficient of compatibility for other definitions of it: a finding "
+    "should not depend on K.",
+    "trap_cuts": "Gain per token kept by the low-KL cut and by other cuts of equal size, over "
+    "thresholds: only the shuffled cuts are a null.",
+    "trap_cuts_correct": "Share of kept tokens that belong to correct rollouts, for the low-KL "
+    "cut and for other cuts of equal size.",
+    "trap_map": "One row is a rollout, dark is low KL; points mark where the rule cuts.",
+    "trap_phases": "Means before, in and after the low-KL stretch, each beside the same on "
+    "shuffled tokens.",
+    "trap_phases_gradient": "Gradient norms before, in and after the stretch, each beside the "
+    "same on shuffled tokens.",
+    "trap_phases_shares": "Shares of tokens before, in and after the stretch, each beside the "
+    "same on shuffled tokens.",
+    "trap_sensitivity": "One point is a setting of the rule: above 1 low KL persists longer than "
+    "shuffled KL.",
+    "trap_summary": "What the rule finds over what it finds in shuffled KL: an interval that "
+    "holds 1 is no finding.",
+    "trap_trace": "One rollout: the rule fires where the window mean stays below the threshold.",
+    "overview": "One figure of each analysis: the finding beside what chance gives.",
+    "rollout": "One rollout, token by token: the colour is the column named above the scale.",
+}
+
+# Few enough to look at: of each analysis what it finds, beside its null.
+DEFAULT = (
+    "overview",
+    "release_points",
+    "release_curves",
+    "release_summary",
+    "rock_tokens",
+    "rock_groups",
+    "rock_example",
+    "teachability_contrast",
+    "teachability_selectors",
+    "trap_map",
+    "trap_phases",
+    "trap_summary",
+)
