@@ -25,7 +25,7 @@ from opd_diag.analyses.release_points import release_points
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import OpdDiagError, StorageError, TableError
 from opd_diag.rollouts import read_rollouts
-from opd_diag.scoring import parts
+from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.score import score
 from opd_diag.tables.run import Run, open_run
 from tests.faults.conftest import assert_same_run
@@ -209,7 +209,7 @@ def failing_writes(study: Study) -> Iterator[Row]:
 
 
 def no_memory(study: Study) -> Iterator[Row]:
-    plain = parts.response_states
+    plain = part_module.response_states
     calls: list[int] = []
     at, error = 0, MemoryError()
 
@@ -220,7 +220,7 @@ def no_memory(study: Study) -> Iterator[Row]:
         return plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "response_states", states)
+        patch.setattr(part_module, "response_states", states)
         study.score(study.folder / "batches")
         batches, whole = len(calls), []
         for number in range(study.n(20)):
@@ -280,7 +280,7 @@ def damaged_files(study: Study) -> Iterator[Row]:
 
 
 def not_numbers(study: Study) -> Iterator[Row]:
-    plain = parts.response_states
+    plain = part_module.response_states
     whole = []
     lost = 0
     values = [float("nan"), float("inf"), float("-inf")]
@@ -292,12 +292,12 @@ def not_numbers(study: Study) -> Iterator[Row]:
             return found
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(parts, "response_states", states)
+            patch.setattr(part_module, "response_states", states)
             run = study.score(study.folder / f"numbers{number}")
         for name in run.checkpoints:
             ours, theirs = run.tokens(name).collect(), study.clean.tokens(name).collect()
             null = ours["reverse_kl"].is_null()
-            counted = run.manifest["checkpoints"][name]["statistics"]["rows_not_finite"]
+            counted = run.manifest.checkpoints[name].statistics["rows_not_finite"]
             lost += counted
             same = ours.filter(~null).equals(theirs.filter(~null))
             whole.append(bool(same and counted == null.sum() > 0))
@@ -310,7 +310,7 @@ def write(study: Study, rows: list[Row]) -> str:
     lines = [
         HEAD.format(
             rollouts=study.clean.rollouts.height,
-            parts=len(study.clean.manifest["parts"]),
+            parts=len(study.clean.manifest.parts),
             checkpoints=len(study.clean.checkpoints),
             when=date.today(),
             versions=", ".join(

@@ -10,7 +10,8 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from opd_diag.scoring.batches import plan_batches, plan_parts
+from opd_diag.scoring.parts.batches import plan_batches
+from opd_diag.scoring.sequences import plan_parts
 
 SHAPES = (("short", 500, 0.8, 32_768), ("long", 4_000, 0.8, 32_768), ("cut", 8_000, 1.5, 16_384))
 BUDGETS = (8_192, 65_536)

@@ -29,7 +29,8 @@ from transformers import (
 
 import opd_diag as od
 from opd_diag.analyses.means import column_means
-from opd_diag.scoring.models import load_model, verify_head
+from opd_diag.scoring.models.forward import verify_head
+from opd_diag.scoring.models.loading import load_model
 
 PROMPTS = (
     "Explain why the sky is blue, in a few sentences.",
@@ -167,14 +168,14 @@ def main() -> None:
     ).stdout
     analysed = time.perf_counter() - begin
     run = od.open_run(folder)
-    checkpoint = run.manifest["checkpoints"]["dropped10"]
+    checkpoint = run.manifest.checkpoints["dropped10"]
     means = column_means(run, columns=COLUMNS)
-    n = checkpoint["statistics"]["rows"]
-    size = run.manifest["batch_tokens"][0][1]
+    n = checkpoint.statistics["rows"]
+    size = run.manifest.batch_tokens[0][1]
     first = run.rollouts.row(0, named=True)
     ids = torch.tensor([*first["prompt_token_ids"], *first["response_token_ids"]])[:64]
     heads = [f"{verify_head(load_model(path), ids):.2g}" for path in (teacher, student)]
-    alignment = checkpoint["alignment"]
+    alignment = checkpoint.alignment
     lines = [
         "# A pretrained pair at its real size",
         "",
@@ -195,7 +196,7 @@ def main() -> None:
         f"{heads[0]}, student {heads[1]}",
         f"- generator's log-probs: {alignment['diagnosis']}, n {alignment['n']:,}, "
         f"{alignment['detail']}",
-        f"- noise floor of reverse_kl: {checkpoint['noise_floor']['p95']['reverse_kl']:.2g} nat",
+        f"- noise floor of reverse_kl: {checkpoint.noise_floor.p95['reverse_kl']:.2g} nat",
         "",
         "| column | mean | 95 % interval over prompts | n |",
         "|---|---|---|---|",

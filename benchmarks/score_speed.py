@@ -27,28 +27,22 @@ import polars as pl
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from opd_diag.scoring.batches import (
-    chunk_rows,
-    default_batch_tokens,
-    plan_batches,
-    plan_parts,
-    sequences,
-)
-from opd_diag.scoring.forward import response_states
-from opd_diag.scoring.inputs import Inputs
-from opd_diag.scoring.models import (
-    LanguageModel,
+from opd_diag.scoring.columns.buffers import Buffers
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.columns.rows import Rows, head_logits
+from opd_diag.scoring.models.forward import LanguageModel, response_states
+from opd_diag.scoring.models.loading import (
+    Loading,
     default_device,
     default_dtype,
     find_head,
     load_model,
 )
-from opd_diag.scoring.parts import Job
-from opd_diag.scoring.plan import claim_run
+from opd_diag.scoring.parts.batches import chunk_rows, default_batch_tokens, plan_batches
+from opd_diag.scoring.parts.jobs import Job
+from opd_diag.scoring.parts.score_part import PartPlan, score_and_write_part
 from opd_diag.scoring.progress import StderrProgress
-from opd_diag.scoring.rows import Measures, Rows, head_logits
-from opd_diag.scoring.scratch import Scratch
-from opd_diag.scoring.writer import RunWriter
+from opd_diag.scoring.sequences import Inputs, plan_parts, sequences
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.schema import polars_schema
@@ -68,7 +62,7 @@ WIDTH, IDS = 151_936, 151_669
 def load(name: str, device: str, dtype: str) -> LanguageModel:
     """Load a model from a folder, or build one at random with a shape of Qwen3."""
     if name not in SHAPES:
-        return load_model(name, device=device, dtype=dtype)
+        return load_model(name, Loading(device=device, dtype=dtype))
     hidden, inner, layers, heads, groups, tied = SHAPES[name]
     config = Qwen3Config(
         vocab_size=WIDTH,
@@ -127,7 +121,7 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
     prompts, teacher_prompts, responses = job.sequences
     (student,) = job.students.values()
     heads = job.teacher.head.cut(0, job.ids), student.head.cut(0, job.ids)
-    scratch = Scratch()
+    buffers = Buffers()
     for batch in batches:
         numbers = [int(i) for i in batch]
         states = (
@@ -137,7 +131,7 @@ def bare(job: Job, batches: list[np.ndarray]) -> None:
         for start in range(0, len(states[0]), job.chunk_rows):
             for head, own in zip(heads, states, strict=True):
                 rows = Rows(head, own[start : start + job.chunk_rows])
-                head_logits(rows, scratch, "logits")
+                head_logits(rows, buffers, "logits")
 
 
 def plain(job: Job, batches: list[np.ndarray]) -> None:
@@ -243,10 +237,14 @@ def measure(
     def scored(job: Job) -> None:
         with tempfile.TemporaryDirectory() as folder, StderrProgress() as progress:
             progress.start("score", tokens)
-            manifest = claim_run(Path(folder), fingerprint={}, parts=parts, teacher={}, rollouts={})
-            writer = RunWriter(Path(folder), manifest, inputs, parts, "punkt", size, progress)
-            for number in range(len(parts)):
-                writer.write_part(job, number)
+
+            def report(kind: str, value: object) -> None:
+                if kind == "advance" and isinstance(value, int):
+                    progress.advance(value)
+
+            for number, part in enumerate(parts):
+                plan = PartPlan(number, part, size, "punkt")
+                score_and_write_part(job, inputs, Path(folder), plan, report)
 
     works: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (lambda: bare(job, batches), tokens),

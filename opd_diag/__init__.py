@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.teachability import teachability, teachability_features
     from opd_diag.plots.figures import plot
     from opd_diag.rollouts import read_rollouts
-    from opd_diag.scoring.check import check
+    from opd_diag.scoring.preflight.check import check
     from opd_diag.scoring.score import score
     from opd_diag.tables.info import info
     from opd_diag.tables.run import Run, open_run
@@ -43,7 +43,7 @@ __version__ = _version("opd-diag")
 _HOMES = {
     "Run": "opd_diag.tables.run",
     "agreement_traps": "opd_diag.analyses.agreement_traps",
-    "check": "opd_diag.scoring.check",
+    "check": "opd_diag.scoring.preflight.check",
     "info": "opd_diag.tables.info",
     "open_run": "opd_diag.tables.run",
     "plot": "opd_diag.plots.figures",

@@ -9,7 +9,7 @@ import polars as pl
 from opd_diag.datasets.base import Dataset
 from opd_diag.tables.columns.rollouts import VOCAB
 from opd_diag.tables.gradients import GradientSums, write_gradients
-from opd_diag.tables.manifest import FORMAT, SCHEMA_VERSION, write_manifest
+from opd_diag.tables.manifest import Checkpoint, Manifest, Model, Part, write_manifest
 from opd_diag.tables.parquet import write_table
 from opd_diag.tables.rollouts import ROLLOUTS_NAME
 from opd_diag.tables.run import VOCAB_NAME, Run, open_run
@@ -50,16 +50,14 @@ def save_run(dataset: Dataset, path: str | Path, *, seed: int = 0) -> Run:
         write_gradients(_gradients(rows, rollouts, rng), folder, name, 0)
     write_manifest(
         folder,
-        {
-            "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "versions": {"opd-diag": version("opd-diag")},
-            "fingerprint": {"k_grid": k_grid, "generated": seed},
-            "parts": [{"first": 0, "last": rollouts.height - 1, "rows": rows.height}],
-            "teacher": {"path": "generated"},
-            "checkpoints": {name: {"path": "generated", "fingerprint": name} for name in names},
-            "rollouts": {"source": "generated"},
-        },
+        Manifest(
+            fingerprint={"k_grid": k_grid, "generated": seed},
+            parts=(Part(0, rollouts.height, rows.height),),
+            teacher=Model("generated"),
+            checkpoints={name: Checkpoint("generated", fingerprint=name) for name in names},
+            rollouts={"source": "generated"},
+            versions={"opd-diag": version("opd-diag")},
+        ),
     )
     return open_run(folder)
 

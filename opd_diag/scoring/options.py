@@ -5,12 +5,32 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 
 from opd_diag.errors import OptionError
+from opd_diag.tables.manifest import is_checkpoint_name
 
 _BITS = (4, 8)
+
+
+def named_students(students: Mapping[str, str] | str) -> dict[str, str]:
+    """Return students by name; a single one is named like its folder.
+
+    Raises:
+        OptionError: If there is none, or a folder cannot have one of the names.
+    """
+    if isinstance(students, str):
+        students = {Path(students).resolve().name: students}
+    if not students:
+        raise OptionError("students: none; expected at least one")
+    for name in students:
+        if not is_checkpoint_name(name):
+            raise OptionError(
+                f"students: the name {name!r}; expected printable characters without / and \\"
+            )
+    return {name: str(path) for name, path in students.items()}
 
 
 def check_numbers(
@@ -77,8 +97,8 @@ def check_loading(
             or a device map is unknown.
     """
     if dtype not in (None, "auto"):
-        found = getattr(torch, str(dtype), None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        known = getattr(torch, str(dtype), None)
+        if not isinstance(known, torch.dtype) or not known.is_floating_point:
             raise OptionError(f"dtype: {dtype!r}; expected auto, float32, bfloat16 or float16")
     for device in devices:
         if device is not None and not _is_here(device):

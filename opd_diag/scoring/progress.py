@@ -1,11 +1,16 @@
 """Progress on stderr: a bar with tokens per second and the time left, and plain messages."""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+
+
+# Told while a part is scored: ("advance", tokens), ("say", line) or ("resize", (part, tokens)).
+Report = Callable[[str, Any], None]
 
 
 class Progress(Protocol):
@@ -92,14 +97,18 @@ class StderrProgress:
         self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-class Count:
-    """Counts tokens, so that those of a part that is begun again can be taken back."""
+class Counter:
+    """Counts tokens once for each student, so that those of a failed attempt can be taken back."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.tokens = 0
+    def __init__(self, report: Report, students: int) -> None:
+        self._report, self._students = report, students
+        self._tokens = 0
 
-    def __call__(self, tokens: int) -> None:
+    def add(self, tokens: int) -> None:
         """Count tokens as done."""
-        self.tokens += tokens
-        self._progress.advance(tokens)
+        self._tokens += tokens
+        self._report("advance", tokens * self._students)
+
+    def take_back(self) -> None:
+        """Count none of them as done."""
+        self.add(-self._tokens)

@@ -3,24 +3,25 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from opd_diag.scoring.batches import plan_parts
-from opd_diag.scoring.engines import choose_engine, run_engine
-from opd_diag.scoring.fingerprints import digest_table, fingerprint
-from opd_diag.scoring.inputs import Inputs, Origin, named_students, read_inputs
-from opd_diag.scoring.loading import Loading
-from opd_diag.scoring.models import default_dtype
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.engines.choice import choose_engine
+from opd_diag.scoring.engines.scheduler import Choices, Scheduler
+from opd_diag.scoring.engines.worker import WorkerSpec
+from opd_diag.scoring.models.fingerprints import digest_table, fingerprint
+from opd_diag.scoring.models.loading import Loading, default_dtype
 from opd_diag.scoring.options import (
     check_fused,
     check_grid,
     check_loading,
     check_numbers,
     check_workers,
+    named_students,
 )
-from opd_diag.scoring.plan import claim_checkpoints, claim_run
+from opd_diag.scoring.parts.jobs import Models
+from opd_diag.scoring.parts.teacher_states import StatesFolder
 from opd_diag.scoring.progress import Progress, StderrProgress
-from opd_diag.scoring.rows import Measures
-from opd_diag.scoring.worker import WorkerSpec
-from opd_diag.scoring.writer import RunWriter
+from opd_diag.scoring.record import open_record
+from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import remove_leftovers, run_lock
 from opd_diag.tables.manifest import SCHEMA_VERSION
@@ -71,8 +72,8 @@ def score(
         students: Folders or hub ids of the checkpoints by name, in order; a single one is named
             like its folder.
         out: Folder of the run.
-        limit: Score only so many rollouts.
-        max_response_tokens: Score only so many tokens of each response.
+        limit: Score at most this many rollouts.
+        max_response_tokens: Score at most this many tokens of each response.
         temperature: Both models' logits are divided by it.
         k_grid: The K of the columns with one value per K, rising, from 2; cut at the size of the
             vocabulary.
@@ -84,7 +85,7 @@ def score(
         teacher_bits: 4 or 8 quantises the teacher's weights (bitsandbytes).
         device_map: `auto` spreads the teacher over all devices (accelerate).
         devices: Devices of this machine that share the parts, a process for each, such as
-            `("cuda:0", "cuda:1")`. One that dies costs the part that it had in hand.
+            `("cuda:0", "cuda:1")`. One that dies costs the part that it was scoring.
         engine: `ray` shares the parts among the workers of a Ray cluster (that of `RAY_ADDRESS`,
             else one of this machine). All of its machines see `out` and the models.
         workers: Number of Ray's workers; by default one for each GPU, or one for each machine
@@ -144,21 +145,18 @@ def score(
     if fused:
         check_fused(device)
     dtype = dtype or default_dtype(device)
-    loading = Loading(
-        teacher={
-            "dtype": dtype,
-            "device": teacher_device or device,
-            "head_device": device,
-            "device_map": device_map,
-            "attn": attn,
-            "bits": teacher_bits,
-            **origin,
-        },
-        student={"dtype": dtype, "device": device, "attn": attn, **origin},
+    teacher_loading = Loading(
+        dtype=dtype,
+        device=teacher_device or device,
+        head_device=device,
+        device_map=device_map,
+        attn=attn,
+        bits=teacher_bits,
+        **origin,
     )
-    with run_lock(folder), progress or StderrProgress() as tell:
-        parts = plan_parts(inputs.sequences.responses.lengths, part_tokens)
-        manifest = claim_run(
+    student_loading = Loading(dtype=dtype, device=device, attn=attn, **origin)
+    with run_lock(folder), progress or StderrProgress() as display:
+        record = open_record(
             folder,
             fingerprint={
                 "schema_version": SCHEMA_VERSION,
@@ -174,37 +172,35 @@ def score(
                 "segmenter": segments,
                 "part_tokens": part_tokens,
             },
-            parts=parts,
-            teacher={"path": teacher, "trust_remote_code": trust_remote_code},
+            parts=plan_parts(inputs.sequences.responses.lengths, part_tokens),
+            teacher=teacher,
             rollouts=rollouts.report,
         )
         remove_leftovers(folder, ("tokens", "gradients", "teacher"))
-        prints = {name: fingerprint(path, **origin) for name, path in names.items()}
-        claim_checkpoints(folder, manifest, names, prints, trusted=trust_remote_code)
+        weights = {name: fingerprint(path, **origin) for name, path in names.items()}
+        record.add_checkpoints(names, weights, trusted=trust_remote_code)
         _write_once(folder, inputs)
-        writer = RunWriter(
-            folder, manifest, inputs, parts, segmenter, batch_tokens, tell, keep_teacher_states
-        )
-        pending = {name: path for name, path in names.items() if writer.is_pending(name)}
+        pending = {name: path for name, path in names.items() if record.is_pending(name)}
         if pending:
             spec = WorkerSpec(
                 folder=folder.resolve(),
-                manifest=manifest,
+                parts=record.parts,
                 max_response_tokens=max_response_tokens,
                 shared=inputs.shared,
                 segmenter=segmenter,
                 measures=Measures(k_grid, union_k, temperature, fused),
-                teacher=teacher,
-                students=pending,
-                loading=loading,
+                models=Models(teacher, pending, teacher_loading, student_loading),
             )
+            choices = Choices(batch_tokens, keep_teacher_states, seed)
+            missing = set().union(*(record.missing(name) for name in pending))
             try:
-                run_engine(scorers, writer, spec, seed)
+                with scorers.start(spec, inputs, max(1, len(missing))) as pool:
+                    Scheduler(pool, record, list(pending), choices, display).run()
             except KeyboardInterrupt:
-                tell.say(f"interrupted: {writer.state()}; the same command goes on from there")
+                display.say(f"interrupted: {record.state()}; the same command goes on from there")
                 raise
         if not keep_teacher_states:
-            writer.teacher_states.remove()
+            StatesFolder(folder).remove()
     return open_run(folder)
 
 

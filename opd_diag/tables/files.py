@@ -1,8 +1,6 @@
 """Files that are complete or absent, and the lock of a run."""
 
 import contextlib
-import errno
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,28 +90,38 @@ def run_lock(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: If another process writes to the run, or the folder cannot be made.
     """
+    from filelock import FileLock, Timeout
+
+    path = folder / LOCK_NAME
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK_NAME).open("a+")
     except OSError as error:
         raise StorageError(
             f"{folder}: {error.strerror}; expected a folder that can be written"
         ) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise StorageError(
-                    f"{folder}: cannot be locked ({error.strerror}); expected a disk that knows "
-                    "locks"
-                ) from error
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            raise StorageError(
-                f"{folder}: process {owner} is writing to this run; expected one writer at a time"
-            ) from error
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"{folder}: process {_owner(path)} is writing to this run; expected one writer at a "
+            "time"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be locked ({error.strerror}); expected a writable folder on a file "
+            "system that supports locks"
+        ) from error
+    try:
         with contextlib.suppress(OSError):  # only names the owner; the lock holds without it
-            os.ftruncate(handle.fileno(), 0)
-            os.write(handle.fileno(), str(os.getpid()).encode())
+            path.write_text(str(os.getpid()))
         yield
+    finally:
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"

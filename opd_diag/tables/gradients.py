@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.errors import TableError
+from opd_diag.tables.checksums import CHECKSUM_KEY, UNSET, set_checksum, verify_checksum
 from opd_diag.tables.files import atomic_path
-from opd_diag.tables.seals import SEAL_KEY, UNSEALED, check_seal, seal
 
 
 class GradientSums(NamedTuple):
@@ -46,8 +46,8 @@ def write_gradients(sums: GradientSums, run: Path, checkpoint: str, part: int) -
 
     with atomic_path(gradients_path(run, checkpoint, part)) as temporary:
         tensors = {name: np.ascontiguousarray(value) for name, value in sums._asdict().items()}
-        temporary.write_bytes(save(tensors, {SEAL_KEY: UNSEALED}))
-        seal(temporary)
+        temporary.write_bytes(save(tensors, {CHECKSUM_KEY: UNSET}))
+        set_checksum(temporary)
 
 
 def read_gradients(run: Path, checkpoint: str, parts: int) -> GradientSums:
@@ -94,7 +94,7 @@ def _read_part(path: Path) -> GradientSums:
     from safetensors.numpy import load
 
     try:
-        check_seal(path)
+        verify_checksum(path)
         return GradientSums(**load(path.read_bytes()))
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected gradient sums of a part") from None

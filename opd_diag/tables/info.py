@@ -31,51 +31,53 @@ def info(run: Run | str | Path) -> dict[str, Any]:
     """
     run = run if isinstance(run, Run) else open_run(run)
     table, manifest = run.rollouts, run.manifest
-    warnings = list(manifest.get("warnings", []))
-    checkpoints = {name: _checkpoint(run, name) for name in run.checkpoints}
-    for name, found in checkpoints.items():
-        if found["parts"] < found["parts_expected"]:
+    values = manifest.to_json()
+    warnings = list(manifest.warnings)
+    checkpoints = {
+        name: _checkpoint(run, name) | known for name, known in values["checkpoints"].items()
+    }
+    for name, checkpoint in checkpoints.items():
+        if checkpoint["parts"] < checkpoint["parts_expected"]:
             warnings.append(
-                f"checkpoint {name}: {found['parts']} of {found['parts_expected']} parts; "
-                "run the same `opd-diag score` again to go on"
+                f"checkpoint {name}: {checkpoint['parts']} of {checkpoint['parts_expected']} "
+                "parts; run the same `opd-diag score` again to go on"
             )
     return {
         "path": str(run.path),
-        "versions": manifest["versions"],
-        "teacher": manifest["teacher"],
+        "versions": manifest.versions,
+        "teacher": values["teacher"],
         "rollouts": {
             "rows": table.height,
             "prompts": table["prompt_id"].n_unique(),
             "tokens": int(n_tokens(table).sum()),
             "token_exact": int(table["token_exact"].sum()),
-            "report": manifest["rollouts"],
+            "report": manifest.rollouts,
         },
         "checkpoints": checkpoints,
         "trusted": _trusted(run),
         "columns": [column.name for column in token_columns(run.k_grid)],
-        "scores": manifest["fingerprint"],
+        "scores": manifest.fingerprint,
         "results": {name: _result(run, name) for name in run.results()},
         "warnings": warnings,
     }
 
 
 def _trusted(run: Run) -> list[str]:
-    models = {"teacher": run.manifest["teacher"], **run.manifest["checkpoints"]}
-    found = [name for name, model in models.items() if model.get("trust_remote_code")]
-    return found + ["pickle"] * bool(run.manifest["rollouts"].get("trust_pickle"))
+    models = {"teacher": run.manifest.teacher, **run.manifest.checkpoints}
+    trusted = [name for name, model in models.items() if model.trust_remote_code]
+    return trusted + ["pickle"] * bool(run.manifest.rollouts.get("trust_pickle"))
 
 
 def _checkpoint(run: Run, name: str) -> dict[str, Any]:
-    parts = run.manifest["parts"]
+    parts = run.manifest.parts
     numbers = range(len(parts))
     tokens = [path for n in numbers if (path := part_path(run.path, name, n)).exists()]
     sums = [path for n in numbers if (path := gradients_path(run.path, name, n)).exists()]
     return {
         "parts": len(tokens),
         "parts_expected": len(parts),
-        "rows": sum(part["rows"] for part in parts),
+        "rows": sum(part.rows for part in parts),
         "bytes": sum(path.stat().st_size for path in (*tokens, *sums)),
-        **run.manifest["checkpoints"][name],
     }
 
 

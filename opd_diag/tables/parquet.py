@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 
 from opd_diag.errors import TableError, first_line
+from opd_diag.tables.checksums import CHECKSUM_KEY, UNSET, set_checksum, verify_checksum
 from opd_diag.tables.files import atomic_path
-from opd_diag.tables.seals import SEAL_KEY, UNSEALED, check_seal, seal
 
 
 def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table to Parquet, complete or not at all, with a seal over its bytes.
+    """Write a table to Parquet, complete or not at all, with a checksum of its bytes.
 
     Raises:
         StorageError: If it cannot be written.
@@ -32,10 +32,10 @@ def written_table(
     """
     with atomic_path(path) as temporary:
         try:
-            frame.write_parquet(temporary, metadata={**(metadata or {}), SEAL_KEY: UNSEALED})
+            frame.write_parquet(temporary, metadata={**(metadata or {}), CHECKSUM_KEY: UNSET})
         except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
             raise OSError(str(error).rpartition("IO error: ")[2]) from error
-        seal(temporary)
+        set_checksum(temporary)
         yield
 
 
@@ -73,7 +73,7 @@ def n_rows(path: Path) -> int:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
-        check_seal(path)
+        verify_checksum(path)
         yield
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a Parquet table") from None

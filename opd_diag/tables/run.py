@@ -52,12 +52,12 @@ class Run:
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Names of the checkpoints, in the order in which they were given to `score`."""
-        return tuple(self.manifest["checkpoints"])
+        return tuple(self.manifest.checkpoints)
 
     @property
     def k_grid(self) -> tuple[int, ...]:
         """The K of the columns that hold one value per K."""
-        return tuple(self.manifest["fingerprint"]["k_grid"])
+        return self.manifest.k_grid
 
     @cached_property
     def rollouts(self) -> pl.DataFrame:
@@ -90,7 +90,7 @@ class Run:
 
     def _tokens(self, checkpoint: str) -> pl.LazyFrame:
         self._know(checkpoint)
-        rows = [part["rows"] for part in self.manifest["parts"]]
+        rows = [part.rows for part in self.manifest.parts]
         tokens = scan_tokens(self.path, checkpoint, rows)
         first = self.checkpoints[0]
         for part in range(len(rows)) if checkpoint != first else ():
@@ -109,12 +109,21 @@ class Run:
             TableError: If the checkpoint is unknown, not yet complete, or a part is damaged.
         """
         self._know(checkpoint)
-        return read_gradients(self.path, checkpoint, len(self.manifest["parts"]))
+        return read_gradients(self.path, checkpoint, len(self.manifest.parts))
+
+    def noise_floor(self, checkpoint: str) -> dict[str, float]:
+        """Return how far each column moves when other rollouts share a batch.
+
+        Returns:
+            The 95th percentile of |difference| by column; empty while it was not measured.
+        """
+        floor = self.manifest.checkpoints[checkpoint].noise_floor
+        return {} if floor is None else dict(floor.p95)
 
     def input_hash(self, checkpoints: Sequence[str]) -> str:
         """Return the hash of what a result over `checkpoints` is made from."""
-        prints = {name: self.manifest["checkpoints"][name]["fingerprint"] for name in checkpoints}
-        return digest([self.manifest["fingerprint"], prints])
+        prints = {name: self.manifest.checkpoints[name].fingerprint for name in checkpoints}
+        return digest([self.manifest.fingerprint, prints])
 
     @property
     def results_folder(self) -> Path:

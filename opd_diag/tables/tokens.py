@@ -103,8 +103,8 @@ def scan_tokens(run: Path, checkpoint: str, rows: Sequence[int]) -> pl.LazyFrame
             f"{missing[0]}; expected all (run the same `opd-diag score` again to go on)"
         )
     for path, expected in zip(paths, rows, strict=True):
-        found = n_rows(path)
-        if found != expected:
-            raise TableError(f"{path}: {found} rows; expected {expected}")
+        rows_there = n_rows(path)
+        if rows_there != expected:
+            raise TableError(f"{path}: {rows_there} rows; expected {expected}")
     frames = pl.scan_parquet(paths, hive_partitioning=False, glob=False)
     return frames.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())

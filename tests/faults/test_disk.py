@@ -14,7 +14,7 @@ import pytest
 from opd_diag.analyses.release_points import release_points
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import ManifestError, OpdDiagError, StorageError, TableError
-from opd_diag.scoring.fingerprints import fingerprint
+from opd_diag.scoring.models.fingerprints import fingerprint
 from opd_diag.scoring.score import score
 from opd_diag.tables import files
 from opd_diag.tables.info import info
@@ -239,7 +239,7 @@ def test_a_full_disk_at_the_lock_is_no_fault(rollouts, options, same_as_clean, t
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "write", full)
+        patch.setattr(Path, "write_text", full)
         with files.run_lock(tmp_path), pytest.raises(StorageError, match="unknown is writing"):
             score(rollouts, **options, out=tmp_path)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from opd_diag.errors import ModelError
-from opd_diag.scoring import models, parts
-from opd_diag.scoring.check import check
+from opd_diag.scoring.models import loading
+from opd_diag.scoring.parts import score_part as part_module
+from opd_diag.scoring.preflight.check import check
 from opd_diag.scoring.score import score
 from opd_diag.tables.columns.tokens import TOKENS
 
@@ -35,7 +36,7 @@ def test_memory_that_runs_out_at_a_batch_halves_it_and_goes_on(
     rollouts, options, clean, tmp_path, kind, share, monkeypatch
 ):
     """At any batch: those of the parts, and those of the noise floor at the end."""
-    plain, calls = parts.response_states, []
+    plain, calls = part_module.response_states, []
 
     def states(*arguments):
         calls.append(1)
@@ -43,7 +44,7 @@ def test_memory_that_runs_out_at_a_batch_halves_it_and_goes_on(
             raise FAILURES[kind]()
         return plain(*arguments)
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     at = 0
     if "calls" not in COUNTED:
         score(rollouts, **options, out=tmp_path / "counted", batch_tokens=300)
@@ -63,7 +64,7 @@ def test_memory_that_never_suffices_is_one_line(rollouts, options, tmp_path, mon
     def states(*_):
         raise FAILURES["cuda"]()
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     with pytest.raises(ModelError, match="does not fit into memory alone") as caught:
         score(rollouts, **options, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -77,7 +78,7 @@ def test_a_model_that_does_not_fit_is_one_line(rollouts, options, tmp_path, monk
     def load(*_, **__):
         raise FAILURES[kind]()
 
-    monkeypatch.setattr(models, "_load", load)
+    monkeypatch.setattr(loading, "_load", load)
     with pytest.raises(ModelError, match="memory") as caught:
         score(rollouts, **options, out=tmp_path / "run")
     assert options["teacher"] in str(caught.value)
@@ -91,7 +92,7 @@ def test_rows_that_are_no_numbers_are_null_and_counted_and_the_rest_is_whole(
 ):
     """Every fifth hidden state of one model is lost; all other rows stay as in the clean run."""
     broken = options["students"]["a"] if who == "student" else options["teacher"]
-    plain = parts.response_states
+    plain = part_module.response_states
 
     def states(model, prompts, responses, numbers):
         found = plain(model, prompts, responses, numbers)
@@ -100,7 +101,7 @@ def test_rows_that_are_no_numbers_are_null_and_counted_and_the_rest_is_whole(
             found = torch.where((rows % 5 == 3)[:, None], torch.tensor(value), found)
         return found
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     students = {"a": options["students"]["a"]}
     run = score(rollouts, **options | {"students": students}, out=tmp_path / "run")
     table, expected = run.tokens("a").collect(), clean.tokens("a").collect()
@@ -110,10 +111,10 @@ def test_rows_that_are_no_numbers_are_null_and_counted_and_the_rest_is_whole(
     assert table.filter(lost).select(pl.col(MEASURED).is_null().all()).row(0) == (True,) * len(
         MEASURED
     )
-    statistics = run.manifest["checkpoints"]["a"]["statistics"]
+    statistics = run.manifest.checkpoints["a"].statistics
     assert statistics["rows_not_finite"] == lost.sum() > 0
     said = f"checkpoint a: logits of {lost.sum()} of {table.height} tokens are not finite"
-    assert any(said in warning for warning in run.manifest["warnings"])
+    assert any(said in warning for warning in run.manifest.warnings)
     sums = run.gradients("a")
     assert sums.n.sum() == (~lost & table["in_loss"]).sum()
     assert torch.from_numpy(sums.S).isfinite().all()

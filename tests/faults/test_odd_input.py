@@ -21,9 +21,9 @@ from opd_diag.analyses.teachability import teachability
 from opd_diag.datasets import null_run
 from opd_diag.errors import RolloutError
 from opd_diag.rollouts import read_rollouts
-from opd_diag.scoring.batches import chunk_rows
-from opd_diag.scoring.check import check
-from opd_diag.scoring.heads import Head
+from opd_diag.scoring.models.heads import Head
+from opd_diag.scoring.parts.batches import chunk_rows
+from opd_diag.scoring.preflight.check import check
 from opd_diag.scoring.score import score
 from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.schema import check_table

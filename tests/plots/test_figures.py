@@ -94,7 +94,7 @@ def test_a_run_without_results_is_one_error_that_names_the_command(tmp_path):
 
 def test_a_stale_result_is_not_drawn(run, tmp_path):
     other = od.open_run(run.path)
-    other.manifest["fingerprint"]["generated"] = 1
+    other.manifest.fingerprint["generated"] = 1
     drawn = od.plot(other, ["release-summary"], out=tmp_path)
     assert not drawn.paths
     assert "made from another run" in drawn.missing["release_summary"]

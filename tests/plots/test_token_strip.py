@@ -108,7 +108,7 @@ def test_rocks_and_release_points_come_from_their_results(tmp_path):
         table = od.token_strip(run, row["rollout"], checkpoint="b")
         assert table.filter("is_released")["position"].min() == row["release_token"]
         assert [token in rocks for token in table["token_id"]] == table["is_rock"].to_list()
-    run.manifest["fingerprint"]["generated"] = 1  # other rollouts: results are stale
+    run.manifest.fingerprint["generated"] = 1  # other rollouts: results are stale
     stale = od.token_strip(run, 0)
     assert stale.select(pl.col("is_rock", "is_released").is_null().all()).row(0) == (True, True)
 

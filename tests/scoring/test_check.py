@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opd_diag.scoring.check import check
+from opd_diag.scoring.preflight.check import check
 from opd_diag.tables.rollouts import Rollouts
 from tests.scoring.reference import own_logits
 

@@ -95,7 +95,7 @@ def test_gradient_sums_are_the_sums_of_the_gradients(run, expected):
 
 def test_parts_hold_whole_rollouts_in_order(run, rollouts):
     got = run.tokens("s").collect()
-    assert len(run.manifest["parts"]) > 1
+    assert len(run.manifest.parts) > 1
     assert got.select("rollout", "position").equals(
         got.select("rollout", "position").sort(pl.all())
     )
@@ -147,5 +147,5 @@ def test_the_grid_of_k_and_the_cut_responses_are_recorded(rollouts, teacher, stu
     assert run.k_grid == (3, 10)
     assert got["margin"].dtype == pl.Array(pl.Float32, 2)
     assert got["position"].max() == 4
-    assert run.manifest["fingerprint"]["max_response_tokens"] == 5
+    assert run.manifest.fingerprint["max_response_tokens"] == 5
     assert run.rollouts["response_token_ids"].list.len().max() == 40

@@ -10,9 +10,10 @@ import torch
 
 import opd_diag as od
 from opd_diag.errors import OptionError
-from opd_diag.scoring.heads import Head
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.columns.rows import Rows, score_rows
+from opd_diag.scoring.models.heads import Head
 from opd_diag.scoring.options import check_fused
-from opd_diag.scoring.rows import Measures, Rows, score_rows
 
 pytest.importorskip("triton")
 
@@ -20,7 +21,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
-from opd_diag.scoring.fused import _BLOCK, _WARPS, _kernel
+from opd_diag.scoring.columns.fused_kernel import _BLOCK, _WARPS, _kernel
 
 types = {"student": "*fp32", "teacher": "*fp32", "sums": "*fp32", "tokens": "*i64", "ranks": "*i64"}
 types |= {"student_tops": "*i64", "teacher_tops": "*i64", "BLOCK": "constexpr"}

@@ -29,9 +29,11 @@ from transformers import (
 )
 
 from opd_diag.errors import ModelError
-from opd_diag.scoring.fingerprints import digest_file, fingerprint
-from opd_diag.scoring.models import find_head, load_model, verify_head
-from opd_diag.scoring.rows import Measures, Rows, score_rows
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.columns.rows import Rows, score_rows
+from opd_diag.scoring.models.fingerprints import digest_file, fingerprint
+from opd_diag.scoring.models.forward import verify_head
+from opd_diag.scoring.models.loading import Loading, find_head, load_model
 
 SHAPE = {
     "vocab_size": 352,
@@ -136,7 +138,7 @@ def test_gradients_are_those_of_autograd_through_the_models_own_forward(folders,
 
 
 def test_bfloat16_models_get_a_float32_head_on_the_cpu(folders):
-    model = load_model(str(folders["qwen3"]), dtype="bfloat16")
+    model = load_model(str(folders["qwen3"]), Loading(dtype="bfloat16"))
     assert model.model.dtype == torch.bfloat16
     assert model.head.weight.dtype == torch.float32
     verify_head(model, IDS)
@@ -208,7 +210,7 @@ def test_digests_come_from_the_cache_while_the_file_is_the_same(tmp_path, monkey
     file.write_bytes(b"one")
     before = digest_file(file)
     with monkeypatch.context() as patch:
-        patch.setattr("opd_diag.scoring.fingerprints.hashlib.file_digest", None)
+        patch.setattr("opd_diag.scoring.models.fingerprints.hashlib.file_digest", None)
         assert digest_file(file) == before
     # Another file of the same size whose time was set back, as `cp -p` does.
     stat = file.stat()
@@ -226,7 +228,7 @@ def test_an_empty_folder_has_no_fingerprint(tmp_path):
 
 def test_a_model_spread_by_accelerate_gives_the_same_logits(folders):
     plain = load_model(str(folders["qwen3"]))
-    spread = load_model(str(folders["qwen3"]), device_map="auto")
+    spread = load_model(str(folders["qwen3"]), Loading(device_map="auto"))
     with torch.inference_mode():
         states = [model.hidden_states(IDS[None]) for model in (plain, spread)]
         torch.testing.assert_close(*states)

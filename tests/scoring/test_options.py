@@ -3,7 +3,7 @@
 import pytest
 
 from opd_diag.errors import OptionError
-from opd_diag.scoring.check import check
+from opd_diag.scoring.preflight.check import check
 from opd_diag.scoring.score import score
 
 BOTH = [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opd_diag.errors import ModelError, OptionError
-from opd_diag.scoring.ray_engine import Actors, connect, share_of
+from opd_diag.scoring.engines.ray import Actors, connect, share_of
 from opd_diag.scoring.score import score
 from tests.scoring.threads import torch_threads
 

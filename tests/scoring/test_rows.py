@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy.special import rel_entr, softmax
 
-from opd_diag.scoring.heads import Head
-from opd_diag.scoring.rows import Measures, Rows, score_rows
-from opd_diag.scoring.tops import top_k
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.columns.rows import Rows, score_rows
+from opd_diag.scoring.columns.top_k import top_k
+from opd_diag.scoring.models.heads import Head
 from tests.scoring.reference import gradients, row_columns
 
 MEASURES = Measures((2, 4, 8, 16, 32, 64))

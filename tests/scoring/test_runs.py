@@ -22,10 +22,12 @@ from opd_diag.errors import (
     StorageError,
     TableError,
 )
-from opd_diag.scoring import parts, writer
-from opd_diag.scoring.noise import noise_floor
+from opd_diag.scoring.engines import worker
+from opd_diag.scoring.parts import score_part as part_module
+from opd_diag.scoring.parts.noise import noise_floor
 from opd_diag.scoring.score import score
 from opd_diag.tables.files import run_lock
+from opd_diag.tables.manifest import NoiseFloor
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
@@ -38,12 +40,12 @@ PART_TOKENS = 30
 KILLED = """
 import os, pickle, signal, sys
 import torch
-from opd_diag.scoring import writer
-from opd_diag.scoring.noise import noise_floor
+from opd_diag.scoring.parts import score_part as part_module
+from opd_diag.scoring.parts.noise import noise_floor
 from opd_diag.scoring.score import score
 
 torch.set_num_threads(1)
-plain, calls = writer.score_part, []
+plain, calls = part_module.score_part, []
 
 def score_part(*args, **options):
     calls.append(1)
@@ -51,7 +53,7 @@ def score_part(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args, **options)
 
-writer.score_part = score_part
+part_module.score_part = score_part
 rollouts, options = pickle.load(open(sys.argv[1], "rb"))
 score(rollouts, **options)
 """
@@ -102,7 +104,7 @@ def test_a_killed_run_goes_on_and_equals_an_uninterrupted_one(
 
 
 def test_ctrl_c_says_how_to_go_on(rollouts, teacher, student, folder, monkeypatch, whole):
-    plain, heard = writer.score_part, Heard()
+    plain, heard = part_module.score_part, Heard()
 
     def interrupted(job, part, *args, **options):
         if part.start > 0:
@@ -111,11 +113,11 @@ def test_ctrl_c_says_how_to_go_on(rollouts, teacher, student, folder, monkeypatc
 
     options = {"teacher": teacher, "students": {"a": student}, "out": folder}
     options |= {"part_tokens": PART_TOKENS}
-    monkeypatch.setattr(writer, "score_part", interrupted)
+    monkeypatch.setattr(part_module, "score_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score(rollouts, **options, progress=heard)
     assert any("a has 1 of" in line and "the same command" in line for line in heard.said)
-    monkeypatch.setattr(writer, "score_part", plain)
+    monkeypatch.setattr(part_module, "score_part", plain)
     assert score(rollouts, **options).tokens("a").collect().equals(whole["a"])
 
 
@@ -133,14 +135,16 @@ def test_a_checkpoint_added_later_gets_what_it_would_have_got_at_once(
 @pytest.fixture
 def bodies(monkeypatch) -> list[tuple[str, int]]:
     """What ran through which body in the parts: (model, response tokens), noise floor left out."""
-    plain, ran = parts.response_states, []
+    plain, ran = part_module.response_states, []
 
     def states(model, prompts, responses, numbers):
         ran.append((model.name, sum(len(responses[i]) for i in numbers)))
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(parts, "response_states", states)
-    monkeypatch.setattr(writer, "noise_floors", lambda job, *_, **__: dict.fromkeys(job.students))
+    monkeypatch.setattr(part_module, "response_states", states)
+    monkeypatch.setattr(
+        worker, "noise_floors", lambda job, *_, **__: dict.fromkeys(job.students, NoiseFloor())
+    )
     return ran
 
 
@@ -152,7 +156,7 @@ def tokens_through(bodies: list[tuple[str, int]], name: str) -> int:
 def test_the_teacher_runs_once_however_many_students(
     rollouts, teacher, student, later, folder, monkeypatch, whole, bodies, together
 ):
-    monkeypatch.setattr("opd_diag.scoring.loading._room_for_another", lambda *_: together)
+    monkeypatch.setattr("opd_diag.scoring.parts.jobs._room_for_another", lambda *_: together)
     heard = Heard()
     run = score(
         rollouts,
@@ -177,7 +181,7 @@ def test_kept_teacher_states_serve_a_checkpoint_added_later(
 ):
     options = {"teacher": teacher, "out": folder, "part_tokens": PART_TOKENS}
     score(rollouts, students={"a": student}, keep_teacher_states=True, **options)
-    assert len(list((folder / "teacher").iterdir())) == len(open_run(folder).manifest["parts"])
+    assert len(list((folder / "teacher").iterdir())) == len(open_run(folder).manifest.parts)
     bodies.clear()
     run = score(rollouts, students={"b": later}, **options)
     assert tokens_through(bodies, teacher) == 0
@@ -208,7 +212,7 @@ def test_damaged_teacher_states_are_one_line(
 def test_without_room_the_teacher_runs_again(
     rollouts, teacher, student, later, folder, monkeypatch, whole, bodies
 ):
-    monkeypatch.setattr("opd_diag.scoring.loading._room_for_another", lambda *_: False)
+    monkeypatch.setattr("opd_diag.scoring.parts.jobs._room_for_another", lambda *_: False)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
     heard = Heard()
     options = {"teacher": teacher, "out": folder, "part_tokens": PART_TOKENS, "progress": heard}
@@ -221,7 +225,7 @@ def test_without_room_the_teacher_runs_again(
 def test_a_finished_run_loads_no_model_again(rollouts, teacher, student, folder, monkeypatch):
     options = {"teacher": teacher, "students": {"a": student}, "out": folder}
     score(rollouts, **options)
-    monkeypatch.setattr("opd_diag.scoring.loading.load_model", None)
+    monkeypatch.setattr("opd_diag.scoring.parts.jobs.load_model", None)
     assert score(rollouts, **options).checkpoints == ("a",)
 
 
@@ -293,7 +297,7 @@ def test_a_write_error_loses_nothing_that_was_complete(
     class Full(Heard):
         def advance(self, tokens: int) -> None:
             super().advance(tokens)
-            if self.tokens == self.expected - open_run(folder).manifest["parts"][-1]["rows"]:
+            if self.tokens == self.expected - open_run(folder).manifest.parts[-1].rows:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
 
     try:
@@ -301,7 +305,7 @@ def test_a_write_error_loses_nothing_that_was_complete(
             score(rollouts, **options, progress=Full())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    last = len(whole_run.manifest["parts"]) - 2
+    last = len(whole_run.manifest.parts) - 2
     assert f"{refused}/checkpoint=a/part-{last:05d}" in str(caught.value)
     assert "\n" not in str(caught.value)
     kept = sorted(path.name for path in (folder / "tokens" / "checkpoint=a").iterdir())
@@ -314,7 +318,7 @@ def test_a_write_error_loses_nothing_that_was_complete(
 def test_out_of_memory_halves_the_batch_and_goes_on(
     rollouts, teacher, student, folder, monkeypatch, whole
 ):
-    plain, sizes, heard = parts.response_states, [], Heard()
+    plain, sizes, heard = part_module.response_states, [], Heard()
 
     def states(model, prompts, responses, numbers):
         longest = max(len(prompts[i]) + len(responses[i]) - 1 for i in numbers)
@@ -323,7 +327,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     run = score(
         rollouts,
         teacher=teacher,
@@ -332,7 +336,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
         batch_tokens=300,
         progress=heard,
     )
-    assert run.manifest["batch_tokens"] == [[0, 75]]
+    assert run.manifest.batch_tokens == [(0, 75)]
     assert [line for line in heard.said if "out of memory" in line][-1].endswith("of 75 tokens")
     assert heard.tokens == heard.expected
     assert max(sizes[-10:]) <= 100
@@ -343,7 +347,7 @@ def test_a_rollout_that_never_fits_is_one_line(rollouts, teacher, student, folde
     def states(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     with pytest.raises(ModelError, match="one of 46 tokens does not fit into memory alone"):
         score(rollouts, teacher=teacher, students=student, out=folder)
 
@@ -358,7 +362,7 @@ def test_the_size_of_batches_does_not_matter(rollouts, teacher, student, tmp_pat
             batch_tokens=size,
         )
         close(run.tokens("a").collect(), whole["a"])
-        assert run.manifest["checkpoints"]["a"]["noise_floor"]["p95"]["reverse_kl"] < 1e-4
+        assert run.manifest.checkpoints["a"].noise_floor.p95["reverse_kl"] < 1e-4
 
 
 def close(one: pl.DataFrame, other: pl.DataFrame) -> None:
@@ -385,7 +389,7 @@ def test_manifest_counts_what_has_no_value(rollouts, teacher, student, folder, s
     tokens = run.tokens().collect()
     rows = tokens.filter(pl.col("rollout") == 5)
     assert rows.select("reverse_kl", "student_rank", "margin").null_count().row(0) == (3, 3, 3)
-    assert run.manifest["checkpoints"]["x"]["statistics"]["rows_not_finite"] >= 3
+    assert run.manifest.checkpoints["x"].statistics["rows_not_finite"] >= 3
     assert any("are not finite; their scores are null" in line for line in heard.said)
 
 
@@ -415,10 +419,10 @@ def test_the_generators_log_probs_are_judged_and_told_loudly(
             part_tokens=PART_TOKENS,
             progress=heard,
         )
-        first = run.manifest["checkpoints"][next(iter(students))]["alignment"]
+        first = run.manifest.checkpoints[next(iter(students))].alignment
         assert first["diagnosis"] == diagnosis
         told = [line for line in heard.said if "log-probs" in line]
-        kept = [line for line in run.manifest["warnings"] if "log-probs" in line]
+        kept = [line for line in run.manifest.warnings if "log-probs" in line]
         assert told == [f"warning: {line}" for line in kept]
         assert bool(told) == (warning is not None)
         assert warning is None or warning in told[0]
@@ -435,16 +439,16 @@ def test_the_generators_log_probs_are_judged_and_told_loudly(
 def test_the_noise_floor_is_what_moves_with_the_batch(rollouts, teacher, student, folder, whole):
     """The floors of a real run are rounding; a known difference is found as it is."""
     run = score(rollouts, teacher=teacher, students={"a": student}, out=folder)
-    floor = run.manifest["checkpoints"]["a"]["noise_floor"]
+    floor = run.manifest.checkpoints["a"].noise_floor
     tokens = run.tokens("a").collect()
-    assert (floor["rollouts"], floor["tokens"]) == (8, tokens.height)
+    assert (floor.rollouts, floor.tokens) == (8, tokens.height)
     floats = [
         name
         for name, dtype in tokens.schema.items()
         if pl.Float32 in (dtype, getattr(dtype, "inner", None))
     ]
-    assert list(floor["p95"]) == floats
-    assert max(floor["p95"].values()) < 1e-3
+    assert list(floor.p95) == floats
+    assert max(floor.p95.values()) < 1e-3
     moved = {"js": tokens["js"].to_numpy() + np.linspace(0, 1, tokens.height, dtype=np.float32)}
     assert noise_floor(tokens, moved) == {"js": pytest.approx(0.95, abs=1e-3)}
 
@@ -465,8 +469,8 @@ def test_students_of_other_widths_are_scored_as_if_alone(
     for name, path in (("n", narrow), ("a", student)):
         alone = score(Rollouts(small), students={name: path}, out=tmp_path / name, **options)
         assert both.tokens(name).collect().equals(alone.tokens(name).collect())
-    assert both.manifest["checkpoints"]["n"]["decodable"] == 300
-    assert both.manifest["checkpoints"]["a"]["decodable"] > 300
+    assert both.manifest.checkpoints["n"].decodable == 300
+    assert both.manifest.checkpoints["a"].decodable > 300
 
 
 def test_ids_outside_the_vocabulary_name_their_line(make_rollouts, teacher, student, folder, ids):

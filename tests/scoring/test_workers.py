@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from opd_diag.cli import app
 from opd_diag.errors import ModelError, OptionError, TableError
-from opd_diag.scoring import parts, workers
-from opd_diag.scoring.crew import Event
+from opd_diag.scoring.engines import processes
+from opd_diag.scoring.engines.scheduler import Event
+from opd_diag.scoring.engines.worker import WorkerSpec, start_worker
+from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.score import score
-from opd_diag.scoring.worker import Worker, WorkerSpec
 from opd_diag.tables.run import open_run
 from tests.scoring.heard import Heard
 
@@ -45,13 +46,13 @@ def whole(rollouts, options, tmp_path_factory):
 @pytest.fixture
 def started(monkeypatch) -> list:
     """The processes that are started."""
-    plain, found = workers._start, []
+    plain, found = processes._start, []
 
     def start(line):
         found.append(plain(line))
         return found[-1]
 
-    monkeypatch.setattr(workers, "_start", start)
+    monkeypatch.setattr(processes, "_start", start)
     return found
 
 
@@ -115,8 +116,8 @@ def test_an_error_of_a_process_is_its_one_line(rollouts, options, folder, tmp_pa
 
 def test_processes_end_with_the_one_that_started_them(folder):
     """Nothing holds standard input open once its owner is gone."""
-    ours, theirs = workers.Pipe()
-    process = workers._start(theirs)
+    ours, theirs = processes.Pipe()
+    process = processes._start(theirs)
     theirs.close()
     process.stdin.close()
     assert process.wait(timeout=60) == 1
@@ -131,7 +132,9 @@ class Here:
         self.dies, self.events, self.workers = dies, deque(), []
         for n in range(3):
             own = pickle.loads(pickle.dumps(spec))
-            self.workers.append(Worker(own, lambda *told, n=n: self.events.append((n, *told))))
+            self.workers.append(
+                start_worker(own, lambda *told, n=n: self.events.append((n, *told)))
+            )
 
     def call(self, worker: int, method: str, *arguments: Any) -> None:
         if self.dies(method, arguments):
@@ -140,8 +143,8 @@ class Here:
             found = getattr(self.workers[worker], method)(*arguments)
             self.events.append((worker, "done", found))
 
-    def wait(self) -> list[Event]:
-        return [Event(*self.events.popleft())]
+    def wait(self, handle: Callable[[Event], None]) -> None:
+        handle(Event(*self.events.popleft()))
 
 
 @pytest.fixture
@@ -152,7 +155,7 @@ def here(monkeypatch) -> Callable[..., None]:
         def pool(_: object, spec: WorkerSpec, count: int) -> contextlib.nullcontext[Here]:
             return contextlib.nullcontext(Here(spec, dies))
 
-        monkeypatch.setattr("opd_diag.scoring.engines.processes", pool)
+        monkeypatch.setattr("opd_diag.scoring.engines.choice.processes", pool)
 
     return use
 
@@ -161,15 +164,15 @@ def here(monkeypatch) -> Callable[..., None]:
 def test_the_teacher_runs_once_however_many_workers(
     rollouts, options, whole, folder, monkeypatch, here, together
 ):
-    monkeypatch.setattr("opd_diag.scoring.loading._room_for_another", lambda *_: together)
-    plain, ran, heard = parts.response_states, [], Heard()
+    monkeypatch.setattr("opd_diag.scoring.parts.jobs._room_for_another", lambda *_: together)
+    plain, ran, heard = part_module.response_states, [], Heard()
 
     def states(model, prompts, responses, numbers):
         if sys._getframe(2).f_code.co_name == "score_part" and model.name == options["teacher"]:
             ran.append(sum(len(responses[i]) for i in numbers))
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     here()
     same(score(rollouts, out=folder, devices=TWO, progress=heard, **options), whole)
     assert sum(ran) == 139
@@ -179,7 +182,7 @@ def test_the_teacher_runs_once_however_many_workers(
 def test_out_of_memory_in_a_worker_holds_for_all(
     rollouts, options, whole, folder, monkeypatch, here
 ):
-    plain, heard = parts.response_states, Heard()
+    plain, heard = part_module.response_states, Heard()
 
     def states(model, prompts, responses, numbers):
         longest = max(len(prompts[i]) + len(responses[i]) - 1 for i in numbers)
@@ -187,10 +190,10 @@ def test_out_of_memory_in_a_worker_holds_for_all(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(parts, "response_states", states)
+    monkeypatch.setattr(part_module, "response_states", states)
     here()
     run = score(rollouts, out=folder, devices=TWO, batch_tokens=300, progress=heard, **options)
-    assert run.manifest["batch_tokens"] == [[0, 300], [1, 75], [2, 37]]
+    assert run.manifest.batch_tokens == [(0, 300), (1, 75), (2, 37)]
     assert any(": out of memory: going on with batches" in line for line in heard.said)
     assert heard.tokens == heard.expected
     for name in whole.checkpoints:

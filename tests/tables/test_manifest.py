@@ -8,6 +8,11 @@ from opd_diag.tables.manifest import (
     FORMAT,
     REQUIRED,
     SCHEMA_VERSION,
+    Checkpoint,
+    Manifest,
+    Model,
+    NoiseFloor,
+    Part,
     digest,
     read_manifest,
     write_manifest,
@@ -25,8 +30,30 @@ WHOLE = {
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write_manifest(tmp_path, WHOLE)
-    assert read_manifest(tmp_path) == WHOLE
+    manifest = Manifest(
+        fingerprint={"k_grid": [2, 4]},
+        parts=(Part(0, 4, 9), Part(4, 5, 2)),
+        teacher=Model("t", dtype="float32", logits=7),
+        checkpoints={
+            "begun": Checkpoint("s", fingerprint="f", files={"config.json": "0"}),
+            "finished": Checkpoint(
+                "s", noise_floor=NoiseFloor(1, 9, {"js": 0.5}), statistics={"rows": 11}
+            ),
+        },
+        batch_tokens=[(0, 512)],
+        warnings=["w"],
+    )
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert [one.is_finished for one in manifest.checkpoints.values()] == [False, True]
+
+
+def test_what_is_not_known_is_not_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(WHOLE))
+    written = read_manifest(tmp_path).to_json()
+    assert written["parts"] == WHOLE["parts"]
+    assert written["teacher"] == {"path": "t", "trust_remote_code": False}
+    assert "noise_floor" not in written["checkpoints"]["a"]
 
 
 @pytest.mark.parametrize(

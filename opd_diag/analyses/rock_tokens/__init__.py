@@ -215,9 +215,7 @@ def _answer(asked: Question, source: Source, *, whole: bool) -> RockTokens:
 
 def _noise_floor(source: Source, checkpoint: str, loss: str) -> float | None:
     """Return what the loss moves by when it is scored again, nat; None where that is not known."""
-    known = source.manifest["checkpoints"][checkpoint] if isinstance(source, Run) else {}
-    floor: float | None = known.get("noise_floor", {}).get("p95", {}).get(loss)
-    return floor
+    return source.noise_floor(checkpoint).get(loss) if isinstance(source, Run) else None
 
 
 def _groups(asked: Question) -> npt.NDArray[np.bool_]:

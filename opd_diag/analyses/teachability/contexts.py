@@ -171,6 +171,7 @@ def _noise_floor(
 ) -> float:
     if given is not None:
         return given
-    known = source.manifest["checkpoints"] if isinstance(source, Run) else {}
-    floors = [known.get(name, {}).get("noise_floor", {}).get("p95", {}).get(kl) for name in names]
+    if not isinstance(source, Run):
+        return 0.0
+    floors = [source.noise_floor(name).get(kl) for name in names if name in source.checkpoints]
     return max((floor for floor in floors if floor is not None), default=0.0)

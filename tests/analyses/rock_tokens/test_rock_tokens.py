@@ -11,6 +11,7 @@ from opd_diag.analyses.rock_tokens import rock_tokens, summary_lines
 from opd_diag.datasets import null_run, rock_run, save_run
 from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.columns.rock_tokens import TABLES
+from opd_diag.tables.manifest import NoiseFloor
 from opd_diag.tables.schema import check_table
 
 USED = ["checkpoint", "rollout", "position", "token_id", "in_loss", "reverse_kl", "grad_logits"]
@@ -452,7 +453,7 @@ def test_a_run_on_disk_adds_texts_and_gradients(tmp_path):
 def test_a_mean_below_the_noise_of_scoring_is_marked(tmp_path):
     data = rock_run(prompts=6, samples=2, tokens=60, types=70, checkpoints=("a", "b"))
     run = save_run(data, tmp_path)
-    run.manifest["checkpoints"]["a"]["noise_floor"] = {"p95": {"reverse_kl": 0.3}}
+    run.manifest.checkpoints["a"].noise_floor = NoiseFloor(p95={"reverse_kl": 0.3})
     rows = rock_tokens(run, top=10).rock_tokens
     marked = rows["reason"].fill_null("").str.contains("mean loss below the noise floor")
     assert marked.to_list() == (rows["mean_loss"] < 0.3).to_list()

@@ -218,11 +218,8 @@ def test_stale_results_and_those_of_another_checkpoint_give_no_selector(data, tm
         return dict(zip(rows["selector"], rows["reason"], strict=True))
 
     assert set(left()) == {"before-release", "outside-trap"}
-    manifest = dict(run.manifest)
-    manifest["checkpoints"] = manifest["checkpoints"] | {
-        "step0": manifest["checkpoints"]["step0"] | {"fingerprint": "scored anew"}
-    }
-    write_manifest(run.path, manifest)
+    run.manifest.checkpoints["step0"].fingerprint = "scored anew"
+    write_manifest(run.path, run.manifest)
     assert open_run(run.path).is_stale("rock_tokens")
     found = left()
     assert set(found) == {"rock-free", "before-release", "outside-trap"}

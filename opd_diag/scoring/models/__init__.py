@@ -1,0 +1,1 @@
+"""Models: loading them, their output heads, their forward passes, and what identifies them."""

@@ -1,0 +1,1 @@
+"""One part of a run: its batches, its tables, and the checks on them."""

@@ -1,0 +1,133 @@
+"""The models of a scoring job: the teacher once, and as many students beside it as fit."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from opd_diag.errors import RolloutError, faults
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.models.forward import LanguageModel, verify_head
+from opd_diag.scoring.models.loading import Loading, context_of, load_model
+from opd_diag.scoring.parts.batches import chunk_rows, total_memory
+from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
+from opd_diag.text.vocabulary import check_ids
+
+_SHARE_FOR_WEIGHTS = 0.6
+_VERIFIED_TOKENS = 64
+
+
+class Job(NamedTuple):
+    """What does not change from part to part.
+
+    Attributes:
+        sequences: What the models read, of all rollouts.
+        measures: What is measured.
+        ids: Number of decodable ids that all models share.
+        chunk_rows: Rows that go through the output heads at a time.
+        teacher: The teacher.
+        students: Students by name.
+    """
+
+    sequences: Sequences
+    measures: Measures
+    ids: int
+    chunk_rows: int
+    teacher: LanguageModel
+    students: Mapping[str, LanguageModel]
+
+
+class Models(NamedTuple):
+    """The models that are to be loaded, and how.
+
+    Attributes:
+        teacher: Folder or hub id of the teacher.
+        students: Folders or hub ids of the students by name.
+        teacher_loading: How the teacher is loaded.
+        student_loading: How the students are loaded.
+    """
+
+    teacher: str
+    students: Mapping[str, str]
+    teacher_loading: Loading
+    student_loading: Loading
+
+
+def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Job]:
+    """Load the models and yield one job for each group of students that fits into memory.
+
+    Every head is compared with its model's own logits before it is used. What a student gets does
+    not depend on the others of its group: they all share the same ids with the teacher.
+
+    Args:
+        inputs: Rollouts and vocabulary.
+        measures: What is measured.
+        models: The models.
+
+    Raises:
+        ModelError: If a model cannot be loaded, or its head is of no known kind.
+        RolloutError: If a model has no logit for an id of the rollouts, or a rollout is longer
+            than its context.
+    """
+    ids = _first_tokens(inputs.sequences)
+    teacher = load_model(models.teacher, models.teacher_loading)
+    check_ids(inputs.table, teacher.width)
+    _check_context(inputs, teacher, inputs.sequences.teacher_prompts)
+    verify_head(teacher, ids)
+    device = str(teacher.head.weight.device)
+    group: dict[str, LanguageModel] = {}
+    n_ids = 0
+
+    def job() -> Job:
+        return Job(inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), teacher, group)
+
+    for name, path in models.students.items():
+        if group and not _room_for_another(teacher, list(group.values())):
+            yield job()
+            group = {}
+        student = load_model(path, models.student_loading)
+        own_ids = min(inputs.shared[name], teacher.width, student.width)
+        check_ids(inputs.table, own_ids)
+        _check_context(inputs, student, inputs.sequences.prompts)
+        verify_head(student, ids)
+        if group and own_ids != n_ids:
+            yield job()
+            group = {}
+        group[name], n_ids = student, own_ids
+    yield job()
+
+
+def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> None:
+    """Check that every rollout that is scored fits into the context of a model.
+
+    Raises:
+        RolloutError: If one does not, with its file and line.
+    """
+    context = context_of(model)
+    responses = inputs.sequences.responses.lengths
+    read = np.where(responses > 0, prompts.lengths + responses - 1, 0)
+    if context is None or read.max() <= context:
+        return
+    long = np.flatnonzero(read > context)
+    places = inputs.table.select("source", "source_row")[long].iter_rows()
+    too_long = [
+        f"{source}:{row}: prompt of {prompts.lengths[i]:,} and response of {responses[i]:,} "
+        f"tokens; expected at most {context:,} in all, the context of {model.name}"
+        for i, (source, row) in zip(long, places, strict=True)
+    ]
+    raise RolloutError(faults("rollouts", too_long) if len(too_long) > 1 else too_long[0])
+
+
+def _room_for_another(teacher: LanguageModel, students: list[LanguageModel]) -> bool:
+    """Tell whether one more student, as large as the last one, would fit."""
+    device = students[-1].model.device
+    beside = [model for model in (teacher, *students) if model.model.device == device]
+    used = sum(int(model.model.get_memory_footprint()) for model in (*beside, students[-1]))
+    return used <= _SHARE_FOR_WEIGHTS * total_memory(device)
+
+
+def _first_tokens(read: Sequences) -> torch.Tensor:
+    first = int((read.responses.lengths > 0).argmax())
+    ids = [*read.prompts[first], *read.responses[first]][:_VERIFIED_TOKENS]
+    return torch.tensor(ids, dtype=torch.int64)

@@ -1,0 +1,1 @@
+"""What can be said of a scoring job before it starts."""

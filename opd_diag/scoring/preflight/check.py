@@ -1,0 +1,191 @@
+"""Preflight: what a scoring job will meet, from its files and from one batch."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+from opd_diag.errors import OpdDiagError
+from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.models.fingerprints import fingerprint
+from opd_diag.scoring.models.forward import LanguageModel, is_out_of_memory
+from opd_diag.scoring.models.loading import Loading, default_device, default_dtype
+from opd_diag.scoring.options import check_grid, check_loading, check_numbers
+from opd_diag.scoring.parts.jobs import Job, Models, load_jobs
+from opd_diag.scoring.parts.token_frame import flat
+from opd_diag.scoring.preflight.findings import (
+    GREEN,
+    RED,
+    YELLOW,
+    Finding,
+    rollout_findings,
+    tokenizer_findings,
+)
+from opd_diag.scoring.preflight.one_batch import BatchResult, choose_batch, score_one_batch
+from opd_diag.scoring.preflight.resources import cost_findings, plan_findings
+from opd_diag.scoring.sequences import Inputs, Origin, read_inputs
+from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.rollouts import Rollouts
+
+# Mean KL of a student from itself in another batch: rounding of its dtype.
+_MOST_SELF_KL = {4: 1e-6, 2: 1e-2}
+_LEVELS = {
+    "aligned": GREEN,
+    "shifted by one": RED,
+    "other temperature": YELLOW,
+    "other checkpoint": YELLOW,
+    "too few tokens": GREEN,
+}
+
+
+def check(
+    rollouts: Rollouts,
+    *,
+    teacher: str,
+    student: str,
+    out: str | Path | None = None,
+    max_response_tokens: int | None = None,
+    temperature: float = 1.0,
+    dtype: str | None = None,
+    device: str | None = None,
+    attn: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    batch_tokens: int | None = None,
+    part_tokens: int = 262_144,
+) -> list[Finding]:
+    """Foresee a scoring job: look at its files, and score one batch.
+
+    Args:
+        rollouts: What `read_rollouts` returns.
+        teacher: Folder or hub id.
+        student: Folder or hub id.
+        out: Where the run would be written; the current folder by default.
+        max_response_tokens: Only so many tokens of each response would be scored.
+        temperature: Both models' logits are divided by it.
+        dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
+        device: Where both models go; a GPU if there is one.
+        attn: Attention implementation, as transformers names it.
+        revision: Branch, tag or commit of hub ids.
+        trust_remote_code: Whether code that comes with a model may run.
+        batch_tokens: Most tokens of a batch; by default from free memory.
+        part_tokens: Response tokens of a part of the tables, about.
+
+    Returns:
+        Findings in the order in which they were made. A red one that leaves nothing to go on with
+        is the last.
+
+    Raises:
+        OptionError: If an option makes no sense.
+    """
+    check_numbers(
+        temperature=temperature,
+        part_tokens=part_tokens,
+        batch_tokens=batch_tokens,
+        max_response_tokens=max_response_tokens,
+    )
+    check_loading(dtype=dtype, devices=(device,))
+    findings = rollout_findings(rollouts)
+    origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
+    findings += tokenizer_findings(rollouts.table, teacher, student, **origin)
+    if any(finding.level == RED for finding in findings):
+        return findings
+    device = device or default_device()
+    how = Loading(dtype=dtype or default_dtype(device), device=device, attn=attn, **origin)
+    try:
+        for name in (teacher, student):
+            fingerprint(name, **origin)
+        inputs = read_inputs(
+            rollouts,
+            teacher,
+            {"student": student},
+            max_response_tokens=max_response_tokens,
+            origin=origin,
+        )
+        measures = Measures(check_grid(K_GRID, inputs.vocab.height), 16, temperature)
+        models = Models(teacher, {"student": student}, how, how)
+        (job,) = load_jobs(inputs, measures, models)
+    except OpdDiagError as error:
+        return [*findings, Finding(RED, "models", str(error))]
+    findings += _model_findings(job, origin)
+    findings += plan_findings(job, batch_tokens, part_tokens)
+    lengths = job.sequences.lengths
+    batch = choose_batch(lengths, job.sequences.responses.lengths)
+    try:
+        result = score_one_batch(job, batch, _sampled(inputs, job, batch))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [*findings, Finding(RED, "memory", "one batch does not fit beside the weights")]
+    findings += _batch_findings(job, result)
+    return findings + cost_findings(inputs, job, result, out, part_tokens)
+
+
+def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
+    lists = inputs.table["sampled_logp"].gather(batch)
+    return flat(lists, job.sequences.responses.lengths[batch]).to_numpy()
+
+
+def _model_findings(job: Job, origin: Origin) -> list[Finding]:
+    (student,) = job.students.values()
+    findings = []
+    for role, model in (("teacher", job.teacher), ("student", student)):
+        saved = _saved_dtype(model.name, origin)
+        findings.append(
+            Finding(
+                GREEN,
+                role,
+                f"{type(model.model).__name__}, {_plain(model.model.dtype)} (saved as "
+                f"{_plain(saved)}), {model.width:,} logits of which {job.ids:,} are decodable; "
+                f"head {_head(model)}, agrees with the model's own logits",
+            )
+        )
+    return findings
+
+
+def _saved_dtype(name: str, origin: Origin) -> object:
+    """Read it from the folder: a loaded model's config tells the dtype that it was loaded with."""
+    from transformers import AutoConfig
+
+    with contextlib.suppress(OSError, ValueError):  # an adapter has no config of its own
+        return getattr(AutoConfig.from_pretrained(name, **origin), "dtype", None)
+    return None
+
+
+def _plain(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _head(model: LanguageModel) -> str:
+    head = model.head
+    features = [
+        "with bias" if head.bias is not None else "",
+        f"scale {head.scale:g}" if head.scale != 1.0 else "",
+        f"soft cap {head.soft_cap:g}" if head.soft_cap is not None else "",
+        "tied" if model.model.config.get_text_config().tie_word_embeddings else "",
+    ]
+    return ", ".join(feature for feature in features if feature) or "plain"
+
+
+def _batch_findings(job: Job, result: BatchResult) -> list[Finding]:
+    (student,) = job.students.values()
+    limit = _MOST_SELF_KL[student.model.dtype.itemsize]
+    aligned = result.alignment
+    return [
+        Finding(
+            GREEN if result.self_kl <= limit else RED,
+            "self-KL",
+            f"mean {result.self_kl:.2g} nat of the student from itself in another batch; at most "
+            f"{limit:g} expected",
+        ),
+        Finding(
+            GREEN if result.reverse_kl > 10 * result.self_kl else YELLOW,
+            "reverse KL",
+            f"mean {result.reverse_kl:.3g} nat on {result.rows:,} tokens",
+        ),
+        Finding(
+            _LEVELS[aligned.diagnosis],
+            "generator's log-probs",
+            f"{aligned.diagnosis}: {aligned.detail}",
+        ),
+    ]

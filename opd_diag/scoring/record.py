@@ -1,0 +1,299 @@
+"""The record of a run that is being scored: what identifies it, what is there, what is known.
+
+It owns the manifest and alone writes it.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from opd_diag.errors import ModelMismatchError, StorageError
+from opd_diag.scoring.parts.alignment import Alignment, add_packed, diagnose
+from opd_diag.tables.files import LOCK_NAME, is_leftover
+from opd_diag.tables.gradients import gradients_path
+from opd_diag.tables.manifest import (
+    MANIFEST_NAME,
+    Checkpoint,
+    Manifest,
+    Model,
+    Part,
+    digest,
+    read_manifest,
+    write_manifest,
+)
+from opd_diag.tables.tokens import part_path, read_part_metadata
+
+MASS_OUTSIDE = 1e-3
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a worker measured of students whose parts are all there.
+
+    Attributes:
+        teacher: The teacher's dtype and number of logits, as attributes of `Model`.
+        students: The same of every student by name, and its `decodable` and `noise_floor`.
+    """
+
+    teacher: Mapping[str, Any]
+    students: Mapping[str, Mapping[str, Any]]
+
+
+class RunRecord:
+    """What is known of a run while it is scored.
+
+    Attributes:
+        folder: The run, held by its lock.
+        manifest: Its manifest, changed and written here alone.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Parts of the run."""
+        return self.manifest.parts
+
+    def add_checkpoints(
+        self,
+        students: Mapping[str, str],
+        fingerprints: Mapping[str, dict[str, str]],
+        *,
+        trusted: bool = False,
+    ) -> None:
+        """Add checkpoints, and make sure that those that are known have the same weights.
+
+        Args:
+            students: Model folders or hub ids by name.
+            fingerprints: Fingerprints of their weights by name.
+            trusted: Whether code that comes with a model may run, in this call.
+
+        Raises:
+            ModelMismatchError: If a name is known with other weights.
+        """
+        known = self.manifest.checkpoints
+        for name, path in students.items():
+            files = fingerprints[name]
+            if name in known and known[name].fingerprint != digest(files):
+                differing = differences(known[name].files, files)
+                raise ModelMismatchError(
+                    f"{self.folder}: checkpoint {name!r} has other weights: "
+                    f"{'; '.join(differing)}; expected those of the first time, or another name"
+                )
+            if name not in known:
+                known[name] = Checkpoint(path=path, fingerprint=digest(files), files=files)
+        for model in (self.manifest.teacher, *(known[name] for name in students)):
+            model.trust_remote_code = trusted or model.trust_remote_code
+        self._write()
+
+    def missing(self, checkpoint: str) -> list[int]:
+        """Return the parts that a checkpoint lacks.
+
+        Raises:
+            TableError: If a part that is there is damaged.
+        """
+        lacking = []
+        for number in range(len(self.parts)):
+            place = (self.folder, checkpoint, number)
+            if part_path(*place).exists() and gradients_path(*place).exists():
+                read_part_metadata(*place)
+            else:
+                lacking.append(number)
+        return lacking
+
+    def is_pending(self, checkpoint: str) -> bool:
+        """Tell whether a checkpoint is not finished."""
+        return not self.manifest.checkpoints[checkpoint].is_finished or bool(
+            self.missing(checkpoint)
+        )
+
+    def state(self) -> str:
+        """Say how far the run is."""
+        left = {name: len(self.missing(name)) for name in self.manifest.checkpoints}
+        return ", ".join(
+            f"{name} has {len(self.parts) - n} of {len(self.parts)} parts"
+            for name, n in left.items()
+        )
+
+    def batch_tokens(self, part: int) -> int | None:
+        """Return the batch size that a part is scored with, or None if none was set yet."""
+        sizes = [size for first, size in self.manifest.batch_tokens if first <= part]
+        return sizes[-1] if sizes else None
+
+    def set_batch_tokens(self, part: int, size: int) -> None:
+        """Record the batch size that holds from a part on."""
+        kept = [pair for pair in self.manifest.batch_tokens if pair[0] < part]
+        self.manifest.batch_tokens = [*kept, (part, size)]
+        self._write()
+
+    def add_measured(self, measured: Measured) -> list[str]:
+        """Record students whose parts are all there, with their totals.
+
+        Returns:
+            The warnings of the run.
+        """
+        for name, values in measured.students.items():
+            checkpoint = self.manifest.checkpoints[name]
+            _set(checkpoint, values)
+            checkpoint.statistics, alignment = totals(self.folder, name, len(self.parts))
+            checkpoint.alignment = alignment._asdict()
+        _set(self.manifest.teacher, measured.teacher)
+        self.manifest.warnings = warnings(self.manifest.checkpoints)
+        self._write()
+        return self.manifest.warnings
+
+    def _write(self) -> None:
+        write_manifest(self.folder, self.manifest)
+
+
+def open_record(
+    folder: Path,
+    *,
+    fingerprint: Mapping[str, Any],
+    parts: Sequence[Part],
+    teacher: str,
+    rollouts: Mapping[str, Any],
+) -> RunRecord:
+    """Open the record of a run, or begin one, and make sure that it is the same run.
+
+    Args:
+        folder: The run, held by its lock.
+        fingerprint: What identifies the run, JSON values.
+        parts: Its parts.
+        teacher: Folder or hub id of the teacher.
+        rollouts: What was seen while the rollouts were read.
+
+    Raises:
+        ModelMismatchError: If the folder holds another run. The message names what differs.
+        StorageError: If the folder holds other files and no run.
+        ManifestError: If its manifest is damaged.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        manifest = read_manifest(folder)
+        differing = differences(manifest.fingerprint, fingerprint)
+        if differing:
+            raise ModelMismatchError(
+                f"{folder}: holds another run: {'; '.join(differing)}; expected the same "
+                "arguments, or a new folder"
+            )
+        return RunRecord(folder, manifest)
+    others = [
+        path.name for path in folder.iterdir() if path.name != LOCK_NAME and not is_leftover(path)
+    ]
+    if others:
+        raise StorageError(
+            f"{folder}: holds {len(others)} other files, such as {min(others)}; expected a new "
+            "folder, or a run"
+        )
+    manifest = Manifest(
+        fingerprint=dict(fingerprint),
+        parts=tuple(parts),
+        teacher=Model(teacher),
+        rollouts=dict(rollouts),
+        versions=_versions(),
+    )
+    write_manifest(folder, manifest)
+    return RunRecord(folder, manifest)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two fingerprints, the first few entries of it."""
+    named = []
+    for key in dict.fromkeys((*before, *now)):
+        was, is_ = before.get(key), now.get(key)
+        if was == is_:
+            continue
+        if isinstance(was, dict) and isinstance(is_, dict):
+            named += [f"{key} {inner}" for inner in differences(was, is_)]
+        else:
+            named.append(f"{key} was {_short(was)}, is {_short(is_)}")
+    if len(named) > _MOST_NAMED:
+        named[_MOST_NAMED:] = [f"and {len(named) - _MOST_NAMED} more"]
+    return named
+
+
+def totals(folder: Path, checkpoint: str, parts: int) -> tuple[dict[str, Any], Alignment]:
+    """Add up the statistics of all parts of a checkpoint.
+
+    Args:
+        folder: The run.
+        checkpoint: Name of the checkpoint.
+        parts: Number of parts.
+
+    Returns:
+        Totals, and how the generator's log-probs compare with the student's.
+    """
+    of_parts = [read_part_metadata(folder, checkpoint, n)["statistics"] for n in range(parts)]
+    rows = sum(part["rows"] for part in of_parts)
+    finite = rows - sum(part["rows_not_finite"] for part in of_parts)
+    columns = dict.fromkeys(column for part in of_parts for column in part["values_not_finite"])
+    statistics = {
+        "rows": rows,
+        "rows_not_finite": rows - finite,
+        "values_not_finite": {
+            column: sum(part["values_not_finite"].get(column, 0) for part in of_parts)
+            for column in columns
+        },
+        "mass_outside": {
+            role: {
+                "mean": sum(part["mass_outside"][role]["sum"] for part in of_parts)
+                / max(finite, 1),
+                "max": max(part["mass_outside"][role]["max"] for part in of_parts),
+            }
+            for role in ("student", "teacher")
+        },
+    }
+    return statistics, diagnose(add_packed(part["sampled_difference"] for part in of_parts))
+
+
+def warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """Say what a reader of the run must know of its finished checkpoints, by name."""
+    said = []
+    alignments = {}
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.statistics is None or checkpoint.alignment is None:
+            continue
+        statistics, alignments[name] = checkpoint.statistics, checkpoint.alignment
+        if statistics["rows_not_finite"]:
+            said.append(
+                f"checkpoint {name}: logits of {statistics['rows_not_finite']} of "
+                f"{statistics['rows']} tokens are not finite; their scores are null"
+            )
+        for role, mass in statistics["mass_outside"].items():
+            if mass["mean"] > MASS_OUTSIDE:
+                said.append(
+                    f"checkpoint {name}: the {role} gives {mass['mean']:.2g} of its probability to "
+                    "ids that no tokenizer decodes; it is left out"
+                )
+    compared = {name: one for name, one in alignments.items() if one["median"] is not None}
+    # Only one of the checkpoints can have generated the rollouts, so one that fits is enough.
+    if compared and not any(one["diagnosis"] == "aligned" for one in compared.values()):
+        name, nearest = min(compared.items(), key=lambda item: item[1]["median"])
+        said.append(
+            f"the generator's log-probs fit no checkpoint; nearest is {name}: "
+            f"{nearest['diagnosis']} ({nearest['detail']}). Unless another model, such as the "
+            "teacher, generated them, check the prompts, the template, the temperature and the "
+            "checkpoint: `opd-diag check` tells them apart"
+        )
+    return said
+
+
+def _set(model: Model, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(model, name, value)
+
+
+def _short(value: object) -> str:
+    text = "missing" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:8]}..."
+
+
+def _versions() -> dict[str, str]:
+    names = ("opd-diag", "torch", "transformers", "polars", "numpy")
+    return {"python": sys.version.split()[0], **{name: version(name) for name in names}}

@@ -1,0 +1,173 @@
+"""What is known before any weights are loaded: rollouts as arrays, vocabulary, parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from opd_diag.errors import RolloutError, faults
+from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.manifest import Part
+from opd_diag.tables.rollouts import Rollouts
+from opd_diag.tables.schema import check_table
+from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
+from opd_diag.text.vocabulary import check_ids, vocab_table
+
+
+class Origin(TypedDict):
+    """Which version of a hub id is meant, and whether its code may run."""
+
+    revision: str | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of token ids, one after the other.
+
+    Attributes:
+        values: All ids, int32.
+        offsets: Where each list starts, and where the last one ends. Shape (lists + 1,), int64.
+    """
+
+    values: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    def __getitem__(self, number: int) -> NDArray[np.int32]:
+        return self.values[self.offsets[number] : self.offsets[number + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of every list."""
+        return np.diff(self.offsets)
+
+
+class Sequences(NamedTuple):
+    """What the models read.
+
+    Attributes:
+        prompts: Prompt of every rollout for the students.
+        teacher_prompts: Prompt of every rollout for the teacher.
+        responses: Response of every rollout, cut to what is scored.
+    """
+
+    prompts: Ragged
+    teacher_prompts: Ragged
+    responses: Ragged
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of tokens that the longer of both models' inputs has. Shape (rollouts,)."""
+        prompts = np.maximum(self.prompts.lengths, self.teacher_prompts.lengths)
+        # The last token of a response is only a target.
+        return prompts + self.responses.lengths - 1
+
+
+def ragged(lists: pl.Series) -> Ragged:
+    """Turn a column of lists into one array."""
+    offsets = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
+    return Ragged(lists.list.explode(empty_as_null=False).to_numpy(), offsets)
+
+
+def sequences(table: pl.DataFrame, max_response_tokens: int | None = None) -> Sequences:
+    """Take what the models read from a rollouts table.
+
+    Args:
+        table: Rollouts.
+        max_response_tokens: Only so many tokens of each response are scored.
+    """
+    responses = table["response_token_ids"]
+    if max_response_tokens is not None:
+        responses = responses.list.head(max_response_tokens)
+    teacher = table.select(pl.coalesce("teacher_prompt_token_ids", "prompt_token_ids")).to_series()
+    return Sequences(ragged(table["prompt_token_ids"]), ragged(teacher), ragged(responses))
+
+
+def plan_parts(tokens: NDArray[np.int64], part_tokens: int) -> list[Part]:
+    """Cut rollouts into parts of about `part_tokens` response tokens.
+
+    Args:
+        tokens: Response tokens of every rollout, at least one in all. Shape (rollouts,).
+        part_tokens: A rollout that starts beyond the n-th multiple of it opens a new part.
+    """
+    # Empty responses at the end go with the rollout before them, so that every part has rows.
+    before = np.cumsum(tokens) - tokens
+    before = np.minimum(before, before[np.flatnonzero(tokens)[-1]])
+    starts = np.unique(before // part_tokens, return_index=True)[1]
+    stops = np.append(starts[1:], len(tokens))
+    rows = np.add.reduceat(tokens, starts)
+    return [Part(*map(int, part)) for part in zip(starts, stops, rows, strict=True)]
+
+
+class Inputs(NamedTuple):
+    """Rollouts and vocabulary of a run.
+
+    Attributes:
+        table: The rollouts.
+        sequences: What the models read.
+        vocab: The vocabulary table, of the teacher's tokenizer.
+        shared: Number of ids that the teacher's and each student's tokenizer share, by name.
+    """
+
+    table: pl.DataFrame
+    sequences: Sequences
+    vocab: pl.DataFrame
+    shared: dict[str, int]
+
+
+def read_inputs(
+    rollouts: Rollouts,
+    teacher: str,
+    students: Mapping[str, str],
+    *,
+    limit: int | None = None,
+    max_response_tokens: int | None = None,
+    origin: Origin,
+) -> Inputs:
+    """Check rollouts and tokenizers against each other.
+
+    Args:
+        rollouts: What `read_rollouts` returns.
+        teacher: Folder or hub id of the teacher.
+        students: Folders or hub ids by name.
+        limit: Only so many rollouts.
+        max_response_tokens: Only so many tokens of each response.
+        origin: Version of hub ids, and whether their code may run.
+
+    Raises:
+        RolloutError: If an id lies outside the vocabulary, a prompt is empty, or there is no
+            response token at all.
+        ModelError: If a tokenizer cannot be loaded.
+        ModelMismatchError: If two tokenizers differ.
+    """
+    table = check_table(rollouts.table, ROLLOUTS, "rollouts")
+    table = table if limit is None else table.head(limit)
+    tokenizer = load_tokenizer(teacher, **origin)
+    shared = {
+        name: compare_tokenizers(
+            tokenizer, load_tokenizer(path, **origin), names=("teacher", f"student {name}")
+        )
+        for name, path in students.items()
+    }
+    check_ids(table, min(shared.values()))
+    _check_prompts(table)
+    read = sequences(table, max_response_tokens)
+    if not read.responses.offsets[-1]:
+        raise RolloutError(f"rollouts: {table.height} rows without a response token; expected some")
+    return Inputs(table, read, vocab_table(tokenizer), shared)
+
+
+def _check_prompts(table: pl.DataFrame) -> None:
+    empty = [
+        f"{source}:{row}: {column} is empty; expected a token for the response to follow"
+        for column in ("prompt_token_ids", "teacher_prompt_token_ids")
+        for source, row in table.filter(pl.col(column).list.len() == 0)
+        .select("source", "source_row")
+        .iter_rows()
+    ]
+    if empty:
+        raise RolloutError(faults("rollouts", empty) if len(empty) > 1 else empty[0])
