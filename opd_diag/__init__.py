@@ -27,6 +27,7 @@ from opd_diag.errors import (
 if TYPE_CHECKING:
     from opd_diag import datasets, plots, stats
     from opd_diag.analyses.agreement_traps import agreement_traps
+    from opd_diag.analyses.findings import findings
     from opd_diag.analyses.release_points import release_points
     from opd_diag.analyses.rock_tokens import rock_tokens
     from opd_diag.analyses.teachability import teachability, teachability_features
@@ -44,6 +45,7 @@ _HOMES = {
     "Run": "opd_diag.tables.run",
     "agreement_traps": "opd_diag.analyses.agreement_traps",
     "check": "opd_diag.scoring.preflight.check",
+    "findings": "opd_diag.analyses.findings",
     "info": "opd_diag.tables.info",
     "open_run": "opd_diag.tables.run",
     "plot": "opd_diag.plots.figures",
@@ -70,6 +72,7 @@ __all__ = [
     "agreement_traps",
     "check",
     "datasets",
+    "findings",
     "info",
     "open_run",
     "plot",

@@ -74,13 +74,14 @@ def test_a_module_sees_only_the_parts_below_it(path: Path) -> None:
 
 
 def test_analyses_do_not_import_each_other() -> None:
-    """What two analyses share is a module beside them."""
+    """What two analyses share is a module beside them; only findings sees all of them."""
     wings = {path.name for path in (PACKAGE / "analyses").iterdir() if path.is_dir()}
     assert {"release_points", "rock_tokens", "teachability", "agreement_traps"} <= wings
     for path in (path for path in MODULES if part(path) == "analyses"):
         own = path.relative_to(PACKAGE).parts[1]
         seen = {n.split(".")[2] for n in imports(path) if n.startswith("opd_diag.analyses.")}
-        assert not seen & wings - {own}, f"{path} imports {seen & wings - {own}}"
+        if own != "findings":
+            assert not seen & wings - {own}, f"{path} imports {seen & wings - {own}}"
 
 
 def test_no_module_is_longer_than_one_job() -> None:

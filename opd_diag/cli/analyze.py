@@ -1,17 +1,21 @@
 """opd-diag analyze: the group of the analyses, and all of them in turn."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 import opd_diag
+from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.cli.printing import print_heading, print_lines, print_written
 from opd_diag.cli.root_command import app
 from opd_diag.errors import OpdDiagError
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from opd_diag.tables.run import Run
 
 analyses = typer.Typer(
@@ -55,52 +59,128 @@ Out = Annotated[
     ),
 ]
 
+
+def _known_questions(keys: list[str] | None) -> list[str] | None:
+    if unknown := sorted(set(keys or ()) - set(QUESTIONS)):
+        raise typer.BadParameter(
+            f"{', '.join(unknown)}; expected a question: {', '.join(QUESTIONS)}"
+        )
+    return keys
+
+
+FailOn = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="QUESTION",
+        callback=_known_questions,
+        help="Exit with 3 if the answer to this question is yes; repeat for more. Questions: "
+        f"{', '.join(QUESTIONS)}.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
 # Teachability selects by what the others have found, so it comes last.
 ORDER = ("release_points", "rock_tokens", "agreement_traps", "teachability")
 
 
-def run_analysis(name: str, run: "Run | Path", out: Path | None, **options: Any) -> None:
-    """Call the library function, write its tables, print its summary.
+class Analyzed(NamedTuple):
+    """What an analysis has to say, and what it wrote."""
+
+    lines: list[str]
+    written: list[Path]
+
+
+def run_analysis(name: str, run: Path, out: Path | None, **options: Any) -> None:
+    """Call the library function, write its tables, print its findings and its summary.
 
     Args:
         name: Name of the function and of its module.
-        run: A run, or its folder.
+        run: Folder of a run.
         out: Folder of the results, or None for the run's own.
         **options: What the function is called with.
     """
-    opened = opd_diag.open_run(run) if isinstance(run, Path) else run
-    result = getattr(opd_diag, name)(opened, **options)
-    written = opened.save(result._asdict(), arguments=options, folder=out)
-    if retokenised := int((~opened.rollouts["token_exact"]).sum()):
-        print_lines(
-            [
-                f"{retokenised:,} of {opened.rollouts.height:,} rollouts were tokenised again from "
-                "text: tokens may differ from those that were generated."
-            ]
-        )
-    print_lines(import_module(f"opd_diag.analyses.{name}").summary_lines(result))
-    print_written(written, "table")
+    opened = opd_diag.open_run(run)
+    analyzed = _analyze(name, opened, out, options)
+    findings, path = save_findings(opened, out)
+    print_findings(findings, name)
+    print_lines(analyzed.lines)
+    print_written([*analyzed.written, path], "table")
 
 
-@analyses.command("all", epilog="Example: opd-diag analyze all run --seed 1")
+def _analyze(name: str, run: "Run", out: Path | None, options: dict[str, Any]) -> Analyzed:
+    result = getattr(opd_diag, name)(run, **options)
+    written = run.save(result._asdict(), arguments=options, folder=out)
+    lines = import_module(f"opd_diag.analyses.{name}").summary_lines(result)
+    if retokenised := int((~run.rollouts["token_exact"]).sum()):
+        lines = [
+            f"{retokenised:,} of {run.rollouts.height:,} rollouts were tokenised again from "
+            "text: tokens may differ from those that were generated.",
+            *lines,
+        ]
+    return Analyzed(lines, written)
+
+
+def save_findings(run: "Run", out: Path | None) -> "tuple[pl.DataFrame, Path]":
+    """Answer the questions from the results in a folder, and write the table beside them."""
+    table = opd_diag.findings(run, folder=out)
+    (path,) = run.save({"findings": table}, arguments={}, folder=out)
+    return table, path
+
+
+def print_findings(findings: "pl.DataFrame", analysis: str | None = None) -> None:
+    """Print the answers to the questions of one analysis, or of all; None: all."""
+    from opd_diag.analyses.findings import summary_lines
+
+    if lines := summary_lines(findings, analysis):
+        print_lines([*lines, ""])
+
+
+def fail_on_yes(findings: "pl.DataFrame", questions: Sequence[str]) -> None:
+    """Exit with 3 if the answer to one of the questions is yes, and say which.
+
+    A question that was not asked does not fail; it is named.
+    """
+    failed = False
+    for question in questions:
+        answers = findings.filter(question=question)["answer"].to_list()
+        if "yes" in answers:
+            failed = True
+            typer.echo(f"{question}: yes", err=True)
+        elif set(answers) <= {"not asked"}:
+            typer.echo(f"{question}: not asked", err=True)
+    if failed:
+        raise typer.Exit(3)
+
+
+@analyses.command("all", epilog="Example: opd-diag analyze all run --fail-on low-kl-stretches")
 def analyze_all(
     run: RunFolder,
     checkpoint: Checkpoint = None,
     policy: Policy = None,
     step: Step = None,
+    fail_on: FailOn = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
     """Run every analysis with its defaults; one that fails does not stop the others."""
-    options = locals() | {"run": opd_diag.open_run(run)}
+    opened = opd_diag.open_run(run)
+    options = {"checkpoint": checkpoint, "policy": policy, "step": step, "seed": seed}
+    analyzed: dict[str, Analyzed] = {}
     failed = []
     for name in ORDER:
-        print_heading(name.replace("_", "-"))
         try:
-            run_analysis(name, **options)
+            analyzed[name] = _analyze(name, opened, out, options)
         except OpdDiagError as error:
             typer.echo(f"error: {error}", err=True)
             failed.append(name.replace("_", "-"))
+    findings, path = save_findings(opened, out)
+    print_findings(findings)
+    print_written([path], "table")
+    for name, (lines, written) in analyzed.items():
+        print_heading(name.replace("_", "-"))
+        print_lines(lines)
+        print_written(written, "table")
     if failed:
         typer.echo(f"failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
+    fail_on_yes(findings, fail_on or ())

@@ -130,27 +130,35 @@ class Run:
         """Folder of the result tables."""
         return self.path / "results"
 
-    def is_stale(self, name: str) -> bool:
+    def is_stale(self, name: str, folder: Path | None = None) -> bool:
         """Tell whether a result was made from other tokens than the run holds now.
+
+        Args:
+            name: Name of the table.
+            folder: Folder of the results; by default the run's own.
 
         Raises:
             TableError: If there is no such result.
         """
-        metadata = read_result_metadata(result_path(self.results_folder, name))
+        metadata = read_result_metadata(result_path(folder or self.results_folder, name))
         covered = metadata["checkpoints"]
         known = all(checkpoint in self.checkpoints for checkpoint in covered)
         return not known or metadata["input_hash"] != self.input_hash(covered)
 
-    def result(self, name: str) -> pl.DataFrame:
+    def result(self, name: str, folder: Path | None = None) -> pl.DataFrame:
         """Read a result table.
+
+        Args:
+            name: Name of the table.
+            folder: Folder of the results; by default the run's own.
 
         Raises:
             TableError: If there is none, it is damaged, or it is stale.
         """
-        if self.is_stale(name):
-            path = result_path(self.results_folder, name)
+        path = result_path(folder or self.results_folder, name)
+        if self.is_stale(name, folder):
             raise TableError(f"{path}: made from another run; expected a result of {self.path}")
-        return read_result(result_path(self.results_folder, name))
+        return read_result(path)
 
     def save(
         self,

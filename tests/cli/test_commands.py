@@ -31,7 +31,8 @@ def test_analyze_all_writes_every_table_and_names_them(analyzed):
     tables = {name for tables in ANALYSES.values() for name in tables}
     assert {path.stem for path in (folder / "results").iterdir()} == tables
     written = [line for line in result.stdout.splitlines() if line.startswith("wrote ")]
-    assert written == [f"wrote {len(ANALYSES[n])} tables to {folder}/results" for n in ORDER]
+    tables_of = [f"wrote {len(ANALYSES[name])} tables to {folder}/results" for name in ORDER]
+    assert written == [f"wrote {folder}/results/findings.parquet", *tables_of]
     assert not result.stderr
 
 

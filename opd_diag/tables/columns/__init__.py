@@ -5,11 +5,18 @@ A module of an analysis names its result tables in `TABLES`; `ANALYSES` and `RES
 
 from collections.abc import Mapping
 
-from opd_diag.tables.columns import agreement_traps, release_points, rock_tokens, teachability
+from opd_diag.tables.columns import (
+    agreement_traps,
+    findings,
+    release_points,
+    rock_tokens,
+    teachability,
+)
 from opd_diag.tables.schema import Column
 
 ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "agreement_traps": agreement_traps.TABLES,
+    "findings": findings.TABLES,
     "release_points": release_points.TABLES,
     "rock_tokens": rock_tokens.TABLES,
     "teachability": teachability.TABLES,

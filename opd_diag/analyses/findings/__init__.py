@@ -1,0 +1,141 @@
+"""Answer every question that a run's results allow, with one error rate for all of them."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+from scipy.special import ndtri
+
+from opd_diag.analyses.answers import LEVEL, Finding
+from opd_diag.analyses.findings.report import summary_lines
+from opd_diag.analyses.questions import QUESTIONS
+from opd_diag.analyses.tables import result_table
+from opd_diag.errors import TableError
+from opd_diag.stats.holm import holm
+from opd_diag.tables.run import Run, open_run
+
+__all__ = ["ANSWERED_BY", "Asked", "answer", "findings", "needed_tables", "summary_lines"]
+
+Asked: TypeAlias = Callable[..., list[Finding]]
+
+POWER = 0.8  # with which `smallest` would have been shown
+
+ANSWERED_BY: Mapping[str, Asked] = {}
+"""Who answers the questions of each analysis, from the result tables that its parameters name."""
+
+
+def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.DataFrame:
+    """Answer the questions about a run, each by one test, from its result tables.
+
+    The p of all rows are adjusted together, so that in a run in which nothing is there some
+    `yes` stands with a probability of about 5 %. A question whose result tables are missing or
+    stale is not asked, and its reason names the command that makes them.
+
+    Args:
+        run: A run, or its folder.
+        folder: Folder of the result tables; None: the run's own.
+
+    Returns:
+        One row for each question and checkpoint, in the order of the questions.
+
+    Raises:
+        ManifestError: If the folder holds no run.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    results = None if folder is None else Path(folder)
+    asked: list[Finding] = []
+    for analysis, ask in ANSWERED_BY.items():
+        try:
+            tables = {name: opened.result(name, results) for name in needed_tables(ask)}
+        except TableError as error:
+            asked += _not_asked(analysis, opened.checkpoints[-1], str(error))
+        else:
+            asked += ask(**tables)
+    return answer(asked, opened.checkpoints)
+
+
+def needed_tables(ask: Asked) -> list[str]:
+    """Return the names of the result tables that answer the questions of an analysis."""
+    return list(inspect.signature(ask).parameters)
+
+
+def answer(asked: Sequence[Finding], checkpoints: Sequence[str]) -> pl.DataFrame:
+    """Answer questions together: adjust their p, and set each against its margin.
+
+    Args:
+        asked: The questions with their numbers.
+        checkpoints: Names of the checkpoints, in order.
+
+    Returns:
+        The table `findings`.
+    """
+    questions = list(QUESTIONS)
+    order = sorted(
+        asked, key=lambda one: (questions.index(one.question), checkpoints.index(one.checkpoint))
+    )
+    p = [np.nan if one.p is None else one.p for one in order]
+    tests = int(np.isfinite(p).sum())
+    rows = [
+        _row(one, None if np.isnan(adjusted) else float(adjusted), tests)
+        for one, adjusted in zip(order, holm(p), strict=True)
+    ]
+    columns = {name: [row[name] for row in rows] for name in _row(_EMPTY, None, 1)}
+    return result_table("findings", columns)
+
+
+def _row(one: Finding, p_adjusted: float | None, tests: int) -> dict[str, object]:
+    given = one.answer(p_adjusted)
+    asked = given != "not asked"
+    return {
+        "checkpoint": one.checkpoint,
+        "question": one.question,
+        "text": QUESTIONS[one.question].text,
+        "answer": given,
+        "unit": one.unit,
+        "estimate": one.estimate,
+        "estimate_low": one.low,
+        "estimate_high": one.high,
+        "control": one.control,
+        "difference": one.difference,
+        "difference_low": one.difference_low,
+        "difference_high": one.difference_high,
+        "margin": one.margin,
+        "p": one.p,
+        "p_adjusted": p_adjusted,
+        "n_prompts": one.n_prompts,
+        "smallest": _smallest(one, tests) if asked and one.smallest is None else one.smallest,
+        "reason": one.reason,
+        "what_it_means": one.meaning.get(given),
+        "what_to_do": one.advice.get(given) if given in ("yes", "no") else None,
+        "source": one.source or None,
+        "filter": one.filter or None,
+    }
+
+
+def _smallest(one: Finding, tests: int) -> float | None:
+    """Difference that a run with this interval shows with a power of 80 %, adjusted for all."""
+    if one.difference_low is None or one.difference_high is None:
+        return None
+    error = (one.difference_high - one.difference_low) / (2 * ndtri(1 - LEVEL / 2))
+    return float(error * (ndtri(1 - LEVEL / 2 / tests) + ndtri(POWER)))
+
+
+_EMPTY = Finding(question=next(iter(QUESTIONS)), checkpoint="", meaning={}, advice={})
+
+
+def _not_asked(analysis: str, checkpoint: str, why: str) -> list[Finding]:
+    command = f"opd-diag analyze {analysis.replace('_', '-')}"
+    return [
+        Finding(
+            question=key,
+            checkpoint=checkpoint,
+            reason=f"{why}; made by `{command}`",
+            meaning={},
+            advice={},
+        )
+        for key, question in QUESTIONS.items()
+        if question.analysis == analysis
+    ]
