@@ -1,6 +1,7 @@
 """From numbers of rollouts or tokens to estimates with intervals over prompts."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,7 +45,22 @@ class Prompts:
             code = np.unique(np.asarray(prompt), return_inverse=True)[1].astype(np.int64)
         self.code = code
         self.count = int(code.max(initial=-1)) + 1
-        self._seed, self._strata = seed, strata
+        self._seed = seed
+        self._strata = None if strata is None else np.asarray(strata)
+        self._whole: tuple[Prompts, Integers] | None = None
+
+    def part(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
+        """Keep some of the rows; the prompts left share the bootstrap draws of all.
+
+        Args:
+            rows: Shape (rows,).
+        """
+        part: Prompts = object.__new__(Prompts)
+        members, part.code = np.unique(self.code[rows], return_inverse=True)
+        part.count, part._seed = len(members), self._seed
+        part._strata = None if self._strata is None else self._strata[members]
+        part._whole = self, members
+        return part
 
     def sums(self, values: npt.ArrayLike) -> Floats:
         """Sum over the rows of each prompt: (rows,) or (rows, k) to (prompts,) or (prompts, k)."""
@@ -71,6 +87,10 @@ class Prompts:
         """
         return self._estimate(bootstrap.ratio, x, m, log=log)
 
+    def rate(self, x: Floats, m: Floats) -> Interval:
+        """Estimate shares of things counted, with an interval at 0 and 1 too, as `ratio` does."""
+        return self._estimate(bootstrap.rate, x, m)
+
     def difference(self, x: Floats, m: Floats, x0: Floats, m0: Floats) -> Interval:
         """Estimate sum x / sum m - sum x0 / sum m0 for each column. Shapes (prompts, k)."""
         return self._estimate(bootstrap.ratio_difference, x, m, x0, m0)
@@ -83,14 +103,18 @@ class Prompts:
         """Estimate the median over rows, those that are not finite left out; fields of shape ()."""
         y = np.asarray(values, np.float64)
         there = np.isfinite(y)
-        return cluster_median(y[there], self.code[there], seed=self._seed)
+        code = self.code[there]
+        return cluster_median(y[there], code, counts=self.draws[:, np.unique(code)])
 
-    @property
+    @cached_property
     def draws(self) -> npt.NDArray[np.uint16]:
         """How often each bootstrap draw holds each prompt, for statistics that are no ratio.
 
         Shape (draws, prompts); equal for equal prompts, so that statistics go draw by draw.
         """
+        if self._whole is not None:
+            whole, members = self._whole
+            return whole.draws[:, members]
         return bootstrap.cluster_counts(self.count, seed=self._seed, strata=self._strata)
 
     def _estimate(
@@ -99,7 +123,7 @@ class Prompts:
         if not self.count:
             none = np.full(np.shape(sums[0])[1:], np.nan)
             return as_interval(none, none, none, np.zeros(none.shape, np.int64))
-        return estimator(*sums, seed=self._seed, strata=self._strata, **options)
+        return estimator(*sums, counts=self.draws, strata=self._strata, **options)
 
 
 def select(interval: Interval, which: Any) -> Interval:

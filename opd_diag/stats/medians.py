@@ -3,7 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
-from opd_diag.stats.intervals import Floats, Interval, cluster_counts, percentile
+from opd_diag.stats.intervals import (
+    FEWEST_CLUSTERS,
+    Floats,
+    Interval,
+    cluster_counts,
+    effective_clusters,
+    percentile,
+)
 
 _CELLS = 4_000_000  # draws x rows in one block: 32 MB
 
@@ -15,6 +22,7 @@ def cluster_median(
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    counts: npt.NDArray[np.integer] | None = None,
 ) -> Interval:
     """Estimate the median over rows, with a percentile interval over whole clusters.
 
@@ -24,6 +32,8 @@ def cluster_median(
         draws: Bootstrap draws.
         seed: Seed of the draws.
         level: Two-sided level.
+        counts: How often each draw holds each cluster, in the order of the codes that occur, shape
+            (draws, clusters), to use instead of new draws.
 
     Returns:
         The median, each field of shape ().
@@ -34,16 +44,23 @@ def cluster_median(
         return percentile(np.full(draws, np.nan), np.nan, 0)
     order = np.argsort(y)
     y, place = y[order], place[order]
-    counts = cluster_counts(len(names), draws=draws, seed=seed)
-    step = max(1, _CELLS // len(y))
-    medians = [_medians(y, counts[i : i + step][:, place]) for i in range(0, draws, step)]
     (point,) = _medians(y, np.ones((1, len(y)), np.uint16))
-    return percentile(np.concatenate(medians), point, len(names), level=level)
+    effective = effective_clusters(np.bincount(place))
+    if effective + 1e-9 < FEWEST_CLUSTERS:
+        return percentile(np.full(1, np.nan), point, len(names), effective=effective)
+    if counts is None:
+        counts = cluster_counts(len(names), draws=draws, seed=seed)
+    step = max(1, _CELLS // len(y))
+    medians = [_medians(y, counts[i : i + step][:, place]) for i in range(0, len(counts), step)]
+    drawn = np.concatenate(medians)
+    return percentile(drawn, point, len(names), effective=effective, level=level)
 
 
-def _medians(rising: Floats, weights: npt.NDArray[np.uint16]) -> Floats:
-    """Find the medians of sorted values that occur `weights` times. Shape (draws,)."""
+def _medians(rising: Floats, weights: npt.NDArray[np.integer]) -> Floats:
+    """Find the medians of sorted values that occur `weights` times, NaN if none does."""
     below = np.cumsum(weights, axis=1, dtype=np.int64)
     half = below[:, -1:] / 2
-    lower, upper = (below < half).sum(axis=1), (below <= half).sum(axis=1)
-    return np.asarray((rising[lower] + rising[upper]) / 2)
+    last = len(rising) - 1
+    lower = np.minimum((below < half).sum(axis=1), last)
+    upper = np.minimum((below <= half).sum(axis=1), last)
+    return np.where(half[:, 0] > 0, (rising[lower] + rising[upper]) / 2, np.nan)

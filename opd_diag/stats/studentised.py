@@ -6,22 +6,48 @@ from the products of these vectors, once for all draws.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.intervals import (
+    FEWEST_CLUSTERS,
     Floats,
     cluster_counts,
     cluster_groups,
     draw_quantiles,
+    effective_clusters,
 )
 
 Sums: TypeAlias = Any  # numpy (clusters,) or (clusters, k), or scipy.sparse (clusters, k)
 Scale: TypeAlias = Callable[[Sequence[Floats]], tuple[Floats, list[Floats]]]
 
 _CELLS = 1_000_000  # statistics x draws, or draws x clusters, in one block: 8 MB an array
+_ROUNDING = 1e-12  # share of a ratio below which a draw of it is 0
+_MOST_BELOW = 0.025  # share of the draws whose total may be 0 or less
+
+
+class Studentised(NamedTuple):
+    """Functions of ratios on their own scale; every field has shape (k,).
+
+    Attributes:
+        estimate: The function itself.
+        low: Lower end of its interval.
+        high: Upper end.
+        clusters: Clusters with data for every ratio.
+        effective: Effective number of them, that of the ratio with the fewest.
+        events: Clusters with a numerator above 0, of the ratio with the fewest.
+        total: Whether all denominators are above 0, in nearly all draws too.
+    """
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+    clusters: npt.NDArray[np.int64]
+    effective: Floats
+    events: npt.NDArray[np.int64]
+    total: npt.NDArray[np.bool_]
 
 
 def bootstrap_t(
@@ -32,7 +58,9 @@ def bootstrap_t(
     seed: int,
     level: float,
     strata: npt.ArrayLike | None,
-) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
+    counts: npt.NDArray[np.integer] | None = None,
+    eventful: bool = False,
+) -> Studentised:
     """Find estimate, low and high of a function of ratios, on the function's own scale.
 
     Args:
@@ -42,9 +70,12 @@ def bootstrap_t(
         seed: Seed of the draws.
         level: Two-sided level.
         strata: Group of each cluster, or None.
+        counts: How often each draw holds each cluster, shape (B, clusters), instead of draws of
+            its own: groups of clusters can share one draw of all.
+        eventful: Whether there is no interval without enough clusters with a numerator above 0.
 
     Returns:
-        Estimate, low, high, and the number of clusters with data, each of shape (k,).
+        The estimates; no draw is made for those of too few effective clusters.
     """
     rows = [_rows(sums) for pair in pairs for sums in pair]
     clusters = rows[0].shape[1]
@@ -53,28 +84,68 @@ def bootstrap_t(
     width = max(row.shape[0] for row in rows)
     if any(row.shape[0] not in (1, width) for row in rows):
         raise ValueError(f"statistics: {[row.shape[0] for row in rows]}; expected 1 or {width}")
-    counts = cluster_counts(clusters, draws=draws, seed=seed, strata=strata)
     groups = cluster_groups(clusters, strata)
+
+    def least(values: Callable[[Any], Any], of: Sequence[Any]) -> Any:
+        return np.min([np.broadcast_to(values(row), width) for row in of], axis=0)
+
+    whole = least(_positive, rows[1::2])
+    found = Studentised(
+        _estimates(rows, scale, groups, width),
+        np.full(width, np.nan),
+        np.full(width, np.nan),
+        least(_present, rows[1::2]),
+        least(lambda row: effective_clusters(row.T), rows[1::2]),
+        least(_events, rows[::2]),
+        least(lambda row: _total_of(row) > 0, rows[1::2]) | whole,
+    )
+    able = found.effective + 1e-9 >= FEWEST_CLUSTERS
+    if eventful:
+        able &= found.events >= FEWEST_CLUSTERS
+    places = np.flatnonzero(able)
+    if not places.size:
+        return found
+    if counts is None:
+        counts = cluster_counts(clusters, draws=draws, seed=seed, strata=strata)
     # Results fill statistics x draws, vectors and their products statistics x clusters.
-    step = max(1, min(_CELLS // draws, 8 * _CELLS // max(clusters, 1)))
-    blocks = []
-    for start in range(0, max(width, 1), step):
-        part = [row if row.shape[0] == 1 else row[start : start + step] for row in rows]
-        blocks.append(_block(part, scale, counts, groups, level))
-    return tuple(np.concatenate(column) for column in zip(*blocks, strict=True))  # type: ignore[return-value]
+    step = max(1, min(_CELLS // counts.shape[0], 8 * _CELLS // max(clusters, 1)))
+    for start in range(0, places.size, step):
+        some = places[start : start + step]
+        part = [row if row.shape[0] == 1 else row[some] for row in rows]
+        found.low[some], found.high[some] = _block(part, scale, counts, groups, level)
+    for row in rows[1::2]:
+        signed = places[~np.broadcast_to(_positive(row), width)[places]]
+        if signed.size:
+            of_row = row if row.shape[0] == 1 else row[signed]
+            below = np.asarray(_times(of_row, counts.T.astype(np.float64)) <= 0).mean(axis=1)
+            found.total[signed] &= below <= _MOST_BELOW
+    return found
+
+
+def _estimates(
+    rows: Sequence[Any],
+    scale: Scale,
+    groups: Sequence[npt.NDArray[np.intp]],
+    width: int,
+) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = [_total_of(x) / _total_of(m) for x, m in zip(rows[::2], rows[1::2], strict=True)]
+        return np.asarray(np.broadcast_to(scale(ratios)[0], width).copy())
 
 
 def _block(
     rows: Sequence[Any],
     scale: Scale,
-    counts: npt.NDArray[np.uint16],
+    counts: npt.NDArray[np.integer],
     groups: Sequence[npt.NDArray[np.intp]],
     level: float,
-) -> tuple[Floats, Floats, Floats, npt.NDArray[np.int64]]:
-    """Do `bootstrap_t` for so many statistics that all draws of them fit in memory."""
-    totals = [_times(row, np.ones((row.shape[1], 1))) for row in rows]
+) -> tuple[Floats, Floats]:
+    """Find low and high of so many statistics that all draws of them fit in memory."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        point = [x / m for x, m in zip(totals[::2], totals[1::2], strict=True)]
+        point = [
+            (_total_of(x) / _total_of(m))[:, None]
+            for x, m in zip(rows[::2], rows[1::2], strict=True)
+        ]
     vectors: list[Any] = []
     for x, m, r in zip(rows[::2], rows[1::2], point, strict=True):
         vectors += [_minus(x, _scaled(m, np.nan_to_num(r))), m]
@@ -98,8 +169,8 @@ def _block(
     # A spread below rounding is none: all clusters agree, and resampling them shows nothing.
     error = np.where(variance > 1e-24 * size, np.sqrt(np.maximum(variance, 0)), np.nan)
     low, high = draw_quantiles(t, level)
-    present = np.min([_present(m) * np.ones(len(estimate), np.int64) for m in rows[1::2]], axis=0)
-    return estimate, estimate - high * error, estimate - low * error, present
+    with np.errstate(invalid="ignore"):
+        return estimate - high * error, estimate - low * error
 
 
 def _studentise(estimate: Floats, variance: Floats, values: Floats, variances: Floats) -> Floats:
@@ -133,7 +204,10 @@ def _statistic(
     totals = [_total(group[a] for group in sums) for a in range(2 * len(point))]
     with np.errstate(divide="ignore", invalid="ignore"):
         moved = [totals[2 * i] / totals[2 * i + 1] for i in range(len(point))]
-        ratios = [r + d for r, d in zip(point, moved, strict=True)]
+        ratios = [
+            np.where(np.abs(r + d) <= _ROUNDING * np.abs(r), 0, r + d)
+            for r, d in zip(point, moved, strict=True)
+        ]
         value, slopes = scale(ratios)
         factors: list[Floats] = []
         for slope, d, m in zip(slopes, moved, totals[1::2], strict=True):
@@ -199,5 +273,18 @@ def _minus(x: Any, y: Any) -> Any:
     return x - y if hasattr(x, "tocsr") == hasattr(y, "tocsr") else np.asarray(x - y)
 
 
+def _total_of(rows: Any) -> Floats:
+    return np.asarray(rows.sum(axis=1), np.float64).ravel()
+
+
 def _present(m: Any) -> npt.NDArray[np.int64]:
     return np.asarray((m != 0).sum(axis=1)).ravel()
+
+
+def _events(x: Any) -> npt.NDArray[np.int64]:
+    return np.asarray((x > 0).sum(axis=1)).ravel()
+
+
+def _positive(m: Any) -> npt.NDArray[np.bool_]:
+    """Tell of which statistics no cluster is below 0."""
+    return np.asarray((m < 0).sum(axis=1) == 0).ravel()

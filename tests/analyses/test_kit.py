@@ -172,3 +172,29 @@ def test_an_answer_needs_the_direction_or_an_interval_inside_the_margin() -> Non
     assert finding(0.02, 0.05, direction=0).answer(0.6) == "no"
     assert finding(0.02, 0.5).answer(0.6) == "undecided"
     assert finding(0.02, 0.5).answer(None) == "not asked"
+
+
+def test_a_part_of_the_rows_shares_the_draws_of_all() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(40), 3)
+    prompts = Prompts(labels, seed=1)
+    values = rng.normal(size=120)
+    rows = labels % 3 == 1
+    part = prompts.part(rows)
+    assert part.count == 13
+    np.testing.assert_array_equal(part.draws, prompts.draws[:, 1::3])
+    x, m = part.sums_and_counts(values[rows])
+    assert x == pytest.approx([values[labels == p].sum() for p in range(1, 40, 3)])
+    interval = part.ratio(x[:, None], m[:, None])
+    assert interval.low[0] < values[rows].mean() < interval.high[0]
+    whole = prompts.part(np.ones(120, np.bool_))
+    assert whole.median(values) == prompts.median(values)
+    assert prompts.part(np.zeros(120, np.bool_)).median([]).reason == "too few prompts"
+
+
+def test_a_rate_of_0_has_an_interval() -> None:
+    prompts = Prompts(np.repeat(np.arange(30), 2), seed=0)
+    x, m = prompts.sums_and_counts(np.zeros((60, 1)))
+    interval = prompts.rate(x, m)
+    assert interval.low[0] == 0
+    assert 0.05 < interval.high[0] < 0.2

@@ -5,8 +5,10 @@ import scipy.stats
 
 from opd_diag.stats.bootstrap import (
     cluster_counts,
+    effective_clusters,
     mean,
     percentile,
+    rate,
     ratio,
     ratio_difference,
     ratio_of_ratios,
@@ -194,6 +196,105 @@ def test_intervals_of_heavy_tails_are_bounded_or_withheld(clusters):
 def test_no_interval_of_a_mild_skew_is_withheld():
     x, m = uneven_ratios(18, 24, 600, 1.0)
     assert np.isfinite(ratio(x, m, log=True, draws=500).low).all()
+
+
+def test_effective_clusters_are_those_of_equal_size():
+    m = np.zeros((12, 3))
+    m[:, 0] = 7.0
+    m[:6, 1] = [100, 1, 1, 1, 1, 1]
+    expected = [12, 105**2 / (10_000 + 5), 0]
+    np.testing.assert_allclose(effective_clusters(m), expected)
+    np.testing.assert_allclose(effective_clusters(scipy.sparse.csr_array(m)), expected)
+    assert effective_clusters(m[:, 1]) == pytest.approx(expected[1])
+
+
+def test_one_large_cluster_among_many_small_ones_gives_no_interval():
+    rng = np.random.default_rng(20)
+    m = np.ones((40, 2))
+    m[0, 0] = 200
+    found = ratio(m * rng.gamma(2.0, 0.5, m.shape), m)
+    assert found.clusters.tolist() == [40, 40]
+    assert found.reason.tolist() == ["too few prompts", ""]
+    assert np.isnan(found.low).tolist() == [True, False]
+
+
+def test_intervals_where_few_clusters_are_large_cover_or_are_withheld():
+    rng = np.random.default_rng(21)
+    m = 1 + rng.pareto(1.0, (30, 800))
+    found = ratio(m * rng.gamma(2.0, 0.5, m.shape), m, draws=500)
+    given = np.isfinite(found.low)
+    np.testing.assert_array_equal(given, effective_clusters(m) >= 5)
+    hits = int(((found.low <= 1) & (found.high >= 1)).sum())
+    assert scipy.stats.binom.cdf(hits, int(given.sum()), 0.86) > 1e-3
+
+
+def test_a_log_scale_needs_five_clusters_with_events():
+    x = np.zeros((96, 7))
+    for clusters in range(7):
+        x[:clusters, clusters] = 1
+    found = ratio(x, np.ones_like(x), log=True)
+    assert np.isfinite(found.high).tolist() == [False] * 5 + [True] * 2
+    assert found.reason.tolist() == ["above 0 in too few prompts"] * 5 + [""] * 2
+    assert found.estimate[0] == 0
+    # Exact limits of a Poisson mean of 5 are 1.62 and 11.67.
+    assert 1.0 < 96 * found.low[5] < 2.5
+    assert 9.0 < 96 * found.high[5] < 13.0
+
+
+def test_draws_without_an_event_are_kept_on_the_log_scale():
+    rng = np.random.default_rng(22)
+    hits = given = 0
+    for events in (5, 8, 12):
+        x = rng.poisson(events / 96, (96, 300)) * rng.gamma(2.0, 0.5, (96, 300))
+        found = ratio(x, np.ones_like(x), log=True, draws=500)
+        given += int(np.isfinite(found.low).sum())
+        hits += int(((found.low <= events / 96) & (found.high >= events / 96)).sum())
+    assert given > 600
+    assert scipy.stats.binom.cdf(hits, given, 0.92) > 1e-3
+
+
+def test_a_share_of_a_total_that_is_not_above_0_is_none():
+    rng = np.random.default_rng(23)
+    total = rng.normal([-0.2, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0], (48, 4))
+    total[:, 0] -= total[:, 0].mean() + 0.2
+    total[:, 1] -= total[:, 1].mean() - 0.001
+    for found in (ratio(0.3 * total, total), ratio_difference(0.3 * total, total, total, total)):
+        assert found.reason[:2].tolist() == ["the total is not above 0"] * 2
+        assert np.isnan(found.estimate[:2]).all()
+        assert np.isfinite(found.estimate[2:]).all()
+        assert "total" not in "".join(found.reason[2:])
+
+
+@pytest.mark.parametrize("clusters", [6, 40])
+def test_a_rate_of_0_or_1_has_wilsons_interval(clusters):
+    m = np.full((clusters, 2), 3.0)
+    x = m * [0, 1]
+    found = rate(x, m)
+    wilson = scipy.stats.binomtest(0, clusters).proportion_ci(method="wilson")
+    np.testing.assert_allclose(found.low, [0, 1 - wilson.high], atol=1e-12)
+    np.testing.assert_allclose(found.high, [wilson.high, 1], atol=1e-12)
+    assert found.reason.tolist() == ["few prompts" if clusters < 24 else ""] * 2
+    assert rate(x[:4], m[:4]).reason.tolist() == ["too few prompts"] * 2
+
+
+@pytest.mark.parametrize("p", [0.01, 0.1, 0.5])
+def test_rates_are_covered_also_where_they_are_small(p):
+    rng = np.random.default_rng(24)
+    m = np.full((24, 600), 4.0)
+    x = rng.binomial(4, rng.beta(5 * p, 5 * (1 - p), m.shape)).astype(float)
+    found = rate(x, m, draws=500)
+    assert np.isfinite(found.low).all()
+    hits = int(((found.low <= p) & (found.high >= p)).sum())
+    assert scipy.stats.binom.cdf(hits, 600, 0.93) > 1e-3
+
+
+def test_groups_of_clusters_can_share_one_draw_of_all():
+    x, m = uneven_ratios(25, 60, 3, 1.0)
+    counts = cluster_counts(60, seed=4)
+    np.testing.assert_array_equal(ratio(x, m, counts=counts).low, ratio(x, m, seed=4).low)
+    part = slice(10, 40)
+    shared, own = ratio(x[part], m[part], counts=counts[:, part]), ratio(x[part], m[part])
+    np.testing.assert_allclose(shared.high - shared.low, own.high - own.low, rtol=0.25)
 
 
 def test_percentile_takes_the_quantiles_of_the_draws_that_have_a_value():

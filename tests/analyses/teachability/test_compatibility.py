@@ -67,7 +67,7 @@ def test_without_an_effect_neither_answer_finds_one_while_the_descriptive_ones_d
         hits["matched"] += covers(found["matched"], "difference", 0)
         hits["thirds"] += covers(found["Q3 thirds"], "difference", 0)
         hits["full"] += covers(found["full", "divergence x compatibility"], "coefficient", 0)
-        assert found["matched"]["reason"] is None
+        assert found["matched"]["reason"] in (None, "few prompts")
         assert "not a test of compatibility" in found["Q3 thirds"]["note"]
         assert "not the test" in found["full", "compatibility"]["note"]
     assert hits["local"] >= at_least(seeds, 0.90)

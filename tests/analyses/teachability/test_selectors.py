@@ -66,7 +66,11 @@ def test_a_selector_takes_the_largest_scores(data, found, name, budget):
     assert row["position"] == pytest.approx(chosen["position"].mean())
     assert row["gain"] == pytest.approx(chosen["gain"].mean())
     assert row["captured"] == pytest.approx(chosen["gain"].sum() / rows["gain"].sum())
-    assert row["gain_low"] < row["gain"] < row["gain_high"]
+    if row["gain_low"] is None:  # a hundredth of the tokens may come from a prompt or two
+        assert budget == 0.01
+        assert row["reason"] == "too few prompts"
+    else:
+        assert row["gain_low"] < row["gain"] < row["gain_high"]
 
 
 def test_random_tokens_gain_what_all_tokens_gain(found):
