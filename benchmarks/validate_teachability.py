@@ -21,6 +21,7 @@ import polars as pl
 from opd_diag.analyses.teachability.contexts import read_contexts
 from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.models import models_table
+from opd_diag.analyses.teachability.options import Options
 from opd_diag.analyses.teachability.sample import sample_tokens
 from opd_diag.datasets import teachable_run
 from opd_diag.datasets.teachability import SHAPES
@@ -42,15 +43,11 @@ def answers(seed: int, **options: Any) -> dict[str, Row]:
         "step0",
         "step1",
         choose_rollouts(run.rollouts),
-        divergence="full",
-        scale="rank",
-        k=16,
-        noise_floor=None,
-        seed=seed,
+        Options(seed=seed),
     )
-    sample = sample_tokens(contexts, seed=seed)
-    models = models_table(contexts, sample, seed=seed).filter(kl="forward_kl", trimmed=False)
-    contrast = contrast_table(contexts, sample, within="run", seed=seed).filter(kl="forward_kl")
+    sample = sample_tokens(contexts)
+    models = models_table(contexts, sample).filter(kl="forward_kl", trimmed=False)
+    contrast = contrast_table(contexts, sample, within="run").filter(kl="forward_kl")
     full, product, local = (
         models.filter(pl.col("term") == term).row(0, named=True)
         for term in ("compatibility", "divergence x compatibility", "local compatibility")

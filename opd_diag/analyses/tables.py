@@ -63,6 +63,7 @@ def _frame(values: Mapping[str, Any]) -> pl.DataFrame:
     full: dict[str, Any] = {}
     for name, value in values.items():
         if np.ndim(value) == 0:
+            value = value.item() if isinstance(value, np.generic | np.ndarray) else value
             full[name] = [None if _is_nan(value) else value] * height
         else:  # an array of Python objects is a list to polars
             full[name] = value.tolist() if getattr(value, "dtype", "") == "object" else value

@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 
 from opd_diag.plots.style import CONTROL, WIDE, colour, nothing, panel, style
 from opd_diag.plots.teachability_labels import GAIN, KL, counts, interval, pair, why
+from opd_diag.tables.columns.teachability import PLANE
 
-PLANE = "entropy x divergence"
 NAMES = {
     "d_learn": "D_learn: divergent and compatible",
     "d_incompat": "D_incompat: divergent and not compatible",

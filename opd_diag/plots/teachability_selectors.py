@@ -16,8 +16,8 @@ from opd_diag.plots.style import (
     style,
 )
 from opd_diag.plots.teachability_labels import GAIN, KL, interval, pair, why
+from opd_diag.tables.columns.teachability import RANDOM
 
-RANDOM = "random"
 BUDGET = 0.10
 DASHES = ("-", "--")  # the palette is used twice: seven colours, up to eleven selectors
 NOT_DRAWN = ("position", "local entropy", "local divergence", "local position")

@@ -1,9 +1,13 @@
-"""Find the quantile that each group would see if its own values were not there."""
+"""Find the quantile that each group would see if its own values were not there; cut at tenths."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.intervals import Floats
+
+TENTHS = 10
 
 
 def quantile_of_others(
@@ -52,3 +56,20 @@ def quantile_of_others(
     below, above = at(low), at(high)
     quantile = np.where(others > 0, below + (place - low) * (above - below), np.nan)
     return quantile[group], others[group]
+
+
+def tenths(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Cut values at their tenths; equal values stay together, so tenths may be unequal or empty.
+
+    Args:
+        values: Shape (n,). Finite.
+
+    Returns:
+        Tenth of each value, from 0, shape (n,), and the borders, shape (11,).
+    """
+    n = len(values)
+    places = np.ceil(np.arange(1, TENTHS) * n / TENTHS).astype(np.int64) - 1
+    places = np.clip(places, 0, n - 1)
+    inner = np.partition(values, places)[places]
+    edges = np.concatenate([[values.min()], inner, [values.max()]]).astype(np.float64)
+    return np.searchsorted(inner, values).astype(np.int64), edges

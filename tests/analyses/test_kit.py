@@ -126,6 +126,16 @@ def test_a_result_table_has_nulls_for_nan_and_the_order_of_its_schema() -> None:
     assert np.isnan(ratio([1, 0], [0, 2])[0])
 
 
+def test_a_single_value_of_numpy_stands_in_every_row() -> None:
+    for value in (np.float64(0.5), np.float32(0.5), np.array(0.5)):
+        table = result_table("teachability_contrast", {
+            "kl": ["forward_kl", "reverse_kl"], "n": np.int64(7), "n_prompts": 2,
+            "difference": value, "contrast": "matched", "checkpoint": "b", "features_from": "a",
+        })  # fmt: skip
+        assert table["difference"].to_list() == [0.5, 0.5]
+        assert table["n"].to_list() == [7, 7]
+
+
 def test_numbers_for_a_person() -> None:
     row = {"value": 0.8341, "value_low": 0.81, "value_high": 0.851, "unit": "share", "reason": None}
     assert wording.estimate(row) == "83.4 % [81.0, 85.1]"

@@ -75,7 +75,7 @@ def test_one_checkpoint_gives_its_reason_where_a_gain_would_stand(figure, alone)
     if figure in (plots.teachability_plane_compatibility, plots.teachability_overlap):
         assert ax.axison
     else:
-        assert "one checkpoint: gain needs two" in ax.texts[0].get_text()
+        assert "one checkpoint: a change needs two" in ax.texts[0].get_text()
 
 
 def test_gain_stands_by_tenths_of_both_scores_beside_the_mean_of_all(tables):

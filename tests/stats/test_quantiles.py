@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd_diag.stats.quantiles import quantile_of_others
+from opd_diag.stats.quantiles import quantile_of_others, tenths
 
 
 @given(
@@ -40,3 +40,15 @@ def test_by_hand():
 def test_bad_input_is_refused(values, groups, share, message):
     with pytest.raises(ValueError, match=message):
         quantile_of_others(values, groups, share=share)
+
+
+def test_equal_values_stay_in_one_tenth():
+    bins, edges = tenths(np.repeat([0.0, 1.0, 5.0], [55, 25, 20]))
+    assert [len(np.unique(bins[part])) for part in (slice(55), slice(55, 80), slice(80, 100))] == [
+        1,
+        1,
+        1,
+    ]
+    assert edges[0] == 0
+    assert edges[-1] == 5
+    np.testing.assert_array_equal(tenths(np.arange(20.0))[0], np.arange(20) // 2)

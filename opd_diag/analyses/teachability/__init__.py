@@ -6,22 +6,16 @@ from typing import NamedTuple
 
 import polars as pl
 
-from opd_diag.analyses.teachability.choices import before_and_after, check_options
-from opd_diag.analyses.teachability.contexts import read_contexts
+from opd_diag.analyses.teachability.contexts import read_contexts, units_of
 from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.features import teachability_features
 from opd_diag.analyses.teachability.gains import gains_table
-from opd_diag.analyses.teachability.groups import units_of
 from opd_diag.analyses.teachability.models import models_table
+from opd_diag.analyses.teachability.options import BUDGETS, Options, before_and_after
 from opd_diag.analyses.teachability.overlap import overlap_table
+from opd_diag.analyses.teachability.report import summary_lines
 from opd_diag.analyses.teachability.sample import sample_tokens
-from opd_diag.analyses.teachability.selectors import (
-    BUDGETS,
-    check_budgets,
-    choose_tokens,
-    selectors_table,
-)
-from opd_diag.analyses.teachability.summary import summary_lines
+from opd_diag.analyses.teachability.selectors import choose_tokens, selectors_table
 from opd_diag.analyses.teachability.support import support_table
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.given import names_missing_columns
@@ -112,29 +106,28 @@ def teachability(
     Source: arXiv 2605.26844, equation 1 and sections on teachability; 2604.14084 (quadrants);
         `matched`, `local`, every null and the percentile ranks are opd-diag's.
     """
-    source = as_source(run, rollouts, k_grid=k_grid)
-    first, last = before_and_after(source, checkpoint, features_from)
-    check_budgets(budgets, budget_per)
-    check_options(within, trained_steps, noise_floor, seed)
-    contexts = read_contexts(
-        source,
-        first,
-        last,
-        choose_rollouts(source.rollouts, policy, step),
+    options = Options(
         divergence=divergence,
         scale=scale,
         k=k,
+        within=within,
+        budgets=budgets,
+        budget_per=budget_per,
+        trained_steps=trained_steps,
         noise_floor=noise_floor,
         seed=seed,
     )
-    units = units_of(contexts, trained_steps)
-    sample = sample_tokens(contexts, seed=seed)
-    chosen = choose_tokens(contexts, source, budgets, budget_per, seed=seed)
+    source = as_source(run, rollouts, k_grid=k_grid)
+    first, last = before_and_after(source, checkpoint, features_from)
+    chosen_rollouts = choose_rollouts(source.rollouts, policy, step)
+    contexts = read_contexts(source, first, last, chosen_rollouts, options)
+    sample = sample_tokens(contexts)
+    chosen = choose_tokens(contexts, source, options)
     return Teachability(
-        gains_table(contexts, units, seed=seed),
-        models_table(contexts, sample, seed=seed),
-        contrast_table(contexts, sample, within=within, seed=seed),
-        selectors_table(contexts, chosen, budgets, budget_per, seed=seed),
-        overlap_table(contexts, chosen, budgets, seed=seed),
-        support_table(contexts, sample, seed=seed),
+        gains_table(contexts, units_of(contexts, trained_steps)),
+        models_table(contexts, sample),
+        contrast_table(contexts, sample, within=within),
+        selectors_table(contexts, chosen, options),
+        overlap_table(contexts, chosen, budgets),
+        support_table(contexts, sample),
     )

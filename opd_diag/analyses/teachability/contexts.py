@@ -7,22 +7,25 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.teachability.choices import require
-from opd_diag.analyses.teachability.features import DIVERGENCES, with_features
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.teachability.features import with_features
+from opd_diag.analyses.teachability.options import DIVERGENCES, Options
+from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import TableError
 from opd_diag.stats.hashing import seeded_hash
+from opd_diag.stats.ragged import ranges, run_lengths, run_starts, starts_of
 from opd_diag.tables.run import Run
-from opd_diag.tables.source import Source, paired_tokens
+from opd_diag.tables.source import Source
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 KLS = ("forward_kl", "reverse_kl")
-ONE_CHECKPOINT = "one checkpoint: gain needs two on the same tokens"
 RELATIVE_FLOOR = 0.01  # nat; below it a relative gain is noise over nothing
+TRAINED, SAME_PROMPT, HELD_OUT = "trained-on", "trained prompt", "held-out"
 
 _KEYS = ("rollout", "position", "token_id")
-_SHARED = ("in_loss", "student_entropy", "teacher_entropy", "grad_logits")
+_SCORES = ("student_entropy", "teacher_entropy", "grad_logits")
 _SUPPORT = ("teacher_top_rank", "teacher_mass", "overlap")
 
 
@@ -33,36 +36,51 @@ class Contexts(NamedTuple):
         first: Checkpoint before training: all features are its own.
         last: Checkpoint after training; None: there is no gain.
         tokens: rollout, position, token_id, the features, `<kl>` before training and `<kl>_gain`.
+        table: Where further columns are read.
+        rows: Row of `table` of each token. Shape (n,).
         rollouts: Rows of the rollouts with tokens, in the order of `tokens`.
         rollout: Row of `rollouts` of each token. Shape (n,).
-        prompt: Prompt of each token, from 0 without gaps, rising. Shape (n,).
+        prompts: Prompt of each token, in the order of the tokens.
         starts: First token of each prompt. Shape (prompts,).
         order: Seeded hash of (rollout, position). Shape (n,).
         missing: Tokens in the loss that were left out, for a null score.
         noise_floor: Smallest difference of each KL that scoring can tell from 0, nat.
         k_grid: The K of the array columns.
+        seed: Seed of every draw.
     """
 
     first: str
     last: str | None
     tokens: pl.DataFrame
+    table: TokenTable
+    rows: Integers
     rollouts: pl.DataFrame
     rollout: Integers
-    prompt: Integers
+    prompts: Prompts
     starts: Integers
     order: npt.NDArray[np.uint64]
     missing: int
     noise_floor: Mapping[str, float]
     k_grid: tuple[int, ...]
+    seed: int
 
     @property
     def head(self) -> dict[str, str]:
         """The first two columns of every result table."""
         return {"checkpoint": self.last or self.first, "features_from": self.first}
 
+    @property
+    def n(self) -> int:
+        """Number of tokens."""
+        return self.tokens.height
+
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return a column of the tokens. Shape (n,), or (n, number of K)."""
+        """Return a column of `tokens`. Shape (n,)."""
         return self.tokens[name].to_numpy()
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Read a further column of the checkpoint of the features. Shape (n,) or (n, K grid)."""
+        return np.asarray(self.table.column(name, self.first)[self.rows])
 
     def gain(self, kl: str) -> npt.NDArray[np.float32]:
         """Return the gain of each token in nat. Shape (n,)."""
@@ -78,100 +96,163 @@ class Contexts(NamedTuple):
 
 
 def read_contexts(
-    source: Source,
-    first: str,
-    last: str | None,
-    rollouts: pl.DataFrame,
-    *,
-    divergence: str,
-    scale: str,
-    k: int,
-    noise_floor: float | None,
-    seed: int,
+    source: Source, first: str, last: str | None, rollouts: pl.DataFrame, options: Options
 ) -> Contexts:
     """Read the tokens of chosen rollouts under one or two checkpoints.
 
     Raises:
-        OptionError: If divergence, scale or K is unknown.
-        TableError: If the two checkpoints hold other tokens, a column is missing, or no token
-            has all scores.
+        OptionError: If K is not in the grid.
+        TableError: If a column is missing, or no token has all scores.
     """
-    which = DIVERGENCES.get(divergence, "forward_kl")
-    require(source, dict.fromkeys((*_KEYS, *_SHARED, *_SUPPORT, which, *KLS)))
-    shared = dict.fromkeys((*_SHARED, *_SUPPORT, which))
-    if last is None:
-        wanted = dict.fromkeys((*_KEYS, *shared, *KLS))
-        frame = source.tokens(first).select(*wanted).sort("rollout", "position")
-    else:
-        extra = [name for name in shared if name not in KLS]
-        paired = paired_tokens(source, first, last, KLS, extra).lazy()
-        gains = ((pl.col(f"{kl}_first") - pl.col(f"{kl}_last")).alias(f"{kl}_gain") for kl in KLS)
-        frame = paired.with_columns(*gains).rename({f"{kl}_first": kl for kl in KLS})
-        frame = frame.drop(f"{kl}_last" for kl in KLS)
-    if rollouts.height < source.rollouts.height:
-        frame = frame.filter(pl.col("rollout").is_in(rollouts["rollout"].to_list()))
-    in_loss = frame.select(pl.col("in_loss").sum())
-    described = with_features(frame, source.k_grid, divergence=divergence, scale=scale, k=k)
-    gained = () if last is None else tuple(f"{kl}_gain" for kl in KLS)
-    needed = ("teacher_entropy", "grad_logits", *_SUPPORT, *KLS, *gained)
-    complete = described.drop_nulls(needed).drop("in_loss", "student_entropy")
-    counted, tokens = pl.collect_all([in_loss, complete])
-    floors = {kl: _noise_floor(source, (first, last), kl, noise_floor) for kl in KLS}
-    total = int(counted.item() or 0)
-    return _by_prompt(source, first, last, tokens, rollouts, total, floors, seed)
-
-
-def _by_prompt(
-    source: Source,
-    first: str,
-    last: str | None,
-    tokens: pl.DataFrame,
-    rollouts: pl.DataFrame,
-    total: int,
-    floors: Mapping[str, float],
-    seed: int,
-) -> Contexts:
+    divergence = DIVERGENCES[options.divergence]
+    scores = tuple(dict.fromkeys((*_SCORES, divergence, *KLS)))
+    checkpoints = (first,) if last is None else (first, last)
+    table = read_tokens(source, rollouts, checkpoints, columns=("in_loss", *scores, *_SUPPORT))
+    table = table.where(table.column("in_loss"))
+    known = (pl.col(name).is_not_null().alias(f"{name} known") for name in _SUPPORT)
+    frame = table.frame([*_KEYS, *scores, pl.col("teacher_mass"), *known])
+    needed = ["teacher_entropy", "grad_logits", *KLS]
+    if last is not None:
+        after = table.frame(KLS, last)
+        frame = frame.with_columns((frame[kl] - after[kl]).alias(f"{kl}_gain") for kl in KLS)
+        needed += [f"{kl}_gain" for kl in KLS]
+    total = frame.height
+    described = with_features(
+        frame.with_row_index("row").lazy(),
+        source.k_grid,
+        divergence=options.divergence,
+        scale=options.scale,
+        k=options.k,
+    ).drop("student_entropy")
+    complete = described.filter(pl.all_horizontal(f"{name} known" for name in _SUPPORT))
+    tokens = complete.drop(f"{name} known" for name in _SUPPORT).drop_nulls(needed).collect()
     if tokens.is_empty():
         raise TableError("tokens: none in the loss has every score; expected some")
-    numbers = tokens["rollout"].to_numpy()
-    begins = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1]))
-    lengths = np.diff(np.append(begins, len(numbers)))
-    known = pl.DataFrame({"rollout": numbers[begins]}).join(
-        rollouts, on="rollout", how="left", maintain_order="left"
-    )
-    if lost := known["prompt_id"].null_count():
-        raise TableError(f"rollouts: no row for {lost} of {known.height}; expected one for each")
-    names = known.select(pl.col("prompt_id").unique(maintain_order=True)).with_row_index("code")
-    coded = known.join(names, on="prompt_id", how="left", maintain_order="left")
-    codes = coded["code"].to_numpy().astype(np.int64)
-    order = np.argsort(codes, kind="stable")
-    if (order[1:] < order[:-1]).any():
-        lengths, begins = lengths[order], begins[order]
-        before = np.cumsum(lengths) - lengths
-        rows = np.repeat(begins - before, lengths) + np.arange(len(numbers))
-        tokens, known, codes = tokens[rows], known[order], codes[order]
-    prompt = np.repeat(codes, lengths)
+    rows, kept, prompt = _by_prompt(tokens["rollout"].to_numpy(), rollouts)
+    if rows is not None:
+        tokens = tokens[rows]
+    lengths = kept["n"].to_numpy()
     return Contexts(
         first,
         last,
-        tokens,
-        known,
-        np.repeat(np.arange(known.height), lengths),
-        prompt,
-        np.flatnonzero(np.append(True, prompt[1:] != prompt[:-1])),
-        seeded_hash(tokens["rollout"].to_numpy(), tokens["position"].to_numpy(), seed=seed),
+        tokens.drop("row"),
+        table,
+        tokens["row"].to_numpy(),
+        kept.drop("n"),
+        np.repeat(np.arange(kept.height), lengths),
+        Prompts(np.repeat(prompt, lengths), seed=options.seed),
+        starts_of(lengths)[run_starts(prompt)],
+        seeded_hash(tokens["rollout"].to_numpy(), tokens["position"].to_numpy(), seed=options.seed),
         total - tokens.height,
-        floors,
+        {kl: _noise_floor(source, checkpoints, kl, options.noise_floor) for kl in KLS},
         source.k_grid,
+        options.seed,
     )
 
 
-def _noise_floor(
-    source: Source, names: Sequence[str | None], kl: str, given: float | None
-) -> float:
-    if given is not None:
-        return given
+def _by_prompt(
+    numbers: npt.NDArray[Any], rollouts: pl.DataFrame
+) -> tuple[Integers | None, pl.DataFrame, Integers]:
+    """Put whole prompts one after the other, in the order in which they first occur.
+
+    Args:
+        numbers: Rollout of each token, rising. Shape (n,).
+        rollouts: The rollouts.
+
+    Returns:
+        Token at each place, None where they stand so already; the rollouts in that order, with the
+        number of their tokens as `n`; and the prompt of each of these.
+    """
+    begins = run_starts(numbers)
+    lengths = run_lengths(begins, len(numbers))
+    present = pl.DataFrame({"rollout": numbers[begins], "n": lengths})
+    kept = present.join(rollouts, on="rollout", how="left", maintain_order="left")
+    names = kept.select(pl.col("prompt_id").unique(maintain_order=True)).with_row_index("prompt")
+    coded = kept.join(names, on="prompt_id", how="left", maintain_order="left")
+    prompt = coded["prompt"].to_numpy().astype(np.int64)
+    order = np.argsort(prompt, kind="stable")
+    if (order[1:] > order[:-1]).all():
+        return None, kept, prompt
+    return ranges(begins[order], lengths[order]), kept[order], prompt[order]
+
+
+def _noise_floor(source: Source, checkpoints: Sequence[str], kl: str, floor: float | None) -> float:
+    if floor is not None:
+        return floor
     if not isinstance(source, Run):
         return 0.0
-    floors = [source.noise_floor(name).get(kl) for name in names if name in source.checkpoints]
-    return max((floor for floor in floors if floor is not None), default=0.0)
+    floors = [source.noise_floor(name).get(kl) for name in checkpoints]
+    return max((value for value in floors if value is not None), default=0.0)
+
+
+class Units(NamedTuple):
+    """Rollouts of one prompt that belong to the same groups.
+
+    Attributes:
+        unit: Unit of each token. Shape (n,).
+        prompt: Prompt of each unit. Shape (units,).
+        groups: Which units each group holds; `all` holds every one.
+    """
+
+    unit: Integers
+    prompt: Integers
+    groups: dict[str, npt.NDArray[np.bool_]]
+
+
+def units_of(contexts: Contexts, trained_steps: Sequence[int] | None) -> Units:
+    """Split rollouts by outcome, and by whether their contexts were trained on.
+
+    Args:
+        contexts: The tokens.
+        trained_steps: Training steps of the checkpoints before and after training; None: taken
+            from rollouts whose policy bears a checkpoint's name.
+    """
+    labels = contexts.rollouts.select(
+        pl.Series("prompt", contexts.prompts.code[run_starts(contexts.rollout)]),
+        pl.col("correct").replace_strict({True: "correct", False: "wrong"}, default=None),
+        context=_context(contexts, trained_steps),
+    )
+    keys = ["prompt", "correct", "context"]
+    kinds = labels.unique(keys).sort(keys).with_row_index("unit")
+    unit = labels.join(kinds, on=keys, how="left", nulls_equal=True, maintain_order="left")[
+        "unit"
+    ].to_numpy()
+    groups = {"all": np.ones(kinds.height, np.bool_)}
+    for column, names in (
+        ("correct", ("correct", "wrong")),
+        ("context", (TRAINED, SAME_PROMPT, HELD_OUT)),
+    ):
+        for name in names:
+            members = (kinds[column] == name).fill_null(False).to_numpy()
+            if members.any():
+                groups[name] = members
+    return Units(unit.astype(np.int64)[contexts.rollout], kinds["prompt"].to_numpy(), groups)
+
+
+def _context(contexts: Contexts, trained_steps: Sequence[int] | None) -> pl.Expr:
+    """Label rollouts by their step; null where the steps of the checkpoints are not known.
+
+    A rollout dumped while training went from one checkpoint to the other was trained on. Another
+    rollout of such a prompt is a new context of a known prompt. What remains was held out, as far
+    as the rollouts at hand can tell.
+    """
+    names = contexts.first, contexts.last
+    known: Sequence[int | None] = [_step_of(contexts.rollouts, name) for name in names]
+    begin, end = trained_steps or known
+    if begin is None or end is None or begin >= end:
+        return pl.lit(None, pl.String)
+    trained = pl.col("step").is_between(begin, end, closed="left")
+    return (
+        pl.when(pl.col("step").is_null())
+        .then(None)
+        .when(trained)
+        .then(pl.lit(TRAINED))
+        .when(trained.any().over("prompt_id"))
+        .then(pl.lit(SAME_PROMPT))
+        .otherwise(pl.lit(HELD_OUT))
+    )
+
+
+def _step_of(rollouts: pl.DataFrame, checkpoint: str | None) -> int | None:
+    steps = rollouts.filter(pl.col("policy").eq(checkpoint or ""))["step"].drop_nulls().unique()
+    return int(steps[0]) if len(steps) == 1 else None

@@ -5,20 +5,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from opd_diag.analyses.teachability.bins import BINS, tenths
-from opd_diag.analyses.teachability.contexts import (
-    KLS,
-    ONE_CHECKPOINT,
-    Contexts,
-    Floats,
-    Integers,
-)
+from opd_diag.analyses.reasons import ONE_CHECKPOINT
+from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats, Integers
 from opd_diag.analyses.teachability.sample import Sample
-from opd_diag.analyses.teachability.table import as_table, interval_columns
 from opd_diag.stats import bootstrap
 from opd_diag.stats.matching import Pairs, match_nearest
+from opd_diag.stats.quantiles import TENTHS, tenths
 from opd_diag.stats.resampled import quantile_in_draws, thirds_difference
-from opd_diag.tables.columns.teachability import TEACHABILITY_CONTRAST
 
 CALIPER = 0.2  # SD
 TIE_CALIPER = 1e-5  # SD; wider than the tie coordinate, which so never decides what may pair
@@ -35,9 +29,7 @@ Q3_NOTE = (
 MATCHED_NOTE = "high and low third of compatibility minus its mean over the 50 nearest tokens"
 
 
-def contrast_table(
-    contexts: Contexts, sample: Sample | str, *, within: str, seed: int
-) -> pl.DataFrame:
+def contrast_table(contexts: Contexts, sample: Sample | str, *, within: str) -> pl.DataFrame:
     """Contrast both gains inside Q3 and in matched pairs."""
     q3 = contexts.head | {"kl": list(KLS), "contrast": "Q3 thirds", "note": Q3_NOTE}
     matched = contexts.head | {"kl": list(KLS), "contrast": "matched", "within": within}
@@ -47,38 +39,38 @@ def contrast_table(
         q3 |= nothing | {"reason": ONE_CHECKPOINT}
         matched |= nothing | {"reason": ONE_CHECKPOINT}
     else:
-        q3 |= _thirds_of_q3(contexts, seed)
+        q3 |= _thirds_of_q3(contexts)
         if isinstance(sample, str):
             matched |= nothing | {"reason": sample}
         else:
-            matched |= _matched(contexts, sample, within, seed)
-    return pl.concat([as_table(columns, TEACHABILITY_CONTRAST) for columns in (q3, matched)])
+            matched |= _matched(contexts, sample, within)
+    return pl.concat([result_table("teachability_contrast", columns) for columns in (q3, matched)])
 
 
-def _thirds_of_q3(contexts: Contexts, seed: int) -> dict[str, Any]:
+def _thirds_of_q3(contexts: Contexts) -> dict[str, Any]:
     """Average gain over the top minus the bottom third of C in Q3, all cuts made anew each draw."""
     h, d, c = (contexts.column(name) for name in ("entropy", "divergence", "compatibility"))
-    prompts = len(contexts.starts)
-    counts = bootstrap.cluster_counts(prompts, draws=Q3_DRAWS, seed=seed)
+    code, prompts = contexts.prompts.code, contexts.prompts.count
+    counts = bootstrap.cluster_counts(prompts, draws=Q3_DRAWS, seed=contexts.seed)
     counts = np.concatenate([np.ones((1, prompts), counts.dtype), counts])
     # The cuts are values of the columns: in the columns' own type they are compared at once.
-    cut_h = quantile_in_draws(h, contexts.prompt, counts, 0.5).astype(h.dtype)
-    cut_d = quantile_in_draws(d, contexts.prompt, counts, 0.5).astype(d.dtype)
+    cut_h = quantile_in_draws(h, code, counts, 0.5).astype(h.dtype)
+    cut_d = quantile_in_draws(d, code, counts, 0.5).astype(d.dtype)
     near = np.flatnonzero((h <= cut_h.max()) & (d > cut_d.min()))
     near = near[np.lexsort((contexts.order[near], c[near]))]
-    h, d, prompt = h[near], d[near], contexts.prompt[near]
-    cell = tenths(contexts.column("entropy"))[0] * BINS + tenths(contexts.column("divergence"))[0]
+    h, d, prompt = h[near], d[near], code[near]
+    cell = tenths(contexts.column("entropy"))[0] * TENTHS + tenths(contexts.column("divergence"))[0]
     gains = [contexts.gain(kl).astype(np.float64) for kl in KLS]
-    n = np.maximum(np.bincount(cell, minlength=BINS**2), 1)
-    smooth = [(np.bincount(cell, gain, BINS**2) / n)[cell[near]] for gain in gains]
+    n = np.maximum(np.bincount(cell, minlength=TENTHS**2), 1)
+    smooth = [(np.bincount(cell, gain, TENTHS**2) / n)[cell[near]] for gain in gains]
     values = np.column_stack([*(gain[near] for gain in gains), *smooth])
-    found = np.empty((len(counts), values.shape[1]))
+    draws = np.empty((len(counts), values.shape[1]))
     for draw, (row, most_h, least_d) in enumerate(zip(counts, cut_h, cut_d, strict=True)):
         weights = row[prompt] * ((h <= most_h) & (d > least_d))
-        found[draw] = thirds_difference(values, weights)
+        draws[draw] = thirds_difference(values, weights)
     inside = (h <= cut_h[0]) & (d > cut_d[0])
     present = len(np.unique(prompt[inside]))
-    interval = bootstrap.percentile(found[1:], found[0], present)
+    interval = bootstrap.percentile(draws[1:], draws[0], present)
     both = slice(0, 2), slice(2, 4)
     place, total = np.cumsum(inside), int(inside.sum())
     top, bottom = inside & (place * 3 > 2 * total), inside & (place * 3 <= total)
@@ -103,7 +95,7 @@ def _mean(values: Floats) -> Floats:
     return values.sum(axis=0) / len(values) if len(values) else np.full(values.shape[1], np.nan)
 
 
-def _matched(contexts: Contexts, sample: Sample, within: str, seed: int) -> dict[str, Any]:
+def _matched(contexts: Contexts, sample: Sample, within: str) -> dict[str, Any]:
     """Contrast pairs alike in entropy, divergence and position that differ in local C."""
     c = contexts.column("compatibility")[sample.rows].astype(np.float64)
     local = sample.local(c)
@@ -119,11 +111,11 @@ def _matched(contexts: Contexts, sample: Sample, within: str, seed: int) -> dict
         np.bincount(owner, gain[high[pairs.left]] - gain[low[pairs.right]], prompts)
         for gain in gains.T
     ])  # fmt: skip
-    found = bootstrap.ratio(sums, size[:, None], seed=seed)
+    difference = bootstrap.ratio(sums, size[:, None], seed=contexts.seed)
     wanted = np.bincount(sample.prompt[high], minlength=prompts).astype(np.float64)
-    share = bootstrap.ratio(size, wanted, seed=seed)
+    share = bootstrap.ratio(size, wanted, seed=contexts.seed)
     null = []
-    for permuted in sample.permutations(NULL_DRAWS, seed + 1):
+    for permuted in sample.permutations(NULL_DRAWS, contexts.seed + 1):
         top, bottom, alike = _pairs(sample, local[permuted], order, within)
         null.append(_mean(gains[top[alike.left]] - gains[bottom[alike.right]]))
     columns = {
@@ -134,7 +126,7 @@ def _matched(contexts: Contexts, sample: Sample, within: str, seed: int) -> dict
         "compatibility_gap": _mean((c[high[pairs.left]] - c[low[pairs.right]])[:, None])[0],
         "gain_top": _mean(gains[high[pairs.left]]),
         "gain_bottom": _mean(gains[low[pairs.right]]),
-        **interval_columns("difference", found),
+        **interval_columns("difference", difference),
         "null": np.mean(null, axis=0),
         "null_low": np.min(null, axis=0),
         "null_high": np.max(null, axis=0),
@@ -152,7 +144,7 @@ def _matched(contexts: Contexts, sample: Sample, within: str, seed: int) -> dict
     else:
         unlike = [name for name, gap in imbalance.items() if abs(gap) >= MOST_IMBALANCE]
         weak = f"unbalanced: {', '.join(unlike)}" if unlike else None
-        columns["reason"] = found.reason if weak is None else weak
+        columns["reason"] = difference.reason if weak is None else weak
     return columns
 
 

@@ -5,8 +5,13 @@ from pathlib import Path
 
 import polars as pl
 
-from opd_diag.analyses.teachability.choices import features_checkpoint, require
-from opd_diag.errors import OptionError
+from opd_diag.analyses.teachability.options import (
+    DIVERGENCES,
+    SCALES,
+    features_checkpoint,
+    require_one_of,
+)
+from opd_diag.analyses.tokens import require_columns
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_rollouts
@@ -18,9 +23,6 @@ SCALED = tuple(f"{name}_scaled" for name in RAW)
 
 KEYS = ("checkpoint", "rollout", "position", "token_id")
 _NEEDED = ("in_loss", "student_entropy", "teacher_mass")
-
-DIVERGENCES = {"full": "forward_kl", "union": "union_kl"}
-SCALES = ("rank", "paper")
 
 
 def teachability_features(
@@ -71,39 +73,35 @@ def teachability_features(
     source = as_source(run, rollouts, k_grid=k_grid)
     name = features_checkpoint(source, checkpoint)
     tokens = source.tokens(name)
-    require(source, (*KEYS, *_NEEDED, DIVERGENCES.get(divergence, "forward_kl")))
+    require_one_of("divergence", divergence, tuple(DIVERGENCES))
+    require_one_of("scale", scale, SCALES)
+    require_columns(source, (*KEYS, *_NEEDED, DIVERGENCES[divergence]))
     if policy is not None or step is not None:
         kept = choose_rollouts(source.rollouts, policy, step)["rollout"].to_list()
         tokens = tokens.filter(pl.col("rollout").is_in(kept))
-    found = with_features(tokens, source.k_grid, divergence=divergence, scale=scale, k=k)
-    return found.select(*KEYS, *RAW, *SCALED, *SCORES, "quadrant")
+    described = with_features(
+        tokens.filter("in_loss"), source.k_grid, divergence=divergence, scale=scale, k=k
+    )
+    return described.select(*KEYS, *RAW, *SCALED, *SCORES, "quadrant")
 
 
 def with_features(
     tokens: pl.LazyFrame, k_grid: Sequence[int], *, divergence: str, scale: str, k: int
 ) -> pl.LazyFrame:
-    """Add the features to tokens of one checkpoint, those in the loss that have them.
+    """Add the features to tokens of one checkpoint, and leave out those that lack one.
 
     Args:
-        tokens: Columns in_loss, student_entropy, teacher_mass and the divergence.
+        tokens: Columns student_entropy, teacher_mass and the divergence.
         k_grid: The K of teacher_mass.
         divergence: See `teachability_features`.
         scale: See there.
         k: See there.
 
     Raises:
-        OptionError: If divergence, scale or K is unknown.
+        OptionError: If K is not in the grid.
     """
-    for argument, value, known in (
-        ("divergence", divergence, tuple(DIVERGENCES)),
-        ("scale", scale, SCALES),
-        ("k", k, tuple(k_grid)),
-    ):
-        if value not in known:
-            raise OptionError(
-                f"{argument}: {value!r}; expected one of {', '.join(map(str, known))}"
-            )
-    raw = tokens.filter("in_loss").with_columns(
+    require_one_of("k", k, tuple(k_grid))
+    raw = tokens.with_columns(
         pl.col("student_entropy").alias("entropy"),
         pl.col(DIVERGENCES[divergence]).alias("divergence"),
         pl.col("teacher_mass").arr.get(list(k_grid).index(k)).alias("compatibility"),

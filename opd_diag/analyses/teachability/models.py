@@ -8,26 +8,15 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
-from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
+from opd_diag.analyses.reasons import FEW, ONE_CHECKPOINT, TOO_FEW
+from opd_diag.analyses.tables import result_table
+from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
 from opd_diag.analyses.teachability.features import paper_scores
 from opd_diag.analyses.teachability.sample import Sample
-from opd_diag.analyses.teachability.table import as_table
-from opd_diag.stats.added import (
-    Remainder,
-    added_r2,
-    added_r2_jointly,
-    permuted_r2,
-    remainder,
-)
-from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEW, FEWEST_CLUSTERS, TOO_FEW
-from opd_diag.stats.regression import (
-    Fit,
-    Moments,
-    least_squares,
-    moments,
-    without,
-)
-from opd_diag.tables.columns.teachability import TEACHABILITY_MODELS
+from opd_diag.stats.added import Remainder, added_r2, added_r2_jointly, permuted_r2, remainder
+from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEWEST_CLUSTERS
+from opd_diag.stats.ragged import run_starts
+from opd_diag.stats.regression import Fit, Moments, least_squares, moments, without
 
 BASE = ("entropy", "divergence", "entropy x divergence", "position", "teacher entropy")
 FULL = (*BASE, "compatibility", "divergence x compatibility")
@@ -48,7 +37,7 @@ NOTES = {
 }
 
 
-def models_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.DataFrame:
+def models_table(contexts: Contexts, sample: Sample | str) -> pl.DataFrame:
     """Fit the nested models, on all tokens and without the largest gains."""
     if contexts.last is None:
         return _unanswered(contexts, "base", ONE_CHECKPOINT)
@@ -67,7 +56,7 @@ def models_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.D
     sampled = sampled_columns(contexts, sample)
     local = sampled | {"local compatibility": sample.local(sampled["compatibility"])}
     frames.append(_fits(contexts, local, LOCAL_BASE, {"local": LOCAL}, sample.starts))
-    return _with_null(pl.concat(frames), contexts, sample, local, seed)
+    return _with_null(pl.concat(frames), contexts, sample, local)
 
 
 def base_remainder(columns: Mapping[str, Floats], terms: Sequence[str]) -> Remainder:
@@ -83,11 +72,11 @@ def sampled_columns(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
     still holds some of its entropy, divergence and position. How far it lies from the mean of its
     neighbours in each takes that out.
     """
-    found = {
+    columns = {
         name: np.asarray(values, np.float64)
         for name, values in _columns(contexts, sample.rows).items()
     }
-    return found | {f"local {name}": sample.local(found[name]) for name in OFFSETS}
+    return columns | {f"local {name}": sample.local(columns[name]) for name in OFFSETS}
 
 
 def _columns(
@@ -114,23 +103,23 @@ def _fits(
     starts: npt.NDArray[np.int64],
 ) -> pl.DataFrame:
     names = list(columns)
-    found = moments([columns[name] for name in names], starts)
+    everything = moments([columns[name] for name in names], starts)
     frames = []
     for kl in KLS:
         response = names.index(f"{kl}_gain")
         for trimmed in (False, True):
-            used = _trim(found, columns, response, starts) if trimmed else found
+            used = _trim(everything, columns, response, starts) if trimmed else everything
             base = least_squares(used, [names.index(term) for term in without_c], response)
             for model, terms in models.items():
                 fit = least_squares(used, [names.index(term) for term in terms], response)
                 columns_of = fit_columns(fit, base, model, terms, used)
                 head = contexts.head | {"kl": kl, "model": model, "trimmed": trimmed}
-                frames.append(as_table(head | columns_of, TEACHABILITY_MODELS))
+                frames.append(result_table("teachability_models", head | columns_of))
     return pl.concat(frames)
 
 
 def _trim(
-    found: Moments,
+    everything: Moments,
     columns: Mapping[str, npt.NDArray[np.floating]],
     response: int,
     starts: npt.NDArray[np.int64],
@@ -143,13 +132,16 @@ def _trim(
         np.argpartition(size, n - 1 - int(TRIMMED_SHARE * n))[n - int(TRIMMED_SHARE * n) :]
     )
     if not left_out.size:
-        return found
+        return everything
     cluster = np.searchsorted(starts, left_out, side="right") - 1
-    first = np.flatnonzero(np.append(True, cluster[1:] != cluster[:-1]))
+    first = run_starts(cluster)
     dropped = moments(
-        [value[left_out] for value in values], first, centre=found.centre, scale=found.scale
+        [value[left_out] for value in values],
+        first,
+        centre=everything.centre,
+        scale=everything.scale,
     )
-    return without(found, dropped, cluster[first])
+    return without(everything, dropped, cluster[first])
 
 
 def fit_columns(
@@ -193,14 +185,13 @@ def _with_null(
     contexts: Contexts,
     sample: Sample,
     columns: Mapping[str, Floats],
-    seed: int,
 ) -> pl.DataFrame:
     """Put the permutation null beside delta_r2 of `full` and `local`."""
     left, left_local = (base_remainder(columns, terms) for terms in (BASE, LOCAL_BASE))
     c, local, d = (columns[name] for name in ("compatibility", "local compatibility", "divergence"))
     draws = [
         added_r2_jointly(left, np.column_stack([c[order], d * c[order]]))
-        for order in (np.arange(len(c)), *sample.permutations(DRAWS, seed))
+        for order in (np.arange(len(c)), *sample.permutations(DRAWS, contexts.seed))
     ]
     added = {
         "full": (draws[0], np.quantile(draws[1:], 0.95, axis=0)),
@@ -238,4 +229,4 @@ def _unanswered(contexts: Contexts, model: str, reason: str) -> pl.DataFrame:
         "note": NOTES.get(model),
         "reason": reason,
     }
-    return as_table(columns, TEACHABILITY_MODELS)
+    return result_table("teachability_models", columns)

@@ -7,11 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import Contexts, Floats
 from opd_diag.analyses.teachability.selectors import Chosen
-from opd_diag.analyses.teachability.table import as_table, interval_columns
-from opd_diag.stats import bootstrap
-from opd_diag.tables.columns.teachability import TEACHABILITY_OVERLAP
 
 _CELLS = 4_000_000  # prompts x patterns in one block: 32 MB an array
 
@@ -20,8 +18,6 @@ def overlap_table(
     contexts: Contexts,
     chosen: Mapping[str, Chosen],
     budgets: Sequence[float],
-    *,
-    seed: int,
 ) -> pl.DataFrame:
     """Give Jaccard and shared signal of every two selectors, each with itself included."""
     levels = {name: c.level for name, c in chosen.items() if c.level is not None}
@@ -35,13 +31,13 @@ def overlap_table(
     ]
     sums = {name: np.concatenate([b[name] for b in blocks], axis=1) for name in blocks[0]}
     both, either = sums["both"].sum(axis=0), sums["either"].sum(axis=0)
-    jaccard = bootstrap.ratio(sums["both"], sums["either"], seed=seed)
+    jaccard = contexts.prompts.ratio(sums["both"], sums["either"])
     own = {(pair, b): both[b * len(pairs) + i] for b in range(len(budgets)) for i, pair in
            enumerate(pairs)}  # fmt: skip
     sizes = np.array(
         [[own[(i, i), b], own[(j, j), b]] for b in range(len(budgets)) for i, j in pairs]
     )
-    expected = sizes.prod(axis=1) / len(contexts.prompt)
+    expected = sizes.prod(axis=1) / contexts.n
     same = np.array([i == j for _ in budgets for i, j in pairs])
     chance = expected / np.maximum(sizes.sum(axis=1) - expected, 1)
     columns = contexts.head | {
@@ -57,9 +53,9 @@ def overlap_table(
     }
     for name, values in weights.items():
         total = contexts.prompt_sums(values)[:, None]
-        share = bootstrap.ratio(sums[name], total, seed=seed)
+        share = contexts.prompts.ratio(sums[name], total)
         columns |= interval_columns(f"{name}_share", share, share=True)
-    return as_table(columns, TEACHABILITY_OVERLAP)
+    return result_table("teachability_overlap", columns)
 
 
 def _pair_sums(
@@ -74,7 +70,7 @@ def _pair_sums(
     Which selectors choose a token is a pattern of bits. There are few patterns, so tokens are
     summed by pattern, and patterns by pair.
     """
-    pattern = np.zeros(len(contexts.prompt), np.uint16)
+    pattern = np.zeros(contexts.n, np.uint16)
     for bit, choice in enumerate(levels):
         pattern |= (choice <= level).astype(np.uint16) << np.uint16(bit)
     seen = np.flatnonzero(np.bincount(pattern, minlength=1 << len(levels)))
@@ -83,18 +79,18 @@ def _pair_sums(
     member = (seen[:, None] >> np.arange(len(levels))) & 1 == 1
     shared = np.column_stack([member[:, i] & member[:, j] for i, j in pairs]).astype(np.float64)
     united = np.column_stack([member[:, i] | member[:, j] for i, j in pairs]).astype(np.float64)
-    prompts = len(contexts.starts)
-    found = {name: np.empty((prompts, len(pairs))) for name in ("both", "either", *weights)}
+    prompts = contexts.prompts.count
+    sums = {name: np.empty((prompts, len(pairs))) for name in ("both", "either", *weights)}
     ends = np.append(contexts.starts[1:], len(pattern))
     step = max(1, _CELLS // len(seen))
     for first in range(0, prompts, step):
         last = min(first + step, prompts)
         rows = slice(int(contexts.starts[first]), int(ends[last - 1]))
-        key = (contexts.prompt[rows] - first) * len(seen) + place[pattern[rows]]
+        key = (contexts.prompts.code[rows] - first) * len(seen) + place[pattern[rows]]
         size = (last - first) * len(seen)
         n = np.bincount(key, minlength=size).reshape(-1, len(seen)).astype(np.float64)
-        found["both"][first:last], found["either"][first:last] = n @ shared, n @ united
+        sums["both"][first:last], sums["either"][first:last] = n @ shared, n @ united
         for name, values in weights.items():
             cells = np.bincount(key, values[rows], size).reshape(-1, len(seen))
-            found[name][first:last] = cells @ shared
-    return found
+            sums[name][first:last] = cells @ shared
+    return sums

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from opd_diag.analyses.teachability.bins import BINS, tenths
 from opd_diag.analyses.teachability.contexts import Contexts, Floats, Integers
 from opd_diag.stats.hashing import hashed_uniform
 from opd_diag.stats.matching import nearest_others
+from opd_diag.stats.quantiles import TENTHS, tenths
+from opd_diag.stats.ragged import run_lengths, run_starts
 
 MOST_TOKENS = 200_000
 NEIGHBOURS = 50
@@ -46,27 +47,26 @@ class Sample(NamedTuple):
         """Permute the tokens inside their cells. Shape (draws, n)."""
         rng = np.random.default_rng(seed)
         fixed = np.argsort(self.cell, kind="stable")
-        found = np.empty((draws, len(fixed)), np.int32)
-        for draw in found:
+        orders = np.empty((draws, len(fixed)), np.int32)
+        for draw in orders:
             draw[fixed] = np.argsort(self.cell + rng.random(len(fixed)))
-        return found
+        return orders
 
 
-def sample_tokens(contexts: Contexts, *, seed: int, most_tokens: int = MOST_TOKENS) -> Sample | str:
+def sample_tokens(contexts: Contexts, *, most_tokens: int = MOST_TOKENS) -> Sample | str:
     """Draw prompts until the next would exceed a number of tokens; or say why it cannot be.
 
     Args:
         contexts: The tokens.
-        seed: Seed of the order of the prompts.
         most_tokens: Tokens that are enough; a first prompt is taken whatever its size.
     """
-    prompts = len(contexts.starts)
-    lengths = np.diff(np.append(contexts.starts, len(contexts.prompt)))
-    drawn = np.random.default_rng(seed).permutation(prompts)
+    prompts = contexts.prompts.count
+    lengths = run_lengths(contexts.starts, contexts.n)
+    drawn = np.random.default_rng(contexts.seed).permutation(prompts)
     enough = max(1, int(np.searchsorted(np.cumsum(lengths[drawn]), most_tokens, side="right")))
     kept = np.zeros(prompts, np.bool_)
     kept[drawn[:enough]] = True
-    rows = np.flatnonzero(kept[contexts.prompt])
+    rows = np.flatnonzero(kept[contexts.prompts.code])
     if len(rows) <= NEIGHBOURS:
         return TOO_FEW_TOKENS
     points = np.empty((len(rows), 4))
@@ -76,9 +76,9 @@ def sample_tokens(contexts: Contexts, *, seed: int, most_tokens: int = MOST_TOKE
             return CONSTANT_COORDINATE.format(name)
         points[:, j] = values / spread
     keys = contexts.column("rollout")[rows], contexts.column("position")[rows]
-    points[:, 3] = TIE_WIDTH * hashed_uniform(*keys, seed=seed)
+    points[:, 3] = TIE_WIDTH * hashed_uniform(*keys, seed=contexts.seed)
     cells = [tenths(points[:, j])[0] for j in (0, 1)]
-    prompt = (np.cumsum(kept) - 1)[contexts.prompt[rows]]
-    starts = np.flatnonzero(np.append(True, prompt[1:] != prompt[:-1]))
+    prompt = (np.cumsum(kept) - 1)[contexts.prompts.code[rows]]
+    starts = run_starts(prompt)
     nearest = nearest_others(points, NEIGHBOURS)
-    return Sample(rows, prompt, starts, points, nearest, cells[0] * BINS + cells[1])
+    return Sample(rows, prompt, starts, points, nearest, cells[0] * TENTHS + cells[1])

@@ -1,24 +1,36 @@
 """Measure what every selector would have found at every budget."""
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
-from opd_diag.analyses.teachability.scores import RANDOM, selectors
-from opd_diag.analyses.teachability.table import as_table, interval_columns
-from opd_diag.errors import OptionError
-from opd_diag.stats import bootstrap
+from opd_diag.analyses.reasons import ONE_CHECKPOINT
+from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
+from opd_diag.analyses.teachability.gains import CONSTANT
+from opd_diag.analyses.teachability.options import Options
+from opd_diag.stats.hashing import hashed_uniform
 from opd_diag.stats.selection import choose
-from opd_diag.tables.columns.teachability import TEACHABILITY_SELECTORS
-from opd_diag.tables.source import Source
+from opd_diag.tables.columns.teachability import RANDOM
+from opd_diag.tables.source import Source, finished_result
 
-BUDGETS = (0.01, 0.03, 0.05, 0.10, 0.20, 0.50)
-PER = ("run", "rollout")
+FEATURE_SELECTORS = {
+    "D_learn": "d_learn",
+    "D": "divergence",
+    "D_incompat": "d_incompat",
+    "TIP": "tip",
+    "soft-OR": "soft_or",
+    "H": "entropy",
+    "C": "compatibility",
+}
+RESULTS = {
+    "rock-free": "rock_tokens",
+    "before-release": "release_points",
+    "outside-trap": "agreement_traps",
+}
 NOTHING_GAINED = "all gain is not above 0: no share of it"
 NOTHING_CHOSEN = "no token may be chosen"
 
@@ -39,55 +51,37 @@ class Chosen(NamedTuple):
     reason: str
 
 
-def check_budgets(budgets: Sequence[float], per: str) -> None:
-    """Refuse budgets that are no rising shares.
-
-    Raises:
-        OptionError: If they are not, or `per` is unknown.
-    """
-    if per not in PER:
-        raise OptionError(f"budget_per: {per!r}; expected one of {', '.join(PER)}")
-    rising = all(a < b for a, b in pairwise(budgets))
-    if not budgets or not rising or not 0 < budgets[0] <= budgets[-1] <= 1:
-        raise OptionError(f"budgets: {list(budgets)}; expected rising shares above 0, at most 1")
-
-
-def choose_tokens(
-    contexts: Contexts, source: Source, budgets: Sequence[float], per: str, *, seed: int
-) -> dict[str, Chosen]:
+def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[str, Chosen]:
     """Let every selector choose its tokens."""
-    groups = contexts.rollout if per == "rollout" else None
+    budgets = options.budgets
+    groups = contexts.rollout if options.budget_per == "rollout" else None
     weights = {"n": None, "position": contexts.column("position").astype(np.float64)}
     if contexts.last is not None:
         weights |= {kl: contexts.gain(kl).astype(np.float64) for kl in KLS}
     width = len(budgets) + 1
-    prompts = len(contexts.starts)
-    found = {}
-    for selector in selectors(contexts, source, seed=seed):
-        if selector.score is None:
+    prompts = contexts.prompts.count
+    chosen = {}
+    for name, score, reason in _scores(contexts, source):
+        if score is None:
             none = np.zeros(len(budgets), np.int64)
-            found[selector.name] = Chosen(None, none, {}, selector.reason)
+            chosen[name] = Chosen(None, none, {}, reason)
             continue
-        choice = choose(selector.score, budgets, contexts.order, groups)
-        key = contexts.prompt * width + choice.level
+        choice = choose(score, budgets, contexts.order, groups)
+        key = contexts.prompts.code * width + choice.level
         sums = {
-            name: np.bincount(key, value, prompts * width).reshape(prompts, width)[:, :-1]
-            for name, value in weights.items()
+            of: np.bincount(key, value, prompts * width).reshape(prompts, width)[:, :-1]
+            for of, value in weights.items()
         }
-        added = {name: np.cumsum(value, axis=1, dtype=np.float64) for name, value in sums.items()}
-        found[selector.name] = Chosen(choice.level, choice.tied, added, "")
-    return found
+        summed = {of: np.cumsum(value, axis=1, dtype=np.float64) for of, value in sums.items()}
+        chosen[name] = Chosen(choice.level, choice.tied, summed, "")
+    return chosen
 
 
 def selectors_table(
-    contexts: Contexts,
-    chosen: Mapping[str, Chosen],
-    budgets: Sequence[float],
-    per: str,
-    *,
-    seed: int,
+    contexts: Contexts, chosen: Mapping[str, Chosen], options: Options
 ) -> pl.DataFrame:
     """Average the gain of what each selector chooses, beside a random choice of the same size."""
+    budgets = options.budgets
     there = {name: choice for name, choice in chosen.items() if choice.level is not None}
     sums = {
         name: np.concatenate([choice.sums[name] for choice in there.values()], axis=1)
@@ -98,52 +92,98 @@ def selectors_table(
     columns: dict[str, Any] = contexts.head | {
         "selector": np.repeat(list(there), len(budgets)),
         "budget": np.tile(budgets, len(there)),
-        "budget_per": per,
+        "budget_per": options.budget_per,
         "n": n,
         "n_prompts": (sums["n"] > 0).sum(axis=0),
-        "actual_budget": n / len(contexts.prompt),
+        "actual_budget": n / contexts.n,
         "tied_share": tied / np.maximum(n, 1),
     }
-    columns |= interval_columns("position", bootstrap.ratio(sums["position"], sums["n"], seed=seed))
+    columns |= interval_columns("position", contexts.prompts.ratio(sums["position"], sums["n"]))
     none = contexts.head | {
         "selector": np.repeat([name for name in chosen if name not in there], len(budgets)),
         "budget": np.tile(budgets, len(chosen) - len(there)),
-        "budget_per": per,
+        "budget_per": options.budget_per,
         "n": 0,
         "n_prompts": 0,
         "reason": np.repeat([c.reason for c in chosen.values() if c.level is None], len(budgets)),
     }
     frames = []
     for kl in KLS:
-        measured = _gain_columns(contexts, sums, kl, len(budgets), seed)
-        frames.append(as_table(columns | measured | {"kl": kl}, TEACHABILITY_SELECTORS))
-        frames.append(as_table(none | {"kl": kl}, TEACHABILITY_SELECTORS))
+        measured = _gain_columns(contexts, sums, kl, len(budgets))
+        frames.append(result_table("teachability_selectors", columns | measured | {"kl": kl}))
+        if len(there) < len(chosen):
+            frames.append(result_table("teachability_selectors", none | {"kl": kl}))
     order = pl.Enum(list(chosen))
     return pl.concat(frames).sort("kl", pl.col("selector").cast(order), maintain_order=True)
 
 
 def _gain_columns(
-    contexts: Contexts,
-    sums: Mapping[str, Floats],
-    kl: str,
-    budgets: int,
-    seed: int,
+    contexts: Contexts, sums: Mapping[str, Floats], kl: str, budgets: int
 ) -> dict[str, Any]:
     if contexts.last is None:
         return {"reason": ONE_CHECKPOINT}
+    prompts = contexts.prompts
     x, n = sums[kl], sums["n"]
-    found = bootstrap.ratio(x, n, seed=seed)
-    columns = interval_columns("gain", found)
+    gain = prompts.ratio(x, n)
+    columns = interval_columns("gain", gain)
     # Random comes last: its columns, once for each selector.
-    chance = [np.tile(a[:, -budgets:], a.shape[1] // budgets) for a in (x, n)]
-    over = interval_columns("over_random", bootstrap.ratio_difference(x, n, *chance, seed=seed))
+    chance, chance_n = (np.tile(a[:, -budgets:], a.shape[1] // budgets) for a in (x, n))
+    over = interval_columns("over_random", prompts.difference(x, n, chance, chance_n))
     for values in over.values():
         values[-budgets:] = np.nan
-    reason = np.where(n.sum(axis=0) == 0, NOTHING_CHOSEN, found.reason)
+    reason = np.where(n.sum(axis=0) == 0, NOTHING_CHOSEN, gain.reason)
     whole = contexts.prompt_sums(contexts.gain(kl))
     if whole.sum() > 0:
-        share = bootstrap.ratio(x, whole[:, None], seed=seed)
-        columns |= interval_columns("captured", share)
+        columns |= interval_columns("captured", prompts.ratio(x, whole[:, None]))
     else:
         reason = np.where(reason == "", NOTHING_GAINED, reason)
     return columns | over | {"reason": reason}
+
+
+def _scores(contexts: Contexts, source: Source) -> Iterator[tuple[str, Floats | None, str]]:
+    """Give name and scores of every selector, `random` last; or why it has none.
+
+    The largest score is chosen first, -inf never. One after the other: each is a number per token.
+    """
+    for name, feature in FEATURE_SELECTORS.items():
+        if contexts.constant(feature) or not np.ptp(contexts.column(feature)):
+            yield name, None, CONSTANT
+        else:
+            yield name, contexts.column(feature), ""
+    for name, result in RESULTS.items():
+        table = finished_result(source, result)
+        rows = None if table is None else table.filter(pl.col("checkpoint") == contexts.first)
+        if rows is None or rows.is_empty():
+            command = result.replace("_", "-")
+            why = f"no result {result!r} of {contexts.first!r}: run `opd-diag analyze {command}`"
+            yield name, None, why
+            continue
+        allowed = _not_rock(contexts, rows) if name == "rock-free" else _kept(contexts, rows, name)
+        yield name, np.where(allowed, 0.0, -np.inf), ""
+    keys = contexts.column("rollout"), contexts.column("position")
+    yield RANDOM, hashed_uniform(*keys, seed=contexts.seed + 1), ""
+
+
+def _not_rock(contexts: Contexts, rocks: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    token_id = contexts.column("token_id")
+    ids = rocks.filter("is_rock")["token_id"].to_numpy()
+    is_rock = np.zeros(1 + max(int(token_id.max()), int(ids.max(initial=0))), np.bool_)
+    is_rock[ids] = True
+    return np.asarray(~is_rock[token_id])
+
+
+def _kept(contexts: Contexts, table: pl.DataFrame, name: str) -> npt.NDArray[np.bool_]:
+    """Allow the tokens before a rollout's cut; all where it has none, none where it is unknown."""
+    cut, applies = {
+        "before-release": ("release_token", "accepted"),
+        "outside-trap": ("cut_token", "triggered"),
+    }[name]
+    end = pl.when(pl.col(applies).fill_null(False)).then(pl.col(cut)).otherwise(np.inf)
+    ends = contexts.rollouts.select("rollout").join(
+        table.select("rollout", end=end.cast(pl.Float64)),
+        on="rollout",
+        how="left",
+        maintain_order="left",
+    )
+    limit = ends["end"].fill_null(0.0).to_numpy()
+    return np.asarray(contexts.column("position") < limit[contexts.rollout])

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.teachability.contexts import KLS, ONE_CHECKPOINT, Contexts, Floats
+from opd_diag.analyses.reasons import ONE_CHECKPOINT
+from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
 from opd_diag.analyses.teachability.gains import CONSTANT
 from opd_diag.analyses.teachability.models import (
     LOCAL,
@@ -17,11 +19,9 @@ from opd_diag.analyses.teachability.models import (
     sampled_columns,
 )
 from opd_diag.analyses.teachability.sample import Sample
-from opd_diag.analyses.teachability.table import as_table, interval_columns
 from opd_diag.stats import bootstrap
 from opd_diag.stats.added import added_r2, permuted_r2
 from opd_diag.stats.regression import least_squares, moments
-from opd_diag.tables.columns.teachability import TEACHABILITY_SUPPORT
 
 SATURATED = 0.999
 CORRELATION_DRAWS = 200
@@ -29,9 +29,9 @@ COORDINATES = ("entropy", "divergence")
 NAMES = tuple(f"correlation_{name}{end}" for name in COORDINATES for end in ("", "_low", "_high"))
 
 
-def support_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.DataFrame:
+def support_table(contexts: Contexts, sample: Sample | str) -> pl.DataFrame:
     """Describe every definition at every K, and ask each what it tells beyond the base model."""
-    n = contexts.prompt_sums(np.ones(len(contexts.prompt)))
+    n = contexts.prompt_sums(np.ones(contexts.n))
     coordinates = [_centred(contexts.column(name)) for name in COORDINATES]
     own = [contexts.prompt_sums(x) for h in coordinates for x in (h, h * h)]
     kinds, sums, correlations = [], [], []
@@ -43,24 +43,25 @@ def support_table(contexts: Contexts, sample: Sample | str, *, seed: int) -> pl.
             continue
         c = _centred(values)
         shared = [contexts.prompt_sums(x) for x in (c, c * c, *(c * h for h in coordinates))]
-        correlations.append(_correlations(np.column_stack([n, *own, *shared]), seed))
+        correlations.append(_correlations(np.column_stack([n, *own, *shared]), contexts.seed))
     mean, full = (
-        bootstrap.ratio(np.column_stack([pair[i] for pair in sums]), n[:, None], seed=seed)
+        contexts.prompts.ratio(np.column_stack([pair[i] for pair in sums]), n[:, None])
         for i in (0, 1)
     )
     columns: dict[str, Any] = contexts.head | {
         "definition": [definition for definition, _ in kinds],
         "k": [k for _, k in kinds],
-        "n": len(contexts.prompt),
-        "n_prompts": len(contexts.starts),
+        "n": contexts.n,
+        "n_prompts": contexts.prompts.count,
         **interval_columns("mean", mean, share=True),
         **interval_columns("saturated", full, share=True),
-        **{name: [found[name] for found in correlations] for name in correlations[0]},
+        **{name: np.array([row[name] for row in correlations], float) for name in NAMES},
         "reason": mean.reason,
     }
     tested = _tested(contexts, sample)
     frames = [
-        as_table(columns | {"kl": kl} | test, TEACHABILITY_SUPPORT) for kl, test in tested.items()
+        result_table("teachability_support", columns | {"kl": kl} | test)
+        for kl, test in tested.items()
     ]
     return pl.concat(frames)
 
@@ -70,10 +71,10 @@ def definitions(
 ) -> Iterator[tuple[str, int, npt.NDArray[np.floating]]]:
     """Give every definition of compatibility at every K, one value per token."""
     for name in ("teacher_mass", "overlap"):
-        per_k = contexts.column(name)
+        per_k = contexts.read(name)
         for j, k in enumerate(contexts.k_grid):
             yield name, k, np.ascontiguousarray(per_k[:, j])
-    rank = contexts.column("teacher_top_rank")
+    rank = contexts.read("teacher_top_rank")
     for k in contexts.k_grid:
         yield "teacher_top", k, (rank <= k).astype(np.float32)
 
@@ -99,8 +100,8 @@ def _correlations(sums: Floats, seed: int) -> dict[str, Any]:
         h, h_square, product = means[:, 2 * j], means[:, 2 * j + 1], means[:, 6 + j]
         spread = np.sqrt(np.maximum((c_square - c**2) * (h_square - h**2), 0))
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = (product - c * h) / spread
-        interval = bootstrap.percentile(found[1:], found[0], len(sums))
+            values = (product - c * h) / spread
+        interval = bootstrap.percentile(values[1:], values[0], len(sums))
         named |= interval_columns(f"correlation_{name}", interval)
     return named
 
@@ -117,7 +118,7 @@ def _tested(contexts: Contexts, sample: Sample | str) -> dict[str, dict[str, Any
     )
     added, null = added_r2(left, local), permuted_r2(left, local, sample.cell)
     names = [*LOCAL_BASE, *(f"{kl}_gain" for kl in KLS)]
-    found: dict[str, dict[str, list[Any]]] = {kl: {} for kl in KLS}
+    results: dict[str, dict[str, list[Any]]] = {kl: {} for kl in KLS}
     for j in range(local.shape[1]):
         parts = [columns[name] for name in names]
         sums = moments([*parts, local[:, j]], sample.starts)
@@ -134,5 +135,5 @@ def _tested(contexts: Contexts, sample: Sample | str) -> dict[str, dict[str, Any
                     test[f"{name}{end}"] = np.nan if values is None else values[-1]
             test |= {"delta_r2": added[j, i], "null_delta_r2": null[j, i]}
             for name, value in test.items():
-                found[kl].setdefault(name, []).append(value)
-    return {kl: dict(columns) for kl, columns in found.items()}
+                results[kl].setdefault(name, []).append(value)
+    return {kl: dict(columns) for kl, columns in results.items()}

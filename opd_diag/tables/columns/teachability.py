@@ -4,6 +4,9 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
+PLANE = "entropy x divergence"  # the feature of the cells of both
+RANDOM = "random"  # the selector that all are held against
+
 _HEAD = (
     Column("checkpoint", pl.String, "-", "Student after training, whose KL is subtracted; the only one where there is one.", nullable=False),
     Column("features_from", pl.String, "-", "Student before training: every feature comes from it alone.", nullable=False),

@@ -9,6 +9,7 @@ from opd_diag.analyses.teachability import teachability, teachability_features
 from opd_diag.analyses.teachability.contexts import read_contexts
 from opd_diag.analyses.teachability.contrast import contrast_table
 from opd_diag.analyses.teachability.models import models_table
+from opd_diag.analyses.teachability.options import Options
 from opd_diag.analyses.teachability.sample import sample_tokens
 from opd_diag.datasets import null_run, teachable_run
 from opd_diag.errors import OptionError
@@ -29,11 +30,7 @@ def contexts_of(run, seed=0):
         as_source(run.tokens, run.rollouts),
         *run.tokens["checkpoint"].unique(maintain_order=True),
         choose_rollouts(run.rollouts),
-        divergence="full",
-        scale="rank",
-        k=16,
-        noise_floor=None,
-        seed=seed,
+        Options(seed=seed),
     )
 
 
@@ -41,9 +38,9 @@ def answers(seed, *, within="run", **options):
     """Rows of model `local`, model `full` and both contrasts, on forward_kl."""
     run = teachable_run(prompts=24, samples=2, tokens=60, seed=seed, **options)
     contexts = contexts_of(run, seed)
-    sample = sample_tokens(contexts, seed=seed)
-    models = models_table(contexts, sample, seed=seed).filter(kl="forward_kl", trimmed=False)
-    contrast = contrast_table(contexts, sample, within=within, seed=seed).filter(kl="forward_kl")
+    sample = sample_tokens(contexts)
+    models = models_table(contexts, sample).filter(kl="forward_kl", trimmed=False)
+    contrast = contrast_table(contexts, sample, within=within).filter(kl="forward_kl")
     found = {(row["model"], row["term"]): row for row in models.iter_rows(named=True)}
     found |= {row["contrast"]: row for row in contrast.iter_rows(named=True)}
     return found
@@ -106,8 +103,8 @@ def test_pairs_inside_a_prompt_find_the_effect_too():
 def test_the_matched_contrast_equals_brute_force():
     run = teachable_run(prompts=5, samples=6, tokens=10, seed=5)
     contexts = contexts_of(run)
-    sample = sample_tokens(contexts, seed=0)
-    row = contrast_table(contexts, sample, within="prompt", seed=0).filter(contrast="matched")
+    sample = sample_tokens(contexts)
+    row = contrast_table(contexts, sample, within="prompt").filter(contrast="matched")
     one, other = run.tokens.partition_by("checkpoint", maintain_order=True)
     x = [one[name].to_numpy().astype(float) for name in ("student_entropy", "forward_kl")]
     x = np.column_stack([*x, one["position"].to_numpy().astype(float)])
@@ -150,7 +147,7 @@ def test_the_matched_contrast_equals_brute_force():
 def test_thirds_of_q3_equal_those_of_the_rows():
     run = teachable_run(prompts=10, samples=2, tokens=48, seed=3)
     contexts = contexts_of(run)
-    row = contrast_table(contexts, "no sample", within="run", seed=0).filter(contrast="Q3 thirds")
+    row = contrast_table(contexts, "no sample", within="run").filter(contrast="Q3 thirds")
     one, other = run.tokens.partition_by("checkpoint", maintain_order=True)
     rows = one.with_columns(
         c=pl.col("teacher_mass").arr.get(3), gain=pl.col("forward_kl") - other["forward_kl"]
@@ -209,7 +206,7 @@ def test_compatibility_after_training_leaks_the_gain():
     gaps = np.empty((6, 2))
     for seed in range(6):
         for j, run in enumerate(leaky_run(seed)):
-            table = contrast_table(contexts_of(run), "no sample", within="run", seed=0)
+            table = contrast_table(contexts_of(run), "no sample", within="run")
             gaps[seed, j] = table["difference"][0]
     honest, leaked = gaps.mean(axis=0)
     assert leaked > 0
@@ -229,35 +226,36 @@ def test_the_analysis_refuses_the_features_that_leak():
 def test_too_few_tokens_and_constant_features_give_a_reason():
     small = teachable_run(prompts=5, samples=1, tokens=10)
     contexts = contexts_of(small)
-    sample = sample_tokens(contexts, seed=0)
+    sample = sample_tokens(contexts)
     assert sample == "too few tokens"
-    table = contrast_table(contexts, sample, within="run", seed=0).filter(contrast="matched")
+    table = contrast_table(contexts, sample, within="run").filter(contrast="matched")
     assert table["reason"].to_list() == ["too few tokens"] * 2
-    models = models_table(contexts, sample, seed=0).filter(model="local")
+    models = models_table(contexts, sample).filter(model="local")
     assert models["reason"].to_list() == ["too few tokens"] * 2
     big = teachable_run(prompts=6, samples=2, tokens=30)
     flat = big._replace(tokens=big.tokens.with_columns(student_entropy=pl.lit(1.0, pl.Float32)))
-    assert sample_tokens(contexts_of(flat), seed=0) == "constant: entropy"
-    base = models_table(contexts_of(flat), "constant: entropy", seed=0).filter(model="base")
+    assert sample_tokens(contexts_of(flat)) == "constant: entropy"
+    base = models_table(contexts_of(flat), "constant: entropy").filter(model="base")
     assert base["reason"].unique().to_list() == [
         "a term or the gain does not vary, or terms are collinear"
     ]
 
 
 def test_a_sample_holds_whole_prompts_up_to_its_size():
-    contexts = contexts_of(teachable_run(prompts=12, samples=2, tokens=20))
+    run = teachable_run(prompts=12, samples=2, tokens=20)
     for seed in range(4):
-        sample = sample_tokens(contexts, seed=seed, most_tokens=210)
+        contexts = contexts_of(run, seed)
+        sample = sample_tokens(contexts, most_tokens=210)
         assert len(sample.rows) == 200
-        drawn = np.unique(contexts.prompt[sample.rows])
-        assert np.isin(contexts.prompt, drawn).sum() == 200
+        drawn = np.unique(contexts.prompts.code[sample.rows])
+        assert np.isin(contexts.prompts.code, drawn).sum() == 200
         assert sample.prompt.max() == 4
-    assert len(sample_tokens(contexts, seed=0).rows) == 480
+    assert len(sample_tokens(contexts).rows) == 480
 
 
 def test_permutations_stay_inside_their_cells():
     contexts = contexts_of(teachable_run(prompts=12, samples=2, tokens=20))
-    sample = sample_tokens(contexts, seed=0)
+    sample = sample_tokens(contexts)
     first, second = sample.permutations(2, 5)
     for order in (first, second):
         assert np.array_equal(np.sort(order), np.arange(480))
@@ -275,7 +273,7 @@ def fitted(terms, y):
 def test_the_models_equal_least_squares_on_the_rows():
     run = teachable_run(prompts=6, samples=2, tokens=30, compatibility=0.1, seed=4)
     contexts = contexts_of(run)
-    table = models_table(contexts, sample_tokens(contexts, seed=0), seed=0)
+    table = models_table(contexts, sample_tokens(contexts))
     table = table.filter(kl="forward_kl", trimmed=False)
     one, other = run.tokens.partition_by("checkpoint", maintain_order=True)
     h, d, position, teacher = (

@@ -100,7 +100,7 @@ def test_unknown_choices_are_refused(data, options, message):
 
 
 def test_a_missing_column_and_an_unknown_policy_are_named(data):
-    with pytest.raises(TableError, match="tokens: no column teacher_mass"):
+    with pytest.raises(TableError, match="tokens: no column 'teacher_mass'; expected it"):
         teachability_features(data.tokens.drop("teacher_mass"), data.rollouts)
     with pytest.raises(TableError, match="policy: no rollouts of 'z'; expected one of a"):
         teachability_features(data.tokens, data.rollouts, policy="z")

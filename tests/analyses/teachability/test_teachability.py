@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from opd_diag.analyses.teachability import summary_lines, teachability
-from opd_diag.analyses.teachability.choices import before_and_after
+from opd_diag.analyses.teachability.options import before_and_after
 from opd_diag.datasets import save_run, teachable_run
 from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.columns.teachability import TABLES
@@ -48,7 +48,7 @@ def test_one_checkpoint_gives_features_only_and_says_why(data):
     for name, table in one._asdict().items():
         check_table(table, TABLES[name], name)
         assert table["checkpoint"].unique().to_list() == ["step0"]
-    why = "one checkpoint: gain needs two on the same tokens"
+    why = "one checkpoint: a change needs two on the same tokens"
     for table in one[:4]:
         assert why in table["reason"].to_list()
     assert one.teachability["gain"].null_count() == one.teachability.height
@@ -126,7 +126,7 @@ def test_unknown_choices_are_refused(data, options, message):
 def test_other_tokens_under_the_second_checkpoint_are_refused(data):
     with pytest.raises(TableError, match="expected the same tokens, one to one"):
         teachability(data.tokens[:-1], data.rollouts)
-    with pytest.raises(TableError, match="tokens: no column overlap"):
+    with pytest.raises(TableError, match="tokens: no column 'overlap'; expected it"):
         teachability(data.tokens.drop("overlap"), data.rollouts)
 
 
