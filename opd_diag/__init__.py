@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.release_points import release_points
     from opd_diag.analyses.rock_tokens import rock_tokens
     from opd_diag.analyses.teachability import teachability, teachability_features
+    from opd_diag.exports import export, token_weights
     from opd_diag.plots.figures import plot
     from opd_diag.rollouts import read_rollouts
     from opd_diag.scoring.preflight.check import check
@@ -45,6 +46,7 @@ _HOMES = {
     "Run": "opd_diag.tables.run",
     "agreement_traps": "opd_diag.analyses.agreement_traps",
     "check": "opd_diag.scoring.preflight.check",
+    "export": "opd_diag.exports",
     "findings": "opd_diag.analyses.findings",
     "info": "opd_diag.tables.info",
     "open_run": "opd_diag.tables.run",
@@ -56,6 +58,7 @@ _HOMES = {
     "teachability": "opd_diag.analyses.teachability",
     "teachability_features": "opd_diag.analyses.teachability",
     "token_strip": "opd_diag.text.token_strip",
+    "token_weights": "opd_diag.exports",
 }
 _SUBPACKAGES = ("datasets", "plots", "stats")
 
@@ -72,6 +75,7 @@ __all__ = [
     "agreement_traps",
     "check",
     "datasets",
+    "export",
     "findings",
     "info",
     "open_run",
@@ -85,6 +89,7 @@ __all__ = [
     "teachability",
     "teachability_features",
     "token_strip",
+    "token_weights",
 ]
 
 

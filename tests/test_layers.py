@@ -23,12 +23,19 @@ MAY_SEE = {
     "scoring": {"errors", "tables", "stats", "text"},
     "datasets": {"errors", "tables", "stats", "text"},
     "analyses": {"errors", "tables", "stats", "text"},
+    "exports": {"errors", "tables", "stats", "text", "analyses"},
     "plots": {"errors", "tables", "text"},
-    "cli": {"errors", "tables", "stats", "text", "rollouts", "scoring", "analyses", "plots"},
+    "cli": {
+        *("errors", "tables", "stats", "text"),
+        *("rollouts", "scoring", "analyses", "plots", "exports"),
+    },
     "__main__": {"cli"},
 }
 # Where a library may be imported; torch's pickles are read without a model.
-HOMES = {"torch": ("scoring/", "rollouts/pickles.py"), "matplotlib": ("plots/",)}
+HOMES = {
+    "torch": ("scoring/", "rollouts/pickles.py", "exports/formats/"),
+    "matplotlib": ("plots/",),
+}
 HEAVY = ("torch", "transformers", "matplotlib", "scipy", "nltk", "numpy", "polars")
 LONGEST_MODULE = 400  # lines
 LONGEST_CHAIN = 7  # modules

@@ -89,7 +89,8 @@ def test_check_has_the_options_of_reading_and_checking() -> None:
     assert command == expected
 
 
-def test_plot_and_info_have_the_options_of_their_functions() -> None:
+def test_plot_info_and_export_have_the_options_of_their_functions() -> None:
+    assert options(COMMANDS["export"], {"run"}) == options(opd_diag.export, {"run"})
     assert options(COMMANDS["plot"], {"run", "names"}) == options(opd_diag.plot, {"run", "names"})
     assert options(COMMANDS["info"], ONLY_COMMAND) == options(opd_diag.info, {"run"})
 
@@ -118,7 +119,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
         return call
 
-    for name in ("read_rollouts", "score", "check", "plot", "info", *COLUMNS_OF_ANALYSES):
+    for name in ("read_rollouts", "score", "check", "plot", "info", "export", *COLUMNS_OF_ANALYSES):
         monkeypatch.setattr(opd_diag, name, record(name))
     return seen
 
@@ -143,6 +144,8 @@ def needed(words: str, folder: str) -> list[str]:
         return ["dump.jsonl", "--teacher", "t", "--student", "a=b", "--out", "run"]
     if words == "check":
         return ["dump.jsonl", "--teacher", "t", "--student", "b"]
+    if words == "export":
+        return [folder, "--rule", "all", "--to", "trl", "--out", "export"]
     return [folder]
 
 
@@ -225,6 +228,8 @@ def test_a_command_hands_over_the_defaults_of_its_function(
     command = COMMANDS[words.split()[-1]]
     own = options(command, ONLY_COMMAND | {"names", "teacher", "student", "students"})
     for argument, default in own.items():
+        if default is inspect.Parameter.empty:
+            continue
         reached = given.get(argument, calls.get("read_rollouts", {}).get(argument))
         assert (tuple(reached) if isinstance(reached, list) else reached) == default
 

@@ -1,0 +1,165 @@
+"""Apply an exported rule to new rollouts: plain Python, nothing to install, one function a rule.
+
+A mask fits the rollouts that it was made from. `rule.json`, written beside it, holds what carries
+over: thresholds, quantiles and token ids. `weights(rule, ...)` gives the weight of each response
+token of one new rollout.
+
+    import json
+
+    rule = json.load(open("rule.json"))
+    weights(rule, segments=[...], margins=[...])                  # release
+    weights(rule, reverse_kl=[...])                               # trap
+    weights(rule, token_ids=[...], loss=[...])                    # rock; loss only with a window
+    weights(rule, entropy=[...], divergence=[...], compatibility=[...])  # selector
+
+Every list holds one value per response token that is in the loss.
+"""
+
+import math
+from typing import Any
+
+
+def weights(rule: dict[str, Any], **columns: list[Any]) -> list[float]:
+    """Return the weight of each response token of one rollout.
+
+    Args:
+        rule: What `rule.json` holds.
+        **columns: Lists of one value per token: those that the rule's function below names.
+
+    Raises:
+        ValueError: If the rule is unknown, or lists are of unequal length.
+    """
+    if len({len(values) for values in columns.values()}) > 1:
+        raise ValueError("columns: unequal lengths; expected one value per token in each")
+    if rule.get("rule") not in RULES:
+        raise ValueError(f"rule: {rule.get('rule')!r}; expected one of {', '.join(RULES)}")
+    answer: list[float] = RULES[rule["rule"]](rule, **columns)
+    return answer
+
+
+def release(rule: dict[str, Any], *, segments: list[int], margins: list[float]) -> list[float]:
+    """Weigh by the release rule: 1 (or the scale that keeps the loss mass), then 0.
+
+    Args:
+        rule: What `rule.json` holds.
+        segments: Number of each token's segment, rising from 0.
+        margins: The teacher's log-prob gap between its two likeliest tokens among the student's
+            K likeliest, nat.
+    """
+    sums: list[float] = []
+    counts: list[int] = []
+    firsts: list[int] = []
+    for place, (segment, margin) in enumerate(zip(segments, margins, strict=True)):
+        if not firsts or segment != segments[place - 1]:
+            sums.append(0.0)
+            counts.append(0)
+            firsts.append(place)
+        sums[-1] += margin
+        counts[-1] += 1
+    scores = [math.log1p(total / count) for total, count in zip(sums, counts, strict=True)]
+    tau, gain = downward_shift(scores, min_size=rule["min_size"])
+    enough = len(scores) >= rule["min_segments"] and max(scores) - min(scores) >= 1e-6
+    if not (enough and tau and gain > rule["threshold"]):
+        return [1.0] * len(segments)
+    kept = firsts[tau]
+    scale = len(segments) / kept if rule["keep"] == "loss" else 1.0
+    return [scale] * kept + [0.0] * (len(segments) - kept)
+
+
+def downward_shift(scores: list[float], *, min_size: int) -> tuple[int, float]:
+    """Find the downward shift of the mean with the largest gain in BIC.
+
+    Returns:
+        Scores before the shift and the gain in nat; (0, -inf) where no split goes down.
+    """
+    n, tiny = len(scores), 1e-12
+    if n < 2 * min_size:
+        return 0, -math.inf
+    centre = sum(scores) / n
+    values = [score - centre for score in scores]
+    total, square = sum(values), sum(value * value for value in values)
+    whole = square - total * total / n
+    best, left, candidates = math.inf, 0.0, []
+    for tau in range(1, n):
+        left += values[tau - 1]
+        if tau < min_size or n - tau < min_size or left / tau <= (total - left) / (n - tau):
+            continue
+        rss = max(square - left * left / tau - (total - left) ** 2 / (n - tau), 0.0)
+        candidates.append((tau, rss))
+        best = min(best, rss)
+    if not candidates:
+        return 0, -math.inf
+    tau, rss = [one for one in candidates if one[1] <= best + tiny * whole][-1]
+    gain = n * math.log((whole + tiny) / n) - n * math.log((rss + tiny) / n) - 2 * math.log(n)
+    return tau, gain
+
+
+def trap(rule: dict[str, Any], *, reverse_kl: list[float]) -> list[float]:
+    """Weigh by the trap rule: 0 from the first token of the first persistent low window."""
+    window, wanted = rule["window"], rule["consecutive"]
+    total, run = 0.0, 0
+    for place, value in enumerate(reverse_kl):
+        total += value
+        if place >= window:
+            total -= reverse_kl[place - window]
+        if place + 1 >= window:
+            run = run + 1 if total / window < rule["threshold"] else 0
+            if run == wanted:
+                kept = place + 1 - wanted + 1 - window
+                return [1.0] * kept + [0.0] * (len(reverse_kl) - kept)
+    return [1.0] * len(reverse_kl)
+
+
+def rock(
+    rule: dict[str, Any], *, token_ids: list[int], loss: list[float] | None = None
+) -> list[float]:
+    """Weigh rock types, and a window around their high-loss occurrences, by the rule's weight."""
+    rocks, window = set(rule["token_ids"]), rule["window"]
+    marked = [token in rocks for token in token_ids]
+    if window:
+        if loss is None:
+            raise ValueError("loss: missing; expected one value per token for a rule with a window")
+        for place, token in enumerate(token_ids):
+            if token in rocks and loss[place] >= rule["loss_threshold"]:
+                for near in range(max(0, place - window), min(len(marked), place + window + 1)):
+                    marked[near] = True
+    return [rule["weight"] if mark else 1.0 for mark in marked]
+
+
+def selector(
+    rule: dict[str, Any],
+    *,
+    entropy: list[float],
+    divergence: list[float],
+    compatibility: list[float],
+) -> list[float]:
+    """Weigh the tokens whose score reaches the threshold that gave the budget: 1, others 0.
+
+    With `soft` the score itself, whose mean over all tokens of a batch is to be brought to 1.
+    """
+    limits = [rule["scale"][name] for name in ("entropy", "divergence", "compatibility")]
+    scores = []
+    for raw in zip(entropy, divergence, compatibility, strict=True):
+        h, d, c = (_scaled(value, *ends) for value, ends in zip(raw, limits, strict=True))
+        learn = d * c
+        known = {
+            "d_learn": learn,
+            "d_incompat": d * (1 - c),
+            "tip": h + d - h * d,
+            "soft_or": h + learn - h * learn,
+            "entropy": raw[0],
+            "divergence": raw[1],
+            "compatibility": raw[2],
+        }
+        scores.append(known[rule["name"]])
+    if rule["soft"]:
+        return scores
+    return [1.0 if score >= rule["threshold"] else 0.0 for score in scores]
+
+
+def _scaled(value: float, low: float, high: float) -> float:
+    """Scale a feature to [0, 1] by the 5th and 95th percentile of the run."""
+    return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
+
+
+RULES: dict[str, Any] = {"release": release, "trap": trap, "rock": rock, "selector": selector}

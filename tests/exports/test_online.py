@@ -1,0 +1,114 @@
+"""The calibrated rule, applied to the very rollouts that it came from, gives their weights."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+import opd_diag as od
+from opd_diag.exports import online
+from opd_diag.stats.changepoints import downward_shift
+from opd_diag.tables.run import Run
+
+COLUMNS = {
+    "release": ("segments", "margins"),
+    "trap": ("reverse_kl",),
+    "rock": ("token_ids", "loss"),
+    "selector:d_incompat@15%": ("entropy", "divergence", "compatibility"),
+}
+
+
+def columns_of(run: Run, checkpoint: str) -> pl.DataFrame:
+    mass = run.k_grid.index(16)
+    return (
+        run.tokens(checkpoint)
+        .filter("in_loss")
+        .select(
+            "rollout",
+            "position",
+            "reverse_kl",
+            segments=pl.col("segment"),
+            margins=pl.col("margin").arr.get(run.k_grid.index(4)),
+            token_ids=pl.col("token_id"),
+            loss=pl.col("reverse_kl"),
+            entropy=pl.col("student_entropy"),
+            divergence=pl.col("forward_kl"),
+            compatibility=pl.col("teacher_mass").arr.get(mass),
+        )
+        .collect()
+    )
+
+
+@pytest.mark.parametrize("rule", list(COLUMNS))
+def test_the_reference_gives_the_weights_of_the_export(
+    exported_run: Run, out: Path, rule: str
+) -> None:
+    options = {"window": 1, "rock_weight": 0.5} if rule == "rock" else {}
+    exported = od.export(exported_run, rule=rule, to="parquet", out=out, **options)
+    assert exported.rule is not None
+    calibrated = json.loads(exported.rule.read_text())
+    name = exported_run.checkpoints[0 if rule.startswith("selector") else -1]
+    weights = od.token_weights(exported_run, rule=rule, **options)
+    table = columns_of(exported_run, name).join(
+        weights, on=["rollout", "position"], maintain_order="left"
+    )
+    differ = 0
+    for _, rows in table.group_by("rollout", maintain_order=True):
+        given = {column: rows[column].to_list() for column in COLUMNS[rule]}
+        found = online.weights(calibrated, **given)
+        differ += int((~np.isclose(found, rows["weight"].to_numpy(), rtol=1e-5)).any())
+    rollouts = table["rollout"].n_unique()
+    if rule == "trap":  # each rollout had its own threshold, the rule has their median
+        assert differ < 0.4 * rollouts
+    elif rule == "rock":  # outside the loss nothing is weighed, and the window does not see it
+        assert differ <= rollouts
+        assert _rock_agrees(calibrated, table)
+    else:
+        assert differ == 0
+
+
+def _rock_agrees(calibrated: dict[str, object], table: pl.DataFrame) -> bool:
+    """Without a window the rule is the same token by token."""
+    plain = calibrated | {"window": 0}
+    found = online.weights(plain, token_ids=table["token_ids"].to_list())
+    rocks = np.isin(table["token_ids"].to_numpy(), calibrated["token_ids"])
+    return np.array_equal(np.array(found), np.where(rocks, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_shift_is_that_of_the_analysis(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=int(rng.integers(4, 60))) - (np.arange(1) * 0)
+    values[len(values) // 2 :] -= rng.choice([0, 1, 3])
+    for size in (1, 3):
+        tau, gain = online.downward_shift(values.tolist(), min_size=size)
+        shift = downward_shift(values, min_size=size)
+        if shift is None:
+            assert (tau, gain) == (0, -math.inf)
+        else:
+            assert (tau, gain) == (shift.tau, pytest.approx(shift.gain, rel=1e-9))
+
+
+def test_it_needs_nothing_but_python(exported_run: Run, out: Path) -> None:
+    od.export(exported_run, rule="trap", to="tinker", out=out)
+    code = (
+        "import json, apply_rule; rule = json.load(open('rule.json')); "
+        "print(sum(apply_rule.weights(rule, reverse_kl=[0.0] * 100)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.'); {code}"],
+        cwd=out, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stdout.strip() == "0.0"
+
+
+def test_bad_columns_are_refused() -> None:
+    with pytest.raises(ValueError, match="unequal lengths"):
+        online.weights({"rule": "rock"}, token_ids=[1, 2], loss=[0.5])
+    with pytest.raises(ValueError, match="expected one of release"):
+        online.weights({"rule": "other"})
