@@ -1,6 +1,8 @@
 """Tinker: one Datum a line, its targets and weights shifted by one against the input.
 
-`tinker.Datum.model_validate_json(line)`; use with the loss `cross_entropy`.
+With `one = json.loads(line)`: `tinker.Datum(model_input=tinker.ModelInput.model_validate(
+one["model_input"]), loss_fn_inputs={n: tinker.TensorData(**t) for n, t in
+one["loss_fn_inputs"].items()})`, for the loss `cross_entropy`.
 """
 
 import json

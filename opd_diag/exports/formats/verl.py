@@ -1,9 +1,12 @@
-"""verl's token-exact batches: `tq_batch.pt`, a TensorDict of jagged tensors.
+"""verl's cached batches (`skip.rollout_tq`): `tq_batch.pt`, a TensorDict of jagged tensors.
 
-`loss_mask` and `response_mask` are int64 there, so weights have to be 0 or 1.
+`loss_mask` and `response_mask` are int64 there, so weights have to be 0 or 1. Groups of rollouts
+are told by their keys, `{uid}_{session}_{index}`, where the uid has no underscore.
 """
 
+import json
 from collections.abc import Iterable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +49,23 @@ def write(samples: Iterable[Sample], folder: Path) -> Path:
         logps = [s.row["sampled_logp"] for s in members]
         if all(logp is not None for logp in logps):
             columns["rollout_log_probs"] = jagged([list(logp) for logp in logps], torch.float32)
-        path = folder / str(step) / "0" / "tq_batch.pt"
+        inner = folder / str(step) / "0"
         content = {
             "tensordict": TensorDict(columns, batch_size=[len(members)]),
-            "keys": [sample.row["rollout_id"] for sample in members],
-            "tags": [{"prompt_id": sample.row["prompt_id"]} for sample in members],
+            "keys": [_key(sample) for sample in members],
+            "tags": [
+                {"rollout_id": sample.row["rollout_id"], "global_steps": step} for sample in members
+            ],
             "global_steps": step,
         }
-        with atomic_path(path) as temporary:
+        with atomic_path(inner / "tq_batch.pt") as temporary:
             torch.save(content, temporary)
+        about = {"global_steps": step, "num_trajectories": len(members)}
+        with atomic_path(inner / "meta.json") as temporary:
+            temporary.write_text(json.dumps(about))
     return folder
+
+
+def _key(sample: Sample) -> str:
+    uid = blake2b(str(sample.row["prompt_id"]).encode(), digest_size=16).hexdigest()
+    return f"{uid}_{sample.row['sample']}_0"
