@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint format validate fuzz faults oldest clean
+.PHONY: demo test lint format validate fuzz faults oldest trainers clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -50,9 +50,15 @@ oldest:
 	.venv-oldest/bin/pip install --quiet -c .venv-oldest/oldest.txt -e '.[dev]'
 	.venv-oldest/bin/pytest -o filterwarnings=default
 
+# What trainers' own loaders make of an export, in an environment of their own.
+trainers:
+	$(PYTHON) -m venv .venv-trainers
+	.venv-trainers/bin/pip install --quiet -c constraints.txt -e '.[dev]' trl tinker tensordict datasets
+	.venv-trainers/bin/pytest tests/exports/test_trainers.py
+
 format: .venv/.made
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest $(DEMO)
+	rm -rf .venv .venv-oldest .venv-trainers $(DEMO)
