@@ -28,7 +28,6 @@ from transformers import (
 )
 
 import opd_diag as od
-from opd_diag.analyses.means import column_means
 from opd_diag.scoring.models.forward import verify_head
 from opd_diag.scoring.models.loading import load_model
 
@@ -50,8 +49,6 @@ PROMPTS = (
     "Explain the difference between a virus and a bacterium.",
     "Write a poem of eight lines about the sea.",
 )
-COLUMNS = ("student_logp", "teacher_logp", "reverse_kl", "forward_kl", "js", "student_entropy",
-           "teacher_entropy", "grad_logits", "grad_hidden")  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "real_pair.md"
 
 
@@ -169,7 +166,7 @@ def main() -> None:
     analysed = time.perf_counter() - begin
     run = od.open_run(folder)
     checkpoint = run.manifest.checkpoints["dropped10"]
-    means = column_means(run, columns=COLUMNS)
+    means = od.score_summary(run).score_summary.filter(group="all")
     n = checkpoint.statistics["rows"]
     size = run.manifest.batch_tokens[0][1]
     first = run.rollouts.row(0, named=True)
@@ -203,7 +200,7 @@ def main() -> None:
         *(
             f"| {name} | {mean:.4f} | {low:.4f} to {high:.4f} | {n:,} |"
             for name, mean, low, high, n in means.select(
-                "column", "mean", "mean_low", "mean_high", "n"
+                "column", "value", "value_low", "value_high", "n"
             ).iter_rows()
         ),
         "",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.findings import findings
     from opd_diag.analyses.release_points import release_points
     from opd_diag.analyses.rock_tokens import rock_tokens
+    from opd_diag.analyses.score_summary import score_summary
     from opd_diag.analyses.teachability import teachability, teachability_features
     from opd_diag.exports import export, token_weights
     from opd_diag.plots.figures import plot
@@ -55,6 +56,7 @@ _HOMES = {
     "release_points": "opd_diag.analyses.release_points",
     "rock_tokens": "opd_diag.analyses.rock_tokens",
     "score": "opd_diag.scoring.score",
+    "score_summary": "opd_diag.analyses.score_summary",
     "teachability": "opd_diag.analyses.teachability",
     "teachability_features": "opd_diag.analyses.teachability",
     "token_strip": "opd_diag.text.token_strip",
@@ -85,6 +87,7 @@ __all__ = [
     "release_points",
     "rock_tokens",
     "score",
+    "score_summary",
     "stats",
     "teachability",
     "teachability_features",

@@ -11,6 +11,7 @@ from opd_diag.cli import (
     release_points,
     rock_tokens,
     score,
+    score_summary,
     teachability,
 )
 from opd_diag.cli.root_command import app
@@ -34,5 +35,6 @@ __all__ = [
     "release_points",
     "rock_tokens",
     "score",
+    "score_summary",
     "teachability",
 ]

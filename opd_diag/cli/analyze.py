@@ -80,7 +80,7 @@ FailOn = Annotated[
 ]
 
 # Teachability selects by what the others have found, so it comes last.
-ORDER = ("release_points", "rock_tokens", "agreement_traps", "teachability")
+ORDER = ("score_summary", "release_points", "rock_tokens", "agreement_traps", "teachability")
 
 
 class Analyzed(NamedTuple):

@@ -137,10 +137,14 @@ def score(
 
 def _print_means(run: "Run", checkpoints: list[str]) -> None:
     """Print means of the headline columns, with intervals over prompts."""
-    from opd_diag.analyses.means import column_means
-
+    means = opd_diag.score_summary(run, checkpoint=checkpoints).score_summary
     print_table(
         f"{run.path}: means over response tokens in the loss, 95 % intervals over prompts",
-        ("checkpoint", "column", "unit", "mean", "low", "high", "n", "note"),
-        column_means(run, checkpoint=checkpoints).iter_rows(),
-    )
+        ("checkpoint", "column", "unit", "mean", "low", "high", "tokens", "note"),
+        (
+            (row["checkpoint"], row["column"], row["unit"], row["value"], row["value_low"],
+             row["value_high"], row["n"], row["reason"])
+            for row in means.iter_rows(named=True)
+            if row["group"] == "all"
+        ),
+    )  # fmt: skip

@@ -27,6 +27,14 @@ from opd_diag.plots.release_points import (
 from opd_diag.plots.rock_example import rock_example
 from opd_diag.plots.rock_lists import rock_cutoff, rock_groups, rock_outputs, rock_selectors
 from opd_diag.plots.rock_tokens import rock_tokens, rock_tokens_change, rock_tokens_gradients
+from opd_diag.plots.score_summary import (
+    score_histogram,
+    score_histogram_forward,
+    score_positions,
+    score_positions_absolute,
+    score_positions_forward,
+    score_summary,
+)
 from opd_diag.plots.teachability import (
     teachability,
     teachability_contrast,
@@ -76,6 +84,12 @@ __all__ = [
     "rock_tokens",
     "rock_tokens_change",
     "rock_tokens_gradients",
+    "score_histogram",
+    "score_histogram_forward",
+    "score_positions",
+    "score_positions_absolute",
+    "score_positions_forward",
+    "score_summary",
     "teachability",
     "teachability_contrast",
     "teachability_groups",

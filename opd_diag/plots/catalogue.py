@@ -45,6 +45,15 @@ CAPTIONS: Mapping[str, str] = {
     "between the checkpoints.",
     "rock_tokens_gradients": "Squared norm of the mean gradient of a type: the raw one grows "
     "as types get rarer from noise alone, the one across halves does not.",
+    "score_histogram": "Tokens sorted by their KL: where the coloured steps stand far right of the "
+    "grey ones, few tokens hold the loss.",
+    "score_histogram_forward": "The same for the other direction of the KL.",
+    "score_positions": "Mean KL along the response under the first and the last checkpoint; each "
+    "rollout counts at every place.",
+    "score_positions_absolute": "Mean KL by token position: late bins hold long rollouts only.",
+    "score_positions_forward": "The same along the response for the other direction of the KL.",
+    "score_summary": "Mean KL of both directions under each checkpoint, on the same tokens: lower "
+    "is closer to the teacher.",
     "teachability": "Gain by tenths of a feature measured before training: a useful feature "
     "sorts the gain.",
     "teachability_contrast": "Gain of compatible minus incompatible tokens: only the matched "
@@ -86,6 +95,9 @@ CAPTIONS: Mapping[str, str] = {
 # Few enough to look at: of each analysis what it finds, beside its null.
 DEFAULT = (
     "overview",
+    "score_summary",
+    "score_positions",
+    "score_histogram",
     "release_points",
     "release_curves",
     "release_summary",

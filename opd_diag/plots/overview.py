@@ -8,18 +8,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opd_diag.errors import TableError
-from opd_diag.plots.agreement_traps import agreement_traps
-from opd_diag.plots.release_points import release_points
+from opd_diag.plots.release_points import release_summary
 from opd_diag.plots.rock_tokens import rock_tokens
+from opd_diag.plots.score_summary import score_positions, score_summary
 from opd_diag.plots.style import SINGLE, on_page, style
-from opd_diag.plots.teachability import teachability
+from opd_diag.plots.teachability import teachability_contrast
+from opd_diag.plots.trap_controls import trap_summary
 
 COLUMNS = 2
+# Where the student stands, then of each analysis what it finds beside what chance gives.
 PANELS: Mapping[str, Callable[..., Axes]] = {
+    "score_summary": score_summary,
+    "score_positions": score_positions,
+    "release_summary": release_summary,
     "rock_tokens": rock_tokens,
-    "teachability": teachability,
-    "release_points": release_points,
-    "agreement_traps": agreement_traps,
+    "teachability_contrast": teachability_contrast,
+    "trap_summary": trap_summary,
 }
 
 
@@ -27,18 +31,18 @@ def overview(tables: Mapping[str, pl.DataFrame], *, title: str = "") -> Figure:
     """Draw the headline figure of every analysis that has a result, on one page.
 
     Args:
-        tables: Result tables by name; those that are named after an analysis are drawn.
+        tables: Result tables by name; those in `PANELS` are drawn.
         title: What stands above them.
 
     Returns:
-        The page, with one axes for each analysis.
+        The page, with one axes for each of these tables.
 
     Raises:
-        TableError: If no table is named after an analysis.
+        TableError: If there is none of them.
     """
     names = [name for name in PANELS if name in tables]
     if not names:
-        raise TableError(f"tables: none of an analysis; expected one of {', '.join(PANELS)}")
+        raise TableError(f"tables: none of this page; expected one of {', '.join(PANELS)}")
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     with style():

@@ -149,11 +149,13 @@ def bars(
     colour: str,
     label: str | None = None,
     horizontal: bool = False,
+    marker: str = "o",
 ) -> None:
     """Draw points with their intervals as bars; null draws nothing."""
     y, bottom, top = _numbers(value), _numbers(low), _numbers(high)
     point = 0.83 * plt.rcParams["lines.markersize"]
-    ax.plot(*((y, at) if horizontal else (at, y)), "o", color=colour, label=label, markersize=point)
+    ax.plot(*((y, at) if horizontal else (at, y)), color=colour, label=label, marker=marker,
+            linestyle="", markersize=point)  # fmt: skip
     draw = ax.hlines if horizontal else ax.vlines
     draw(at, bottom, top, color=colour, linewidth=1.25 * plt.rcParams["lines.linewidth"])
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opd_diag.analyses.agreement_traps import agreement_traps
-from opd_diag.analyses.means import column_means
 from opd_diag.analyses.release_points import release_points
 from opd_diag.analyses.rock_tokens import rock_tokens
+from opd_diag.analyses.score_summary import score_summary
 from opd_diag.analyses.teachability import teachability
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import ManifestError, OpdDiagError
@@ -93,7 +93,7 @@ def use(folder: Path) -> None:
     run = open_run(folder)
     with contextlib.suppress(OpdDiagError):
         json.dumps(info(run), allow_nan=False)
-    column_means(run)
+    score_summary(run)
     for name in run.checkpoints:
         run.gradients(name)
     for name in run.results():

@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 import opd_diag as od
+from opd_diag.cli.analyze import ORDER
 from opd_diag.datasets import save_run, trap_run
 from opd_diag.tables.columns import ANALYSES
 
@@ -29,7 +30,7 @@ def run(tmp_path_factory):
     """A run with two checkpoints and the results of all analyses."""
     data = trap_run(prompts=24, samples=1, tokens=160, length=60, seed=3)
     run = save_run(data, tmp_path_factory.mktemp("runs") / "run")
-    for name in ("release_points", "rock_tokens", "agreement_traps", "teachability"):
+    for name in ORDER:
         result = getattr(od, name)(run, **SETTINGS.get(name, {}))
         run.save(result._asdict(), arguments={})
     return run
@@ -45,7 +46,9 @@ def read(name):
 
 def test_the_notebooks_are_those_and_every_analysis_has_one():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
-    assert {name.split("_", 1)[1] for name in NAMES} >= set(ANALYSES) - {"findings"}
+    about = {name.split("_", 1)[1] for name in NAMES}
+    assert about >= set(ANALYSES) - {"score_summary", "findings"}
+    assert "od.score_summary(" in "".join(code(read("1_score")))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,6 +10,7 @@ from opd_diag.tables.columns import (
     findings,
     release_points,
     rock_tokens,
+    score_summary,
     teachability,
 )
 from opd_diag.tables.schema import Column
@@ -19,6 +20,7 @@ ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "findings": findings.TABLES,
     "release_points": release_points.TABLES,
     "rock_tokens": rock_tokens.TABLES,
+    "score_summary": score_summary.TABLES,
     "teachability": teachability.TABLES,
 }
 

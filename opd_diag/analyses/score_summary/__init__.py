@@ -1,0 +1,83 @@
+"""Summarise the scores of a run: how far the student is from the teacher, where, in which tokens.
+
+This describes and judges nothing: what it shows has no null beside it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from opd_diag.analyses.score_summary.groups import COLUMNS, Rollouts
+from opd_diag.analyses.score_summary.histogram import histogram_table
+from opd_diag.analyses.score_summary.positions import positions_table
+from opd_diag.analyses.score_summary.report import summary_lines
+from opd_diag.analyses.score_summary.summary import summary_table
+from opd_diag.analyses.tokens import read_tokens
+from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.run import Run
+from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
+
+__all__ = ["ScoreSummary", "score_summary", "summary_lines"]
+
+
+class ScoreSummary(NamedTuple):
+    """The tables of `score_summary`.
+
+    Attributes:
+        score_summary: Means of divergences, entropies and gradient norms.
+        score_positions: The divergences over relative and absolute position.
+        score_histogram: How the divergences are spread over tokens, and how few tokens hold them.
+    """
+
+    score_summary: pl.DataFrame
+    score_positions: pl.DataFrame
+    score_histogram: pl.DataFrame
+
+
+@public_analysis
+def score_summary(
+    run: Run | str | Path | Tokens,
+    rollouts: pl.DataFrame | None = None,
+    *,
+    checkpoint: str | Sequence[str] | None = None,
+    policy: str | None = None,
+    step: int | None = None,
+    seed: int = 0,
+) -> ScoreSummary:
+    """Summarise the scores of tokens in the loss, for all rollouts, correct and wrong ones.
+
+    Every token counts once, so long rollouts count more.
+
+    Args:
+        run: A run, its folder, or a token table.
+        rollouts: The rollouts, with a token table only.
+        checkpoint: Checkpoints wanted; None: all.
+        policy: Only rollouts of this policy.
+        step: Only rollouts of this training step.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Three tables, one row for each checkpoint, group of rollouts, column and bin. The groups
+        `correct` and `wrong` are there where the rollouts say which they are.
+
+    Raises:
+        TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
+    """
+    source = as_source(run, rollouts)
+    chosen = choose_rollouts(source.rollouts, policy, step)
+    summarised = Rollouts(chosen, seed=seed)
+    tables = []
+    for name in choose_checkpoints(source, checkpoint):
+        tokens = read_tokens(source, chosen, name, columns=("in_loss", *COLUMNS))
+        longest = int(tokens.lengths.max(initial=0))
+        tokens = tokens.where(tokens.column("in_loss"))
+        tables.append(
+            ScoreSummary(
+                summary_table(name, tokens, summarised),
+                positions_table(name, tokens, summarised, longest),
+                histogram_table(name, tokens, summarised),
+            )
+        )
+    return ScoreSummary(*(pl.concat(parts) for parts in zip(*tables, strict=True)))

@@ -1,0 +1,57 @@
+"""The table `score_positions`: the divergences along the response."""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from opd_diag.analyses.score_summary.groups import DIVERGENCES, Rollouts, means
+from opd_diag.analyses.tables import result_table
+from opd_diag.analyses.tokens import TokenTable
+
+RELATIVE_BINS = 10
+ABSOLUTE_BINS = 16
+NARROWEST = 16  # tokens
+
+
+def positions_table(
+    checkpoint: str, tokens: TokenTable, rollouts: Rollouts, longest: int
+) -> pl.DataFrame:
+    """Average the divergences over bins of relative and absolute position.
+
+    Args:
+        checkpoint: Name of the checkpoint.
+        tokens: Tokens in the loss. Relative position counts these alone.
+        rollouts: Their rollouts.
+        longest: Tokens of the longest response, in the loss or not.
+    """
+    width = bin_width(longest)
+
+    def relative(batch: pl.DataFrame) -> npt.NDArray[np.int64]:
+        bins = pl.col("index") * RELATIVE_BINS // pl.col("n_tokens")
+        return batch.select(bins.cast(pl.Int64)).to_series().to_numpy()
+
+    def absolute(batch: pl.DataFrame) -> npt.NDArray[np.int64]:
+        return batch["position"].to_numpy().astype(np.int64) // width
+
+    axes = (
+        ("relative", RELATIVE_BINS, relative, 1 / RELATIVE_BINS),
+        ("absolute", ABSOLUTE_BINS, absolute, float(width)),
+    )
+    parts = []
+    for column in DIVERGENCES:
+        for axis, bins, place, size in axes:
+            starts = np.arange(bins) * size
+            for sums in rollouts.sums(tokens, column, bins, place):
+                values = means(sums, column, rollouts.prompts) | {
+                    "axis": axis,
+                    "bin": np.arange(bins),
+                    "start": starts,
+                    "end": starts + size,
+                }
+                parts.append(result_table("score_positions", values, checkpoint=checkpoint))
+    return pl.concat(parts).filter(pl.col("n") > 0)
+
+
+def bin_width(longest: int) -> int:
+    """Choose a power of two, at least 16 tokens, that covers the longest response in 16 bins."""
+    return max(NARROWEST, 1 << (max(0, longest - 1) // ABSOLUTE_BINS).bit_length())

@@ -1,0 +1,42 @@
+"""Say in a few lines how far the students are from the teacher."""
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from opd_diag.analyses.wording import count, estimate
+from opd_diag.tables.columns.score_summary import ALL
+
+if TYPE_CHECKING:
+    from opd_diag.analyses.score_summary import ScoreSummary
+
+NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
+LARGE = 0.1  # nat; a bin starts here
+
+
+def summary_lines(tables: "ScoreSummary") -> list[str]:
+    """Write the mean divergences of every checkpoint, and how few tokens hold them."""
+    lines = ["Means over tokens in the loss, with 95 % intervals over prompts."]
+    for (name,), ours in tables.score_summary.group_by("checkpoint", maintain_order=True):
+        n = int(ours.filter(pl.col("group") == ALL)["n"].to_numpy().max())
+        lines.append(f"{name}: {count(n)} tokens")
+        for column, title in NAMES.items():
+            rows = ours.filter(pl.col("column") == column).iter_rows(named=True)
+            values = {row["group"]: estimate(row) for row in rows}
+            large = _large_tokens(tables.score_histogram, name, column)
+            lines.append(f"  {title}  {values.pop(ALL)}; {large}")
+            if values:
+                words = ", ".join(f"{group} {value}" for group, value in values.items())
+                lines.append(f"{'':{len(title) + 4}}{words}")
+    return lines
+
+
+def _large_tokens(histogram: pl.DataFrame, checkpoint: str, column: str) -> str:
+    row = histogram.filter(
+        pl.col("checkpoint") == checkpoint,
+        pl.col("group") == ALL,
+        pl.col("column") == column,
+        (pl.col("start") - LARGE).abs() < 1e-9,
+    ).row(0, named=True)
+    tokens, loss = (estimate(row, f"{of}_share_above", "share") for of in ("token", "loss"))
+    return f"{tokens} of tokens have {LARGE} nat or more and hold {loss} of it"
