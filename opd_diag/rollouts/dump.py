@@ -1,33 +1,52 @@
 """The rollouts of all files of one call, and what was noticed on the way."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from opd_diag.errors import RolloutError, faults
-from opd_diag.rollouts.files import read_rows
-from opd_diag.rollouts.formats import Format, detect_format
+from opd_diag.rollouts.files import Candidate, read_rows
+from opd_diag.rollouts.formats import Format, detect_format, fits
 from opd_diag.rollouts.formats.prime_rl import is_complete
 from opd_diag.rollouts.raw_rollout import RawRollout, check_rollout
 from opd_diag.rollouts.rows import DumpFile, RowError, kind_of
+
+_LEFT_OUT_NAMED = 3
 
 
 class Dump:
     """A dump in one format, read file by file.
 
+    Args:
+        given: Its format, None to detect it.
+        keys: Keys of the dump by the generic key that they stand for.
+        trust_pickle: Whether pickles may run code.
+        limit: How many rollouts are wanted.
+
     Attributes:
-        records: The rollouts so far.
+        rollouts: The rollouts so far.
     """
 
-    def __init__(self, given: Format | None, *, trust_pickle: bool, limit: int | None) -> None:
-        self.records: list[RawRollout] = []
+    def __init__(
+        self,
+        given: Format | None,
+        *,
+        keys: Mapping[str, str] | None = None,
+        trust_pickle: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        self.rollouts: list[RawRollout] = []
         self._given = given
+        self._keys = dict(keys or {})
         self._detected: tuple[Format, str] | None = None
         self._trust_pickle = trust_pickle
         self._limit = limit
         self._files: dict[str, int] = {}
+        self._left_out: dict[str, str] = {}
         self._skipped: Counter[str] = Counter()
         self._unknown: Counter[str] = Counter()
         self._last_batch: list[tuple[str, str]] = []
@@ -35,7 +54,7 @@ class Dump:
     @property
     def full(self) -> bool:
         """Whether as many rollouts are read as were wanted."""
-        return self._limit is not None and len(self.records) >= self._limit
+        return self._limit is not None and len(self.rollouts) >= self._limit
 
     @property
     def format(self) -> Format:
@@ -45,47 +64,86 @@ class Dump:
             RolloutError: If there are none.
         """
         form = self._given or (self._detected and self._detected[0])
-        if form is None or not self.records:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in self._skipped.items())
-            raise RolloutError(
-                f"{next(iter(self._files), 'rollouts')}: no rollouts left ({reasons or 'none'} "
-                "skipped); expected at least one"
-            )
+        if form is None or not self.rollouts:
+            raise RolloutError(self._nothing_left())
         return form
 
-    def read(self, path: Path) -> None:
+    def read(self, file: Candidate) -> None:
         """Read one file.
+
+        A file that was met in a folder and is no dump, or not one of the format given, is left out
+        and named in the report.
 
         Raises:
             RolloutError: If the file cannot be read, is empty, has faults (all are told at once),
                 or is in another format than the files before it.
         """
+        rows = read_rows(file.path, trust_pickle=self._trust_pickle)
+        if not file.named:
+            first, reason = self._first_row(rows, file.path)
+            if reason:
+                self._left_out[str(file.path)] = reason
+                return
+            rows = itertools.chain([first], rows)
+        self._read_rows(file.path, rows)
+
+    def _first_row(
+        self, rows: Iterator[tuple[int, Any]], path: Path
+    ) -> tuple[tuple[int, Any], str | None]:
+        """Look at the first row of a file that may be no dump; tell why it is none, if so."""
+        try:
+            first = next(rows, None)
+            if first is None:
+                return (0, None), "empty"
+            row = self._with_mapped(_object(first[1]))
+            if self._given is None:
+                detect_format(row, str(path))
+            elif not fits(self._given, row):
+                return first, f"not in the format {self._given.name}"
+        except RowError as error:
+            return (0, None), str(error).partition(";")[0]
+        except RolloutError as error:
+            told = str(error).removeprefix(f"{path}: ")
+            return (0, None), told if "trust_pickle" in told else told.partition(",")[0]
+        return first, None
+
+    def _read_rows(self, path: Path, rows: Iterator[tuple[int, Any]]) -> None:
         file = DumpFile(path)
-        found = []
-        records: list[RawRollout] = []
+        wrong: list[str] = []
+        rollouts: list[RawRollout] = []
         form = self._given
         n_rows = 0
-        for line, row in read_rows(path, trust_pickle=self._trust_pickle):
+        other = ""
+        for line, row in rows:
             n_rows += 1
             try:
-                content = _object(row)
+                content = self._with_mapped(_object(row))
                 form = form or self._detect(content, path)
-                records += self._rollouts(content, line, file, form)
+                rollouts += self._rollouts(content, line, file, form)
             except RowError as error:
-                found.append(f"line {line}: {error}")
-            if self._limit is not None and len(self.records) + len(records) >= self._limit:
-                del records[self._limit - len(self.records) :]
+                wrong.append(f"line {line}: {error}")
+                other = other or self._other_format(row, path)
+            if self._limit is not None and len(self.rollouts) + len(rollouts) >= self._limit:
+                del rollouts[self._limit - len(self.rollouts) :]
                 break
-        if found:
-            raise RolloutError(faults(str(path), found))
+        if wrong:
+            told = faults(str(path), wrong)
+            if other:
+                told += f"\n  {other}" if "\n" in told else f" ({other})"
+            raise RolloutError(told)
         if not n_rows:
             raise RolloutError(f"{path}: empty; expected at least one rollout")
-        if form is not None and form.repeats and self._is_last_batch(records):
-            file.skipped["logged again at a later step"] += len(records)
-            records = []
-        self.records += records
-        self._files[str(path)] = len(records)
+        if form is not None and form.repeats and self._is_last_batch(rollouts):
+            file.skipped["logged again at a later step"] += len(rollouts)
+            rollouts = []
+        self.rollouts += rollouts
+        self._files[str(path)] = len(rollouts)
         self._skipped += file.skipped
+
+    def _with_mapped(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Put the values of mapped keys under the generic keys that they stand for."""
+        mapped = {ours: _value_at(row, theirs) for ours, theirs in self._keys.items()}
+        return row | {ours: value for ours, value in mapped.items() if value is not None}
 
     def _detect(self, row: dict[str, Any], path: Path) -> Format:
         """Detect the format of a file from its first row; one call reads one format."""
@@ -95,9 +153,20 @@ class Dump:
         elif form.name != self._detected[0].name:
             raise RolloutError(
                 f"{path}: format {form.name}, for {why}; expected {self._detected[0].name} as in "
-                f"{next(iter(self._files))}, one format in a call"
+                f"{next(iter(self._files))}, one format in a call (--format takes the files of "
+                "one format out of a folder)"
             )
         return form
+
+    def _other_format(self, row: Any, path: Path) -> str:
+        """Say which format a row has that breaks the one given."""
+        if self._given is None or not isinstance(row, dict):
+            return ""
+        try:
+            form, why = detect_format(self._with_mapped(row), str(path))
+        except RolloutError:
+            return ""
+        return "" if form is self._given else f"--format {form.name} would fit, for {why}"
 
     def _rollouts(
         self, row: dict[str, Any], line: int, file: DumpFile, form: Format
@@ -105,8 +174,9 @@ class Dump:
         if form.name == "prime-rl" and not is_complete(file):
             file.skipped["in a step that is not marked STABLE"] += 1
             return []
-        file.used.update(form.used)
-        rollouts = list(form.rollouts(row, file))
+        file.used.update(form.used, self._keys, (key.split(".")[0] for key in self._keys.values()))
+        told = {key: row[key] for key in self._keys if key in row}
+        rollouts = [rollout | told for rollout in form.rollouts(row, file)]
         self._unknown.update(str(key) for key in row.keys() - file.used)
         return [
             check_rollout(
@@ -118,25 +188,52 @@ class Dump:
             for part, rollout in enumerate(rollouts)
         ]
 
-    def _is_last_batch(self, records: list[RawRollout]) -> bool:
-        batch = [(str(record.prompt), str(record.response)) for record in records]
+    def _is_last_batch(self, rollouts: list[RawRollout]) -> bool:
+        batch = [(str(rollout.prompt), str(rollout.response)) for rollout in rollouts]
         repeated = batch == self._last_batch
         self._last_batch = batch
         return repeated
 
-    def report(self, table: pl.DataFrame, drift: dict[str, int]) -> dict[str, Any]:
-        """Tell what was read and what was left out."""
+    def _nothing_left(self) -> str:
+        if not self._files and self._left_out:
+            named = [f"{path} ({reason})" for path, reason in self._left_out.items()]
+            more = len(named) - _LEFT_OUT_NAMED
+            listed = ", ".join(named[:_LEFT_OUT_NAMED]) + (f", and {more} more" * (more > 0))
+            return f"rollouts: no dump among {len(named)} files: {listed}; expected at least one"
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self._skipped.items())
+        return (
+            f"{next(iter(self._files), 'rollouts')}: no rollouts left ({reasons or 'none'} "
+            "skipped); expected at least one"
+        )
+
+    def report(
+        self, table: pl.DataFrame, drift: Mapping[str, int], prompts: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """Tell what was read and what was left out.
+
+        Args:
+            table: The rollouts table.
+            drift: Counts of what was tokenised again.
+            prompts: Counts of prompt ids that do not stand for one prompt each.
+        """
         lengths = table["response_token_ids"].list.len()
+        masks = table["loss_mask"].list.sum()
+        detected = self._detected[1] if self._detected else "given"
         return {
             "format": self.format.name,
-            "why": self._detected[1] if self._detected else "given",
+            "why": detected,
             "files": [{"path": path, "rollouts": n} for path, n in self._files.items()],
+            "left_out": dict(self._left_out),
+            "map": dict(self._keys),
             "rollouts": table.height,
             "prompts": table["prompt_id"].n_unique(),
+            "prompt_ids": dict(prompts),
             "response_tokens": int(lengths.sum()),
+            "loss_tokens": int(pl.select(pl.coalesce(masks, lengths).sum()).item()),
+            "teacher_prompts": table.height - table["teacher_prompt_token_ids"].null_count(),
             "empty_responses": int((lengths == 0).sum()),
             "token_exact": int(table["token_exact"].sum()),
-            "retokenised": drift,
+            "retokenised": dict(drift),
             "unknown_keys": dict(sorted(self._unknown.items())),
             "skipped": dict(self._skipped),
             "trust_pickle": self._trust_pickle,
@@ -149,3 +246,17 @@ def _object(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowError(f"{kind_of(row)}; expected an object")
     return row
+
+
+def _value_at(row: Any, path: str) -> Any:
+    """Return what stands under a key, or under keys and list places with dots between them."""
+    if isinstance(row, dict) and path in row:
+        return row[path]
+    key, _, rest = path.partition(".")
+    if isinstance(row, list) and key.isdecimal() and int(key) < len(row):
+        inner = row[int(key)]
+    elif isinstance(row, dict):
+        inner = row.get(key)
+    else:
+        return None
+    return _value_at(inner, rest) if rest and inner is not None else inner

@@ -2,12 +2,15 @@
 
 import csv
 import glob
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import polars as pl
 
@@ -16,26 +19,41 @@ from opd_diag.rollouts.pickles import read_pickle
 from opd_diag.rollouts.rows import RowError
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth")
+COMPRESSED = (".gz", ".zst")  # of texts; Parquet and pickles compress by themselves
+_TEXTS = (".jsonl", ".json", ".ndjson", ".csv")
 _PARQUET_ROWS = 1_024
 
 
-def find_files(paths: Iterable[str | PathLike[str]]) -> list[Path]:
+class Candidate(NamedTuple):
+    """A file that may belong to a dump.
+
+    Attributes:
+        path: Where it lies.
+        named: Whether a path or a pattern stands for it; if not, it was met in a folder, where
+            other files may lie too.
+    """
+
+    path: Path
+    named: bool
+
+
+def find_files(paths: Iterable[str | PathLike[str]]) -> list[Candidate]:
     """List the files that paths, folders and globs stand for, 2 before 10.
 
     Args:
         paths: Files in the order wanted; folders and globs are sorted by the numbers in the names.
 
     Raises:
-        RolloutError: If a path does not exist, or a folder or glob holds no dump.
+        RolloutError: If a path does not exist, or a folder or glob holds no file of a known kind.
     """
-    found: list[Path] = []
+    files: list[Candidate] = []
     for given in paths:
         path = Path(given)
         if path.is_file():
-            found.append(path)
+            files.append(Candidate(path, named=True))
             continue
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
+            inside = [p for p in path.rglob("*") if kind_of_file(p) and p.is_file()]
             expected = f"files ending in {', '.join(SUFFIXES)}"
         elif glob.has_magic(str(given)):
             inside = [p for p in map(Path, glob.glob(str(given), recursive=True)) if p.is_file()]
@@ -44,10 +62,17 @@ def find_files(paths: Iterable[str | PathLike[str]]) -> list[Path]:
             raise RolloutError(f"{given}: no such file; expected a file, a folder or a pattern")
         if not inside:
             raise RolloutError(f"{given}: no rollouts; expected {expected}")
-        found += sorted(inside, key=_natural)
-    if not found:
+        files += [Candidate(p, named=not path.is_dir()) for p in sorted(inside, key=_natural)]
+    if not files:
         raise RolloutError("rollouts: no path; expected at least one")
-    return found
+    return files
+
+
+def kind_of_file(path: Path) -> str | None:
+    """Return the ending that tells how a file is read, without that of its compression."""
+    compressed = path.suffix in COMPRESSED
+    suffix = Path(path.stem).suffix if compressed else path.suffix
+    return suffix if suffix in (_TEXTS if compressed else SUFFIXES) else None
 
 
 def read_rows(path: Path, *, trust_pickle: bool = False) -> Iterator[tuple[int, Any]]:
@@ -59,21 +84,21 @@ def read_rows(path: Path, *, trust_pickle: bool = False) -> Iterator[tuple[int, 
     Raises:
         RolloutError: If the file as a whole cannot be read.
     """
+    kind = kind_of_file(path)
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             yield from _parquet_rows(path)
-        elif path.suffix == ".csv":
+        elif kind == ".csv":
             yield from _csv_rows(path)
-        elif path.suffix in (".pt", ".pth"):
+        elif kind in (".pt", ".pth"):
             yield from read_pickle(path, trust_pickle=trust_pickle)
-        elif path.suffix == ".json":
+        elif kind == ".json":
             yield from _json_rows(path)
         else:
             yield from _lines(path)
-    except OSError as error:
-        raise RolloutError(
-            f"{path}: {error.strerror or error}; expected a readable file"
-        ) from error
+    except (OSError, EOFError, zlib.error) as error:  # the last two of a damaged gzip file
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise RolloutError(f"{path}: {reason}; expected a readable file") from error
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -81,8 +106,23 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """Open a text file, compressed or not."""
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.open(path))
+    if path.suffix != ".zst":
+        return path.open("rb")
+    try:
+        lines = pl.read_lines(path).to_series()
+    except pl.exceptions.PolarsError as error:
+        raise RolloutError(
+            f"{path}: cannot be decompressed ({first_line(error)}); expected lines in UTF-8"
+        ) from error
+    return io.BytesIO("\n".join(lines).encode())
+
+
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, _parse(line)
@@ -97,7 +137,8 @@ def _parse(text: bytes) -> Any:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    content = _parse(path.read_bytes())
+    with _opened(path) as file:
+        content = _parse(file.read())
     if isinstance(content, RowError):  # one object a line under another name
         yield from _lines(path)
     else:
@@ -118,7 +159,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with _opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
         try:
             for row in reader:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from opd_diag.rollouts.rows import Row, RowError, kind_of
 
 Ids = NDArray[np.int32]
-Prompt = Ids | str | list[dict[str, Any]]
+Messages = list[dict[str, Any]]
+Prompt = Ids | str | Messages
 
 _FINISH = {
     **dict.fromkeys(("stop", "eos", "completed", "stop_sequence", "end_turn"), "stop"),
@@ -22,12 +23,14 @@ _FINISH = {
 class RawRollout:
     """One rollout. Prompt and response are token ids where the dump has them, else text.
 
-    `n_prompt` and `n_response` are the lengths that the dump tells, to check texts that are
-    tokenised again; `part` is the number of the rollout where a line holds several.
+    A response of several messages is a conversation that goes on: the assistant's turns count in
+    the loss, those of users and tools between them do not. `n_prompt` and `n_response` are the
+    lengths that the dump tells, to check texts that are tokenised again; `part` is the number of
+    the rollout where a line holds several.
     """
 
     prompt: Prompt
-    response: Ids | str
+    response: Ids | str | Messages
     teacher_prompt: Prompt | None
     rollout_id: str | None
     prompt_id: str | None
@@ -51,15 +54,17 @@ def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -
     Raises:
         RowError: If a key is missing or a value is not what it should be.
     """
-    prompt = _prompt(row, "prompt_token_ids", "prompt")
+    prompt = read_prompt(row, "prompt_token_ids", "prompt")
     if prompt is None:
         raise RowError("no prompt; expected prompt_token_ids or prompt")
     response = _response(row)
-    length = None if isinstance(response, str) else len(response)
+    if isinstance(response, list) and not isinstance(prompt, list):
+        raise RowError("response is messages beside a prompt that is not; expected messages")
+    length = len(response) if isinstance(response, np.ndarray) else None
     return RawRollout(
         prompt=prompt,
         response=response,
-        teacher_prompt=_prompt(row, "teacher_prompt_token_ids", "teacher_prompt"),
+        teacher_prompt=read_prompt(row, "teacher_prompt_token_ids", "teacher_prompt"),
         rollout_id=_read_name(row, "id"),
         prompt_id=_read_name(row, "prompt_id"),
         step=_read_whole(row, "step"),
@@ -77,7 +82,12 @@ def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -
     )
 
 
-def _prompt(row: Row, ids_key: str, text_key: str) -> Prompt | None:
+def read_prompt(row: Row, ids_key: str, text_key: str) -> Prompt | None:
+    """Read a prompt: token ids if they are there, else text or messages.
+
+    Raises:
+        RowError: If it is something else.
+    """
     if row.get(ids_key) is not None:
         ids = _read_ids(row[ids_key], ids_key)
         if not len(ids):
@@ -90,34 +100,39 @@ def _prompt(row: Row, ids_key: str, text_key: str) -> Prompt | None:
         if not value:
             raise RowError(f"{text_key} is empty; expected text")
         return _read_text(value, text_key)
+    return _messages(value, text_key, "text or messages of role, content")
+
+
+def _messages(value: Any, key: str, expected: str) -> Messages:
     if not isinstance(value, list) or not value or not all(map(_is_message, value)):
-        raise RowError(
-            f"{text_key} is {kind_of(value)}; expected text or messages of role, content"
-        )
+        raise RowError(f"{key} is {kind_of(value)}; expected {expected}")
     for message in value:
-        _read_text(message["role"] + message["content"], text_key)
+        _read_text(message["role"] + (message.get("content") or ""), key)
     return value
 
 
-def _response(row: Row) -> Ids | str:
+def _response(row: Row) -> Ids | str | Messages:
     if row.get("response_token_ids") is not None:
         return _read_ids(row["response_token_ids"], "response_token_ids")
     value = row.get("response")
     if value is None:
         raise RowError("no response; expected response_token_ids or response")
-    if isinstance(value, list) and len(value) == 1 and _is_message(value[0]):
-        value = value[0]["content"]
-    if not isinstance(value, str):
-        raise RowError(f"response is {kind_of(value)}; expected text or one message")
-    return _read_text(value, "response")
+    if isinstance(value, str):
+        return _read_text(value, "response")
+    messages = _messages(value, "response", "text or messages of role, content")
+    if len(messages) == 1 and isinstance(messages[0].get("content"), str):
+        return str(messages[0]["content"])
+    if messages[0]["role"] != "assistant" or messages[-1]["role"] != "assistant":
+        raise RowError("response starts or ends with another's turn; expected the assistant's")
+    return messages
 
 
 def _is_message(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("role"), str)
-        and isinstance(value.get("content"), str)
-    )
+    """Tell whether a value is a turn: text, or calls of tools without any."""
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    content = value.get("content")
+    return isinstance(content, str) or (content is None and bool(value.get("tool_calls")))
 
 
 def _read_text(value: str, key: str) -> str:

@@ -1,16 +1,16 @@
 """Reading a dump: files, format, rows, one table."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opd_diag.errors import OptionError
 from opd_diag.rollouts.dump import Dump
-from opd_diag.rollouts.encode import encode_records
-from opd_diag.rollouts.files import find_files
-from opd_diag.rollouts.formats import named_format
+from opd_diag.rollouts.encode import TextOptions, encode_rollouts
+from opd_diag.rollouts.files import Candidate, find_files
+from opd_diag.rollouts.formats import generic, named_format
 from opd_diag.rollouts.table import to_table
+from opd_diag.rollouts.teacher_prompts import give_teacher_prompts
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.text.tokenizers import load_tokenizer
 from opd_diag.text.vocabulary import check_ids, vocabulary_size
@@ -28,6 +28,9 @@ def read_rollouts(
     format: str | None = None,  # noqa: A002
     eos: str = "auto",
     template: str = "auto",
+    map: Mapping[str, str] | None = None,  # noqa: A002
+    teacher_system: str | None = None,
+    teacher_prompts: str | PathLike[str] | None = None,
     trust_pickle: bool = False,
     limit: int | None = None,
     progress: bool = False,
@@ -36,14 +39,23 @@ def read_rollouts(
 
     Args:
         paths: Files, folders or glob patterns. Folders and patterns are read in the order of the
-            numbers in the names, 2 before 10.
+            numbers in the names, 2 before 10. Files in a folder that are no dumps, or not of the
+            format given, are left out and named in the report. Texts may be compressed (`.gz`,
+            `.zst`).
         tokenizer: The student's, or its folder; needed where the dump holds text, and to check ids
             against the vocabulary.
         format: The dump's format; by default it is told from the keys of the first row.
         eos: Whether the end token follows a response that was text: `append`, `never`, or `auto`,
             which is where the dump says that it stopped.
-        template: How a prompt that is text is read: `chat` as one user turn, `raw` as it stands;
-            `auto` is `raw` for dumps of trainers, which hold what the model read, else `chat`.
+        template: How a prompt that is text is read: `chat` as one user turn, `raw` as it stands.
+            `auto` takes a prompt with the special tokens of the chat template as it stands, gives
+            them back to one that was decoded without them, and reads any other as it stands where
+            a trainer has dumped it, else as one user turn.
+        map: The dump's keys by the generic key that they stand for, such as
+            `{"response": "completion"}`; a dot leads into objects and lists (`outputs.0.text`).
+        teacher_system: System turn of the teacher's prompts, in place of the student's.
+        teacher_prompts: File of the teacher's prompts, as `teacher_prompt` (text or messages) or
+            `teacher_prompt_token_ids` beside the `id` or `prompt_id` that they are for.
         trust_pickle: Load `.pt` files that run code when they are loaded.
         limit: Read that many rollouts.
         progress: Show a progress bar on stderr.
@@ -55,7 +67,7 @@ def read_rollouts(
         RolloutError: If a file is missing or not what its format says, if a text comes without a
             tokenizer, or if an id lies outside the vocabulary.
         ModelError: If the tokenizer cannot be loaded, or has no chat template where one is needed.
-        OptionError: If an option has an unknown value.
+        OptionError: If an option has an unknown value, or two do not go together.
     """
     for name, value, known in (
         ("eos", eos, ("auto", "append", "never")),
@@ -63,29 +75,32 @@ def read_rollouts(
     ):
         if value not in known:
             raise OptionError(f"{name}: {value!r}; expected {', '.join(known)}")
+    unknown = sorted(set(map or {}) - set(generic.USED))
+    if unknown:
+        raise OptionError(f"map: {', '.join(unknown)}; expected keys of {', '.join(generic.USED)}")
+    if teacher_system is not None and teacher_prompts is not None:
+        raise OptionError("teacher_system: beside teacher_prompts; expected one of them")
     given = [paths] if isinstance(paths, str | PathLike) else list(paths)
-    dump = Dump(named_format(format) if format else None, trust_pickle=trust_pickle, limit=limit)
-    for path in _tracked(find_files(given), progress):
+    form = named_format(format) if format else None
+    dump = Dump(form, keys=map, trust_pickle=trust_pickle, limit=limit)
+    for file in _tracked(find_files(given), progress):
         if dump.full:
             break
-        dump.read(path)
+        dump.read(file)
     form = dump.format
+    if teacher_prompts is not None:
+        give_teacher_prompts(dump.rollouts, teacher_prompts)
     if isinstance(tokenizer, str | PathLike):
         tokenizer = load_tokenizer(str(tokenizer))
-    encoded = encode_records(
-        dump.records,
-        tokenizer,
-        eos=eos,
-        template=("raw" if form.rendered else "chat") if template == "auto" else template,
-        stripped=form.stripped,
-    )
-    table = to_table(dump.records, encoded)
+    options = TextOptions(eos, template, form.rendered, form.stripped, teacher_system)
+    encoded = encode_rollouts(dump.rollouts, tokenizer, options)
+    table, prompt_ids = to_table(dump.rollouts, encoded)
     if tokenizer is not None:
         check_ids(table, vocabulary_size(tokenizer))
-    return Rollouts(table, dump.report(table, encoded.drift))
+    return Rollouts(table, dump.report(table, encoded.drift, prompt_ids))
 
 
-def _tracked(files: list[Path], progress: bool) -> Iterator[Path]:
+def _tracked(files: list[Candidate], progress: bool) -> Iterator[Candidate]:
     if not progress:
         yield from files
         return

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, first_line
+from opd_diag.text.model_files import check_model_folder, hub_options
 from opd_diag.text.vocabulary import token_pieces
 
 if TYPE_CHECKING:
@@ -26,15 +26,14 @@ def load_tokenizer(
     """Load the tokenizer of a model folder or hub id.
 
     Raises:
-        ModelError: If there is none that transformers can read.
+        ModelError: If there is none that transformers can read, or no such folder.
     """
     from transformers import AutoTokenizer
 
-    if name.startswith(("/", "./", "../")) and not Path(name).is_dir():
-        raise ModelError(f"{name}: no such folder; expected a model folder or hub id")
+    check_model_folder(name)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            name, revision=revision, trust_remote_code=trust_remote_code, **hub_options(name)
         )
     except Exception as error:  # the readers below raise whatever they like, Exception itself too
         reason = first_line(error)
@@ -81,7 +80,7 @@ def compare_tokenizers(
             f"{where}: their tokenizers differ in {len(differing)} ids, first {shown}; "
             "expected one tokenizer"
         )
-    one, other = (_encode(tokenizer, PROBE) for tokenizer in (teacher, student))
+    one, other = (encode_text(tokenizer, PROBE) for tokenizer in (teacher, student))
     if one != other:
         at = next(n for n, (a, b) in enumerate(zip_longest(one, other)) if a != b)
         raise ModelMismatchError(
@@ -125,22 +124,35 @@ def encode_prompt(
             bare = bool(start) and prompt.startswith(str(start))
             return list(tokenizer(prompt, add_special_tokens=not bare)["input_ids"])
         prompt = [{"role": "user", "content": prompt}]
-    return _encode(tokenizer, render_chat(tokenizer, prompt))
+    return encode_text(tokenizer, render_chat(tokenizer, prompt))
 
 
-def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, Any]]) -> str:
+def render_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    answer: bool = True,
+    **options: Any,
+) -> str:
     """Write messages as the text that the model reads, up to the start of its answer.
+
+    Args:
+        tokenizer: Its chat template is used.
+        messages: The turns. Where the last one is the assistant's, the answer goes on from it.
+        answer: Whether an answer is to follow; if not, the last turn is closed.
+        options: Options of the template.
 
     Raises:
         ModelError: If the chat template is missing, or refuses the messages.
     """
-    answered = messages[-1]["role"] == "assistant"
+    begun = messages[-1]["role"] == "assistant"
     try:
         text: str = tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=not answered,
-            continue_final_message=answered,
+            add_generation_prompt=answer and not begun,
+            continue_final_message=answer and begun,
+            **options,
         )
     except Exception as error:  # the template is a program of the model's author
         reason = first_line(error)
@@ -150,5 +162,6 @@ def render_chat(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping
     return text
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Encode a text as it stands: no special tokens are added; those in the text are read."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _SPACE = "▁"  # how SentencePiece writes a space
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ID_COLUMNS = ("prompt_token_ids", "response_token_ids", "teacher_prompt_token_ids")
+_MANY_ROWS = 4
+
+
+class OutsideVocabularyError(RolloutError):
+    """Rollouts hold ids that the tokenizer does not have."""
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -100,7 +105,9 @@ def check_ids(table: pl.DataFrame, size: int) -> None:
         size: Number of decodable ids.
 
     Raises:
-        RolloutError: If an id is below 0 or not below `size`, with the file and line of each row.
+        OutsideVocabularyError: If an id is below 0 or not below `size`: with the file and line of
+            each row, or in one line where most rows hold one, for then the tokenizer is another
+            than that of the dump.
     """
     found: list[tuple[str, int, str]] = []
     for column in _ID_COLUMNS:
@@ -112,15 +119,23 @@ def check_ids(table: pl.DataFrame, size: int) -> None:
             (source, row, f"{column} holds {low if low < 0 else high}; expected 0 to {size - 1}")
             for source, row, low, high in outside.iter_rows()
         ]
-    if found:
-        source = found[0][0]
-        if len({name for name, _, _ in found}) > 1:
-            raise RolloutError(
-                faults("rollouts", [f"{name}:{row}: {fault}" for name, row, fault in found])
-            )
-        if len(found) == 1:
-            raise RolloutError(f"{source}:{found[0][1]}: {found[0][2]}")
-        raise RolloutError(faults(source, [f"line {row}: {fault}" for _, row, fault in found]))
+    if not found:
+        return
+    source = found[0][0]
+    rows = {(name, row) for name, row, _ in found}
+    if len(rows) >= _MANY_ROWS and 2 * len(rows) > table.height:
+        largest = max(int(table[column].list.max().max() or 0) for column in _ID_COLUMNS)  # type: ignore[arg-type]
+        raise OutsideVocabularyError(
+            f"rollouts: {len(rows):,} of {table.height:,} hold token ids outside the vocabulary, "
+            f"up to {largest}; expected 0 to {size - 1}, or the tokenizer that made the dump"
+        )
+    if len({name for name, _, _ in found}) > 1:
+        lines = [f"{name}:{row}: {fault}" for name, row, fault in found]
+        raise OutsideVocabularyError(faults("rollouts", lines))
+    if len(found) == 1:
+        raise OutsideVocabularyError(f"{source}:{found[0][1]}: {found[0][2]}")
+    lines = [f"line {row}: {fault}" for _, row, fault in found]
+    raise OutsideVocabularyError(faults(source, lines))
 
 
 def _speller(

@@ -242,10 +242,32 @@ def make_areal(folder: Path) -> Path:
     return write_lines(folder / "7" / "1.jsonl", rows)
 
 
+def make_labels(folder: Path) -> Path:
+    outside = [-100] * 3
+    row = {"input_ids": PROMPT + RESPONSE, "labels": outside + RESPONSE, "step": 7}
+    padded = {key: [0, *row[key]] for key in ("input_ids", "labels")} | {"labels": [-100, *outside]}
+    padded["labels"] += RESPONSE
+    return write_lines(
+        folder / "7" / "examples.jsonl",
+        [row, row | padded | {"attention_mask": [0, 1, 1, 1, 1, 1, 1]}],
+    )
+
+
+def make_messages(folder: Path) -> Path:
+    turns = [
+        {"role": "user", "content": "Add 3 and 4."},
+        {"role": "assistant", "content": "So 7."},
+        {"role": "user", "content": "And 5?"},
+        {"role": "assistant", "content": "So 12."},
+    ]
+    rows = [{"messages": turns[:2], "step": 7}, {"messages": turns, "step": 7, "id": "b"}]
+    return write_lines(folder / "7" / "log.jsonl", rows)
+
+
 @pytest.fixture(
     params=[
         *("slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "verl"),
-        *("trl", "ms-swift", "kdflow", "lm-eval", "areal"),
+        *("trl", "ms-swift", "kdflow", "lm-eval", "areal", "labels", "messages"),
     ]
 )
 def dump(request, tmp_path) -> tuple[str, Path]:

@@ -11,7 +11,7 @@ from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.schema import check_table
 from opd_diag.text.tokenizers import encode_prompt
 
-EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd"}
+EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "labels"}
 PROMPT, RESPONSE, LOGP = [1, 20, 21], [30, 31, 2], [-0.5, -0.25, -1.0]
 
 
@@ -143,7 +143,7 @@ def test_verl_prompts_get_their_special_tokens_back_where_possible(
     raw = encode_prompt(tiny_tokenizer, "Add 3 and 4.", template="raw")
     assert read.table["prompt_token_ids"].to_list() == [chat, raw]
     assert read.report["retokenised"]["prompts_restored"] == 1
-    assert read.report["retokenised"]["prompts_without_special_tokens"] == 1
+    assert read.report["retokenised"]["prompts_without_markers"] == 1
     assert read.table["reward"].to_list() == [1.0, 1.0]
     assert read.table["correct"].to_list() == [True, True]
     assert tiny_tokenizer.decode(read.table["response_token_ids"][0]) == "So 7."

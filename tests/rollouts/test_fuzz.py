@@ -18,7 +18,7 @@ from opd_diag.tables.schema import check_table
 
 NAMES = (
     *("slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "verl"),
-    *("trl", "ms-swift", "kdflow", "lm-eval", "areal"),
+    *("trl", "ms-swift", "kdflow", "lm-eval", "areal", "labels", "messages"),
 )
 # `make fuzz` takes so many times as many examples.
 TIMES = int(os.environ.get("OPD_DIAG_FUZZ", "1"))
@@ -60,15 +60,31 @@ def test_rollouts_written_as_lines_come_back_equal(lines, tmp_path, rows) -> Non
     for key in rows[0]:
         told = [row[key] for row in rows]
         if key == "prompt_id":
-            got = read.table[key].to_list()
-            assert [g for g, t in zip(got, told, strict=True) if t is not None] == [
-                t for t in told if t is not None
-            ]
+            check_clusters(read.table[key].to_list(), told, [r["prompt_token_ids"] for r in rows])
         else:
             assert read.table[key].to_list() == told
     again = read.table.select("rollout_id", *rows[0]).rename({"rollout_id": "id"})
     second = read_rollouts(lines(tmp_path / "b.jsonl", again.to_dicts()))
     assert second.table.drop("source").equals(read.table.drop("source"))
+
+
+def check_clusters(got: list[str], told: list[str | None], prompts: list[list[int]]) -> None:
+    """Rollouts are in one cluster exactly if a chain of equal ids or equal prompts joins them."""
+    links = [{("prompt", str(prompt))} for prompt in prompts]
+    for link, name in zip(links, told, strict=True):
+        link |= {("id", name)} if name is not None else set()
+    joined = [{n} for n in range(len(got))]
+    for a in range(len(got)):
+        for b in range(a):
+            if links[a] & links[b] and joined[a] is not joined[b]:
+                joined[b] |= joined[a]
+                for n in joined[a]:
+                    joined[n] = joined[b]
+    for a in range(len(got)):
+        for b in range(a):
+            assert (got[a] == got[b]) == (joined[a] is joined[b])
+        names = {told[n] for n in joined[a]} - {None}
+        assert not names or got[a] in names or told[min(joined[a])] is None
 
 
 values = st.recursive(

@@ -1,4 +1,4 @@
-"""Files that TRL, the LM evaluation harness and verl wrote; `real/make_real.py` made them."""
+"""Files that TRL, the LM evaluation harness and verl wrote; the scripts in `real` made them."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from opd_diag.rollouts import read_rollouts
 from opd_diag.text.tokenizers import encode_prompt, load_tokenizer
 
 REAL = Path(__file__).parent / "real"
+SAMPLE = Path(__file__).parents[2] / "sample_data"
 PROMPTS = ["Add 3 and 4.", "Is 12 even?"]
 
 
@@ -46,6 +47,30 @@ def test_trl_completions_hold_the_text_but_not_every_token(kind, tokenizer) -> N
     ended = next(n for n, row in enumerate(ids) if row[-1] == tokenizer.eos_token_id)
     assert ids[ended] == [*again[ended], tokenizer.eos_token_id]
     assert read.report["retokenised"]["round_trip_failed"] == 0
+
+
+def test_prompts_of_trls_distillation_get_their_special_tokens_back() -> None:
+    """TRL logs them decoded without, where `real/make_distillation.py` let it train the sample."""
+    student = load_tokenizer(str(SAMPLE / "students" / "step0"))
+    read = read_rollouts(REAL / "trl_distillation", tokenizer=student)
+    generated = json.loads((REAL / "expected_distillation.json").read_text())
+    assert read.report["format"] == "trl"
+    assert read.table.height == len(generated) == 12
+    assert read.table["prompt_token_ids"].to_list() == [row["prompt_ids"] for row in generated]
+    counts = read.report["retokenised"]
+    assert (counts["prompts"], counts["prompts_restored"], counts["prompts_without_markers"]) == (
+        *(len({str(row["prompt_ids"]) for row in generated}),) * 2,
+        0,
+    )
+    # The responses were decoded in the same way: none of these reached its end token.
+    again = read.table["response_token_ids"].to_list()
+    exact = sum(a == row["completion_ids"] for a, row in zip(again, generated, strict=True))
+    assert exact >= 10
+    raw = read_rollouts(REAL / "trl_distillation", tokenizer=student, template="raw")
+    assert not any(
+        a == row["prompt_ids"]
+        for a, row in zip(raw.table["prompt_token_ids"].to_list(), generated, strict=True)
+    )
 
 
 def test_lm_eval_samples_are_read_once_over_two_filters(tokenizer) -> None:

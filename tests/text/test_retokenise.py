@@ -1,7 +1,4 @@
-import pytest
-
-from opd_diag.text.retokenise import restore_chat, retokenise
-from opd_diag.text.tokenizers import encode_prompt
+from opd_diag.text.retokenise import retokenise
 
 
 def test_round_trip_holds_for_byte_level_text(tiny_tokenizer) -> None:
@@ -26,21 +23,3 @@ def test_a_tokenizer_that_loses_text_is_found_out(tiny_tokenizer) -> None:
     lossy = copy.deepcopy(tiny_tokenizer)
     lossy.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert retokenise(lossy, ["Then", "then"]).round_trip == [False, True]
-
-
-@pytest.mark.parametrize("system", [None, "You add.\nAlways."])
-def test_a_stripped_chat_prompt_is_restored(tiny_tokenizer, system) -> None:
-    messages = [{"role": "user", "content": "add 3\n\nand 4"}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    ids = encode_prompt(tiny_tokenizer, messages)
-    text = tiny_tokenizer.decode(ids, skip_special_tokens=True)
-    assert "<|" not in text
-    assert restore_chat(tiny_tokenizer, text) == ids
-
-
-@pytest.mark.parametrize(
-    "text", ["add 3", "user\nadd 3", "x\nuser\nadd 3\nassistant\n", "assistant\n", ""]
-)
-def test_what_the_template_does_not_give_back_is_not_restored(tiny_tokenizer, text) -> None:
-    assert restore_chat(tiny_tokenizer, text) is None

@@ -51,7 +51,7 @@ def test_a_folder_without_tokenizer_is_refused_in_one_line(tmp_path) -> None:
     with pytest.raises(ModelError, match="no tokenizer") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ModelError, match="x: no such folder; expected a model folder or hub id"):
+    with pytest.raises(ModelError, match="x: no such folder; expected a model folder or a hub id"):
         load_tokenizer(str(tmp_path / "x"))
 
 

@@ -8,7 +8,9 @@ from opd_diag.rollouts.formats import (
     areal,
     generic,
     kdflow,
+    labels,
     lm_eval,
+    messages,
     ms_swift,
     nemo_rl,
     prime_rl,
@@ -45,7 +47,7 @@ class Format(NamedTuple):
     repeats: bool = False
 
 
-GENERIC = Format("generic", (), generic.USED, generic.rollouts, rendered=False)
+GENERIC = Format("generic", (), generic.USED, generic.rollouts, fits=generic.fits, rendered=False)
 # Where one format's keys hold another's, the one that asks for more comes first.
 FORMATS = (
     Format("slime", slime.KEYS, slime.USED, slime.rollouts),
@@ -59,8 +61,14 @@ FORMATS = (
     Format("trl", trl.KEYS, trl.USED, trl.rollouts, repeats=True),
     Format("verl", verl.KEYS, verl.USED, verl.rollouts, stripped=True),
     Format("kdflow", kdflow.KEYS, kdflow.USED, kdflow.rollouts),
+    Format("labels", labels.KEYS, labels.USED, labels.rollouts),
+    Format("messages", (), messages.USED, messages.rollouts, fits=messages.fits),
     GENERIC,
 )
+
+
+# Keys of the formats that know several.
+_TELLING = (*generic.TOKENS, *generic.TEXT, *generic.ALIASES, *messages.KEYS)
 
 
 def named_format(name: str) -> Format:
@@ -76,6 +84,11 @@ def named_format(name: str) -> Format:
     raise OptionError(f"format: {name!r}; expected one of {names}")
 
 
+def fits(form: Format, row: Row) -> bool:
+    """Tell whether a row is of a format."""
+    return row.keys() >= set(form.keys) and (form.fits is None or form.fits(row))
+
+
 def detect_format(row: Row, where: str) -> tuple[Format, str]:
     """Find the format of a dump from a row of it.
 
@@ -85,14 +98,13 @@ def detect_format(row: Row, where: str) -> tuple[Format, str]:
     Raises:
         RolloutError: If the row has the keys of none.
     """
-    for candidate in FORMATS[:-1]:
-        if row.keys() >= set(candidate.keys) and (candidate.fits is None or candidate.fits(row)):
-            return candidate, f"its rows have {', '.join(candidate.keys)}"
-    present = [key for key in (*generic.TOKENS, *generic.TEXT) if key in row]
-    if present:
-        return GENERIC, f"its rows have {', '.join(present)}"
+    for candidate in FORMATS:
+        if fits(candidate, row):
+            keys = candidate.keys or [key for key in _TELLING if key in row]
+            return candidate, f"its rows have {', '.join(keys)}"
     raise RolloutError(
         f"{where}: no known format, its keys are {', '.join(sorted(map(str, row))) or 'none'}; "
-        f"expected {', '.join(generic.TOKENS)}, or {', '.join(generic.TEXT)}, or those of "
+        f"expected {', '.join(generic.TOKENS)}, or {', '.join(generic.TEXT)}, under their own "
+        "names or told by map (--map response=KEY), or the keys of "
         f"{', '.join(candidate.name for candidate in FORMATS[:-1])}"
     )

@@ -7,6 +7,17 @@ from opd_diag.rollouts.rows import DumpFile, Row
 
 TOKENS = ("prompt_token_ids", "response_token_ids")
 TEXT = ("prompt", "response")
+# Other names that trainers and data sets give to the same.
+ALIASES = {
+    "prompt_ids": "prompt_token_ids",
+    "completion_ids": "response_token_ids",
+    "response_ids": "response_token_ids",
+    "completion": "response",
+}
+RESPONSES = (
+    *("response_token_ids", "response"),
+    *(alias for alias, key in ALIASES.items() if key.startswith("response")),
+)
 USED = (
     *TOKENS,
     *TEXT,
@@ -15,6 +26,16 @@ USED = (
 )
 
 
+def fits(row: Row) -> bool:
+    """Tell whether a row has a key that says what was asked or answered."""
+    return any(key in row for key in (*TOKENS, *TEXT, *ALIASES))
+
+
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
-    """Yield the rollout of a row."""
-    yield {key: row[key] for key in USED if key in row}
+    """Yield the rollout of a row; the project's own names come before others for the same."""
+    rollout = {key: row[key] for key in USED if key in row}
+    for alias, key in ALIASES.items():
+        if key not in rollout and alias in row:
+            rollout[key] = row[alias]
+            file.used.add(alias)
+    yield rollout

@@ -1,0 +1,84 @@
+"""Where a model's files come from: a folder on this machine, or an id of the hub."""
+
+import os
+import re
+import socket
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from opd_diag.errors import ModelError
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# What checkpoints of sharded training hold in place of weights, and what merges them.
+_SHARDS = (
+    (
+        "model_world_size_*_rank_*.pt",
+        "verl",
+        "python -m verl.model_merger merge --backend fsdp --local_dir {0} --target_dir MERGED",
+    ),
+    ("*.distcp", "FSDP", "accelerate merge-weights {0} MERGED"),
+    ("*/*.distcp", "FSDP", "accelerate merge-weights {1} MERGED"),
+    ("global_step*/*_model_states.pt", "DeepSpeed", "python zero_to_fp32.py {0} MERGED"),
+)
+_HUB_SECONDS = 3.0
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
+
+
+def check_model_folder(name: str) -> None:
+    """Refuse a path that is no folder of a model, before a hub is asked for it.
+
+    Args:
+        name: Folder, or hub id, which is not looked at.
+
+    Raises:
+        ModelError: If `name` is a path to no folder, or to the shards of a sharded training,
+            which have to be merged first.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if looks_local(name):
+            raise ModelError(f"{name}: no such folder; expected a model folder or a hub id")
+        return
+    if any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+        return
+    for pattern, trainer, command in _SHARDS:
+        shard = next(folder.glob(pattern), None)
+        if shard is not None:
+            raise ModelError(
+                f"{name}: shards of {trainer}, no model; expected one folder of whole weights "
+                f"(merge them first: {command.format(name, shard.parent)})"
+            )
+
+
+def looks_local(name: str) -> bool:
+    """Tell whether a name can only be a path, or is one in a folder that exists."""
+    if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
+        return True
+    return "/" in name and Path(name).parent.is_dir()
+
+
+def hub_options(name: str) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that keep a hub id from being retried for a minute.
+
+    Without a way to the hub only the files that were downloaded before are asked for.
+
+    Args:
+        name: Folder or hub id.
+    """
+    return {} if Path(name).is_dir() or _hub_answers() else {"local_files_only": True}
+
+
+@cache
+def _hub_answers() -> bool:
+    """Tell whether the hub, or the proxy that leads to it, takes a connection."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    try:
+        address = urlsplit(proxy or hub)
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=_HUB_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
