@@ -126,7 +126,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
 REPORT = {
     "rollouts": 1, "prompts": 1, "response_tokens": 1, "format": "generic", "why": "its keys",
-    "empty_responses": 0, "unknown_keys": {}, "skipped": {}, "retokenised": {},
+    "empty_responses": 0, "unknown_keys": {}, "skipped": {}, "retokenised": {}, "left_out": {},
 }  # fmt: skip
 
 
@@ -170,6 +170,11 @@ def another(words: str, option: Any) -> tuple[list[str], Any]:
         text, value = "11", 11
     elif isinstance(default, str) and "," in default:
         text, value = "2,3", [2, 3]
+    elif option.metavar == "KEY=THEIRS":
+        return [option.opts[0], "reward=score", option.opts[0], "step=x"], {
+            "reward": "score",
+            "step": "x",
+        }
     elif option.metavar == "NAME,...":
         text, value = "x, y", ["x", "y"]
     else:

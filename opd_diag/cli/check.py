@@ -24,6 +24,9 @@ def check(
     format: read_dump.FormatName = None,  # noqa: A002
     eos: read_dump.Eos = "auto",
     template: read_dump.Template = "auto",
+    map: read_dump.MappedKeys = None,  # noqa: A002
+    teacher_system: read_dump.TeacherSystem = None,
+    teacher_prompts: read_dump.TeacherPrompts = None,
     trust_pickle: read_dump.TrustPickle = False,
     limit: read_dump.Limit = None,
     out: Annotated[

@@ -7,7 +7,7 @@ import typer
 
 import opd_diag
 from opd_diag.cli.printing import print_lines, print_table
-from opd_diag.cli.read_dump import counts
+from opd_diag.cli.read_dump import counts, notes
 from opd_diag.cli.root_command import app
 
 
@@ -41,6 +41,7 @@ def _print(contents: dict[str, Any]) -> None:
     for name in ("retokenised", "skipped", "unknown_keys"):
         if count := rollouts["report"].get(name):
             print_lines([f"{name.replace('_', ' '):9} {counts(count)}"])
+    print_lines(notes(rollouts["report"]))
     print_table(
         "checkpoints",
         ("name", "path", "parts", "of", "rows", "bytes"),

@@ -33,6 +33,25 @@ def names(value: str | None) -> list[str] | None:
     return None if value is None else [name.strip() for name in value.split(",")]
 
 
+def mapped_keys(value: list[str] | None) -> dict[str, str] | None:
+    """Read KEY=THEIRS, each key once.
+
+    Raises:
+        typer.BadParameter: If one is not of that form.
+    """
+    if not value:
+        return None
+    keys: dict[str, str] = {}
+    for text in value:
+        ours, equals, theirs = text.partition("=")
+        if not (ours and equals and theirs) or ours in keys:
+            raise typer.BadParameter(
+                f"{text!r}; expected KEY=THEIRS, such as response=completion, each key once"
+            )
+        keys[ours] = theirs
+    return keys
+
+
 def positive(value: float) -> float:
     """Return a number that is above 0.
 

@@ -1,11 +1,13 @@
 """Options of the commands that read rollout dumps, and the reading itself."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import opd_diag
+from opd_diag.cli.option_values import mapped_keys
 
 if TYPE_CHECKING:
     from opd_diag.tables.rollouts import Rollouts
@@ -18,7 +20,7 @@ Dumps = Annotated[
 FormatName = Annotated[
     Literal[
         "slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "lm-eval", "areal", "ms-swift", "trl",
-        "verl", "kdflow", "generic",
+        "verl", "kdflow", "labels", "messages", "generic",
     ]
     | None,
     typer.Option(
@@ -33,7 +35,38 @@ Eos = Annotated[
 ]
 Template = Annotated[
     Literal["auto", "chat", "raw"],
-    typer.Option(help="How a prompt that is text is read.", rich_help_panel=PANEL),
+    typer.Option(
+        help="How a prompt that is text is read: as one user turn (chat), as it stands (raw); "
+        "auto looks for the chat template in it.",
+        rich_help_panel=PANEL,
+    ),
+]
+MappedKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="KEY=THEIRS",
+        callback=mapped_keys,
+        help="Read a generic key from one of the dump, such as response=completion; repeat for "
+        "more.",
+        rich_help_panel=PANEL,
+    ),
+]
+TeacherSystem = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="System turn of the teacher's prompts, in place of the student's.",
+        rich_help_panel=PANEL,
+    ),
+]
+TeacherPrompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The teacher's prompts, by id or prompt_id.",
+        rich_help_panel=PANEL,
+    ),
 ]
 TrustPickle = Annotated[
     bool,
@@ -48,7 +81,12 @@ Limit = Annotated[
     typer.Option(min=1, metavar="N", help="Read at most N rollouts.", rich_help_panel=PANEL),
 ]
 
-READING = ("format", "eos", "template", "trust_pickle", "limit")
+READING = (
+    *("format", "eos", "template", "map", "teacher_system", "teacher_prompts"),
+    *("trust_pickle", "limit"),
+)
+_TOLD = ("empty_responses", "unknown_keys", "skipped", "left_out", "retokenised")
+_MOST_NAMED = 5
 
 
 def read_dump(
@@ -63,25 +101,83 @@ def read_dump(
 
     Returns:
         The rollouts, and the options that are not about reading.
+
+    Raises:
+        ModelMismatchError: If ids lie outside the vocabulary because the teacher's tokenizer is
+            another than the student's.
     """
-    rollouts = opd_diag.read_rollouts(
-        paths, tokenizer=tokenizer, progress=True, **{name: options[name] for name in READING}
-    )
-    report = rollouts.report
+    try:
+        rollouts = opd_diag.read_rollouts(
+            paths, tokenizer=tokenizer, progress=True, **{name: options[name] for name in READING}
+        )
+    except opd_diag.RolloutError as error:
+        _compare_tokenizers(error, options["teacher"], tokenizer)
+        raise
+    _print_report(rollouts.report)
+    return rollouts, {name: value for name, value in options.items() if name not in READING}
+
+
+def _compare_tokenizers(error: Exception, teacher: str, student: str) -> None:
+    """Raise what is behind ids outside the vocabulary, if it is a wrong model."""
+    from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
+    from opd_diag.text.vocabulary import OutsideVocabularyError
+
+    if isinstance(error, OutsideVocabularyError):
+        compare_tokenizers(load_tokenizer(teacher), load_tokenizer(student))
+
+
+def _print_report(report: Mapping[str, Any]) -> None:
     typer.echo(
         f"read {report['rollouts']:,} rollouts of {report['prompts']:,} prompts, "
         f"{report['response_tokens']:,} response tokens; format {report['format']} "
         f"({report['why']})",
         err=True,
     )
-    for name in ("empty_responses", "unknown_keys", "skipped", "retokenised"):
+    for name in _TOLD:
         if report[name]:
             typer.echo(f"{name.replace('_', ' ')}: {counts(report[name])}", err=True)
-    return rollouts, {name: value for name, value in options.items() if name not in READING}
+    for line in notes(report):
+        typer.echo(line, err=True)
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """Say what a reader of the results has to know of a dump, in sentences.
+
+    Args:
+        report: What reading has told; that of a generated run tells nothing.
+    """
+    lines = []
+    without = report.get("retokenised", {}).get("prompts_without_markers", 0)
+    if without:
+        lines.append(
+            f"warning: the chat markers are missing from {without:,} of "
+            f"{report['retokenised']['prompts']:,} prompts, which are read as they stand"
+        )
+    prompt_ids = report.get("prompt_ids", {})
+    if prompt_ids.get("merged"):
+        lines.append(
+            f"{prompt_ids['merged']:,} prompt ids stand for the tokens of an earlier one: each "
+            "prompt counts once"
+        )
+    if prompt_ids.get("shared"):
+        lines.append(f"{prompt_ids['shared']:,} prompt ids stand for several prompts")
+    if report.get("teacher_prompts"):
+        lines.append(
+            f"the teacher reads another prompt than the student in "
+            f"{report['teacher_prompts']:,} of {report['rollouts']:,} rollouts"
+        )
+    tokens = report.get("response_tokens", 0)
+    if report.get("loss_tokens", tokens) < tokens:
+        lines.append(f"{report['loss_tokens']:,} of {tokens:,} response tokens are in the loss")
+    return lines
 
 
 def counts(value: object) -> str:
-    """Write a count, or counts by name, in a line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} ({count})" for key, count in value.items())
-    return str(value)
+    """Write a count, or counts that are not 0 by name, in a line."""
+    if not isinstance(value, dict):
+        return str(value)
+    named = [f"{key.replace('_', ' ')} ({count})" for key, count in value.items() if count]
+    more = len(named) - _MOST_NAMED
+    if more <= _MOST_NAMED:
+        return ", ".join(named)
+    return f"{', '.join(named[:_MOST_NAMED])} and {more} more"
