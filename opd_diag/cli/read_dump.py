@@ -46,7 +46,6 @@ MappedKeys = Annotated[
     typer.Option(
         "--map",
         metavar="KEY=THEIRS",
-        callback=mapped_keys,
         help="Read a generic key from one of the dump, such as response=completion; repeat for "
         "more.",
         rich_help_panel=PANEL,
@@ -103,13 +102,14 @@ def read_dump(
         The rollouts, and the options that are not about reading.
 
     Raises:
+        typer.BadParameter: If `--map` is not of the form KEY=THEIRS.
         ModelMismatchError: If ids lie outside the vocabulary because the teacher's tokenizer is
             another than the student's.
     """
+    reading = {name: options[name] for name in READING}
+    reading["map"] = mapped_keys(reading["map"])
     try:
-        rollouts = opd_diag.read_rollouts(
-            paths, tokenizer=tokenizer, progress=True, **{name: options[name] for name in READING}
-        )
+        rollouts = opd_diag.read_rollouts(paths, tokenizer=tokenizer, progress=True, **reading)
     except opd_diag.RolloutError as error:
         _compare_tokenizers(error, options["teacher"], tokenizer)
         raise
@@ -156,11 +156,11 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     prompt_ids = report.get("prompt_ids", {})
     if prompt_ids.get("merged"):
         lines.append(
-            f"{prompt_ids['merged']:,} prompt ids stand for the tokens of an earlier one: each "
-            "prompt counts once"
+            f"prompt ids that stand for the tokens of an earlier one: {prompt_ids['merged']:,}; "
+            "each prompt counts once"
         )
     if prompt_ids.get("shared"):
-        lines.append(f"{prompt_ids['shared']:,} prompt ids stand for several prompts")
+        lines.append(f"prompt ids that stand for several prompts: {prompt_ids['shared']:,}")
     if report.get("teacher_prompts"):
         lines.append(
             f"the teacher reads another prompt than the student in "

@@ -57,5 +57,5 @@ def test_tables_put_together_by_hand_need_arguments(run) -> None:
 
 def test_a_missing_column_is_named(run) -> None:
     tokens = run.tokens().drop("margin")
-    with pytest.raises(TableError, match="tables: .*margin.*; expected it for this analysis"):
+    with pytest.raises(TableError, match="margin.*; expected it for this analysis"):
         od.release_points(tokens, run.rollouts)
