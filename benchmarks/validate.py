@@ -1,16 +1,20 @@
 """Run every study over hundreds of seeds, and write what they print to results/validity.md.
 
-`python -m benchmarks.validate` takes about half an hour on two cores. With names, such as
+A study is a module `benchmarks/validate_<name>.py` that prints Markdown. With names, such as
 `python -m benchmarks.validate rocks release`, only those run, and the others keep their section.
+All of them take more than an hour on two cores; each section ends with how long it took.
 """
 
 import argparse
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-STUDIES = ("intervals", "release", "rocks", "teachability", "traps")
+STUDIES = sorted(
+    path.stem.removeprefix("validate_") for path in Path(__file__).parent.glob("validate_*.py")
+)
 RESULT = Path(__file__).parent / "results" / "validity.md"
 HEAD = "Written by `make validate`: what intervals, rules and tests do where the truth is known.\n"
 SECTION = re.compile(r"^<!-- (\w+) -->\n(.*?)(?=^<!-- \w+ -->\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -20,6 +24,7 @@ def run_study(name: str) -> str:
     """Run a study, and return what it prints while showing it."""
     command = [sys.executable, "-m", f"benchmarks.validate_{name}"]
     printed = []
+    started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as study:
         assert study.stdout is not None
         for line in study.stdout:
@@ -27,7 +32,8 @@ def run_study(name: str) -> str:
             printed.append(line)
     if study.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {study.returncode}; expected 0")
-    return "".join(printed)
+    minutes = (time.perf_counter() - started) / 60
+    return "".join([*printed, f"\nTook {minutes:.0f} minutes.\n"])
 
 
 def main() -> None:
