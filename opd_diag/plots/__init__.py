@@ -6,6 +6,7 @@ For a paper, draw inside `with style("one-column"):` or `"two-columns"`.
 """
 
 from opd_diag.plots.agreement_traps import agreement_traps, trap_map, trap_trace
+from opd_diag.plots.findings import findings
 from opd_diag.plots.overview import overview
 from opd_diag.plots.release_curves import (
     release_curves,
@@ -62,6 +63,7 @@ from opd_diag.plots.trap_controls import (
 
 __all__ = [
     "agreement_traps",
+    "findings",
     "overview",
     "release_budgets",
     "release_correlation",

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 CAPTIONS: Mapping[str, str] = {
     "agreement_traps": "Where in a rollout the low-KL rule fires: a spike at 0 means from the "
     "start, not after a decline.",
+    "findings": "One row is a question: an interval inside the grey band is a no, beyond it a "
+    "difference matters; estimate and control stand on the right.",
     "release_budgets": "Each row keeps some tokens; right of 1 they carry more of a quantity per "
     "token than all tokens do. Compare `release` with the controls of equal budget.",
     "release_correlation": "One point is a rollout: below the diagonal student and teacher agree "
@@ -95,6 +97,7 @@ CAPTIONS: Mapping[str, str] = {
 # Few enough to look at: of each analysis what it finds, beside its null.
 DEFAULT = (
     "overview",
+    "findings",
     "score_summary",
     "score_positions",
     "score_histogram",
