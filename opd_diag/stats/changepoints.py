@@ -3,15 +3,23 @@
 RSS0 is the residual sum of squares around one mean, RSS1(tau) around one mean before and one from
 `tau` on. With S the prefix sum of the centred values, RSS1(tau) = RSS0 - S² n / (tau (n - tau)):
 one cumulative sum gives every split.
+
+RSS1 weighs S² by n / (tau (n - tau)), so that the first and last few values reach far in noise. The
+plain cumulative sum S, over the square root of RSS0, weighs all splits alike: at an equal rate of
+false shifts it sees more of the small ones that do not stand at an end.
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from opd_diag.stats.ragged import index_in_sequence, starts_of
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
+
+Statistic: TypeAlias = Literal["bic", "cusum"]
 
 EPS = 1e-12
 
@@ -37,7 +45,11 @@ class Shifts(NamedTuple):
         tau: Number of values before the downward shift, -1 where there is none.
         gain: Its BIC gain in nat, NaN where there is none.
         gain_up: BIC gain of the best upward shift, NaN where there is none.
-        gain_over_line: BIC of a straight line minus that of the downward shift, in nat.
+        cusum: Sum of the values before the downward shift, less their number times the mean of
+            all, over the square root of the squares summed around that mean; NaN without a shift.
+        cusum_up: The same of the upward shift, its sign changed.
+        gain_over_line: BIC of a straight line minus that of the downward shift, or of none where
+            there is none, in nat.
         mean_before: Mean before the downward shift.
         mean_after: Mean from it on.
         autocorrelation: Lag-1 autocorrelation of what the downward shift, or one mean where there
@@ -47,6 +59,8 @@ class Shifts(NamedTuple):
     tau: Integers
     gain: Floats
     gain_up: Floats
+    cusum: Floats
+    cusum_up: Floats
     gain_over_line: Floats
     mean_before: Floats
     mean_after: Floats
@@ -84,6 +98,7 @@ def scan_shifts(
     *,
     min_size: int = 3,
     weights: npt.ArrayLike | None = None,
+    statistic: Statistic = "bic",
 ) -> Shifts:
     """Find the best downward and upward mean shift of many series, in time linear in their size.
 
@@ -93,6 +108,7 @@ def scan_shifts(
         min_size: Fewest values on each side.
         weights: Weight of each value, shape (sum of lengths,), positive. Scaled to mean 1 in each
             series, so that n of the BIC stays the number of values. None: equal.
+        statistic: What is largest at the shift: the BIC gain or the cumulative sum.
 
     Returns:
         One entry per series.
@@ -101,14 +117,14 @@ def scan_shifts(
         ValueError: If values or weights do not fit, or `min_size` is below 1.
 
     Source: arXiv 2605.13643, release rule: BIC0 = n log((RSS0 + eps) / n) + log n,
-        BIC1 = n log((RSS1 + eps) / n) + 3 log n; the line has 2 log n.
+        BIC1 = n log((RSS1 + eps) / n) + 3 log n; the line has 2 log n. Page 1955 (cumulative sum).
     """
     flat, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     weight = None if weights is None else np.asarray(weights, np.float64)
     _check(flat, sizes, weight, min_size)
     starts = np.cumsum(sizes) - sizes
     order = np.argsort(sizes, kind="stable")
-    found = Shifts(np.full(len(sizes), -1), *np.full((6, len(sizes)), np.nan))
+    found = Shifts(np.full(len(sizes), -1), *np.full((8, len(sizes)), np.nan))
     for block in _blocks(sizes[order]):
         series = order[block]
         n = sizes[series]
@@ -118,9 +134,33 @@ def scan_shifts(
         if weight is not None:
             w *= weight[place]
             w *= (n / w.sum(axis=1))[:, None]
-        for column, result in zip(found, _scan(flat[place], w, n, min_size), strict=True):
+        results = _scan(flat[place], w, n, min_size, statistic)
+        for column, result in zip(found, results, strict=True):
             column[series] = result
     return found
+
+
+def reverse_around_lines(values: npt.ArrayLike, lengths: npt.ArrayLike) -> Floats:
+    """Turn round in time what a straight line leaves of each series, and keep the line.
+
+    Noise that looks the same backwards, around a straight line, stays as likely as it was. A sudden
+    fall becomes a sudden rise.
+
+    Args:
+        values: All series, one after the other. Shape (sum of lengths,).
+        lengths: Number of values of each series. Shape (series,).
+    """
+    y, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
+    some = sizes > 0
+    starts, n = starts_of(sizes)[some], sizes[some]
+    if not starts.size:
+        return y
+    time = index_in_sequence(n) - np.repeat((n - 1) / 2, n)
+    mean = np.add.reduceat(y, starts) / n
+    slope = np.add.reduceat(y * time, starts) / np.maximum(np.add.reduceat(time**2, starts), EPS)
+    line = np.repeat(mean, n) + np.repeat(slope, n) * time
+    backwards = np.repeat(2 * starts + n - 1, n) - np.arange(y.size)
+    return np.asarray(line + (y - line)[backwards])
 
 
 def _check(values: Floats, sizes: Integers, weights: Floats | None, min_size: int) -> None:
@@ -147,7 +187,9 @@ def _blocks(rising: Integers) -> list[slice]:
     return blocks
 
 
-def _scan(y: Floats, w: Floats, n: Integers, min_size: int) -> tuple[npt.NDArray[np.generic], ...]:
+def _scan(
+    y: Floats, w: Floats, n: Integers, min_size: int, statistic: Statistic
+) -> tuple[npt.NDArray[np.generic], ...]:
     """Scan padded series, shape (series, longest); weights are 0 in the padding."""
     size = n.astype(np.float64)
     mean = (w * y).sum(axis=1) / size
@@ -164,10 +206,20 @@ def _scan(y: Floats, w: Floats, n: Integers, min_size: int) -> tuple[npt.NDArray
     bic0 = _bic(rss0, size, 1)
 
     rounding = 1e-12 * np.sqrt(rss0 * size)[:, None]  # equal means leave no more than this
-    down, rss_down = _best(rss1, allowed & (prefix > rounding), rss0)
-    _, rss_up = _best(rss1, allowed & (prefix < -rounding), rss0)
-    bic_down = _bic(rss_down, size, 3)
     row = np.arange(len(n))
+    sides = []
+    for sign in (1, -1):
+        candidates = allowed & (sign * prefix > rounding)
+        if statistic == "bic":
+            at = _best(rss1, candidates, 1e-12 * rss0)
+        else:
+            at = _best(-sign * prefix, candidates, rounding[:, 0])
+        left_over = np.where(at > 0, rss1[row, at - 1], np.nan)
+        largest = np.where(candidates, sign * prefix, -np.inf).max(axis=1)
+        cusum = np.where(at > 0, largest / np.sqrt(np.maximum(rss0, EPS)), np.nan)
+        sides.append((at, left_over, cusum))
+    (down, rss_down, cusum_down), (_, rss_up, cusum_up) = sides
+    bic_down = _bic(rss_down, size, 3)
     fall = np.where(down > 0, prefix[row, down - 1], np.nan)
     before = mean + fall / left[row, down - 1]
     after = mean - fall / right[row, down - 1]
@@ -186,21 +238,21 @@ def _scan(y: Floats, w: Floats, n: Integers, min_size: int) -> tuple[npt.NDArray
         np.where(down > 0, down, -1),
         bic0 - bic_down,
         bic0 - _bic(rss_up, size, 3),
-        bic_line - bic_down,
+        cusum_down,
+        cusum_up,
+        bic_line - _bic(np.where(down > 0, rss_down, rss0), size, 3),
         before,
         after,
         autocorrelation,
     )
 
 
-def _best(rss1: Floats, candidates: npt.NDArray[np.bool_], rss0: Floats) -> tuple[Integers, Floats]:
-    """Find the largest tau of the least RSS1 among the candidates; 0 and NaN without any."""
-    values = np.where(candidates, rss1, np.inf)
-    least = values.min(axis=1)
-    tied = candidates & (values <= (least + 1e-12 * rss0)[:, None])
-    last = rss1.shape[1] - np.argmax(tied[:, ::-1], axis=1)
-    some = tied.any(axis=1)
-    return np.where(some, last, 0), np.where(some, least, np.nan)
+def _best(values: Floats, candidates: npt.NDArray[np.bool_], slack: Floats) -> Integers:
+    """Find the largest tau among the candidates whose value is the least; 0 without any."""
+    among = np.where(candidates, values, np.inf)
+    tied = candidates & (among <= (among.min(axis=1) + slack)[:, None])
+    last = values.shape[1] - np.argmax(tied[:, ::-1], axis=1)
+    return np.where(tied.any(axis=1), last, 0)
 
 
 def _bic(rss: Floats, n: Floats, parameters: int) -> Floats:
