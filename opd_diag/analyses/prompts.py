@@ -47,13 +47,24 @@ class Prompts:
         self.count = int(code.max(initial=-1)) + 1
         self._seed = seed
         self._strata = None if strata is None else np.asarray(strata)
-        self._whole: tuple[Prompts, Integers] | None = None
+        self._whole: tuple[Prompts, Integers | None] | None = None
 
-    def part(self, rows: npt.NDArray[np.bool_]) -> "Prompts":
+    def of_rows(self, code: Integers) -> "Prompts":
+        """Take the same prompts and draws for other rows, such as one for each prompt and step.
+
+        Args:
+            code: Prompt of each row, as in `code`.
+        """
+        other: Prompts = object.__new__(Prompts)
+        other.code, other.count, other._seed = code, self.count, self._seed
+        other._strata, other._whole = self._strata, (self, None)
+        return other
+
+    def part(self, rows: npt.NDArray[np.bool_] | Integers) -> "Prompts":
         """Keep some of the rows; the prompts left share the bootstrap draws of all.
 
         Args:
-            rows: Shape (rows,).
+            rows: A mask, shape (rows,), or places of rows.
         """
         part: Prompts = object.__new__(Prompts)
         members, part.code = np.unique(self.code[rows], return_inverse=True)
@@ -114,7 +125,7 @@ class Prompts:
         """
         if self._whole is not None:
             whole, members = self._whole
-            return whole.draws[:, members]
+            return whole.draws if members is None else whole.draws[:, members]
         return bootstrap.cluster_counts(self.count, seed=self._seed, strata=self._strata)
 
     def _estimate(

@@ -21,6 +21,13 @@ def release_points(
             help="opd-diag: 3 segments on each side, 8 in all, gain above 6; paper: 1, 4, 0."
         ),
     ] = "opd-diag",
+    statistic: Annotated[
+        Literal["bic", "cusum"],
+        typer.Option(
+            help="What is compared with the threshold: the gain in BIC, or the cumulative sum, "
+            "which sees more small drops in the middle of a response."
+        ),
+    ] = "bic",
     min_size: Annotated[
         int | None,
         typer.Option(
@@ -36,8 +43,8 @@ def release_points(
     threshold: Annotated[
         float | None,
         typer.Option(
-            metavar="GAIN",
-            help="Gain in BIC that a release point must exceed; default: the preset's.",
+            metavar="X",
+            help="What a release point must exceed; default: the preset's, 1.6 for cusum.",
         ),
     ] = None,
     k: Annotated[int, typer.Option(metavar="K", help="K of the margin.")] = 4,

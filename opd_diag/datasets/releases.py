@@ -14,6 +14,8 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 LEVEL = 3.0
 NOISE = 0.25
+JUMPS = 0.05  # a segment
+DECAY = 0.9
 
 
 def release_run(
@@ -25,15 +27,16 @@ def release_run(
     shape: str = "step",
     drop: float = 1.0,
     phi: float = 0.0,
+    noise: str = "ar",
     checkpoints: Sequence[str] = ("step0",),
     k_grid: Sequence[int] = K_GRID,
     seed: int = 0,
 ) -> Dataset:
     """Make a run whose segment scores log(1 + margin) are known.
 
-    The scores of a rollout are 3 plus stationary AR(1) noise of standard deviation 0.25, less a
-    drop: all at once between 25 and 75 % of the response (`step`), evenly over it (`line`), or
-    never (`none`). All K and all checkpoints have the same margins; the rest is `null_run`.
+    The scores of a rollout are 3 plus stationary noise of standard deviation 0.25, less a drop: all
+    at once between 25 and 75 % of the response (`step`), evenly over it (`line`), or never
+    (`none`). All K and all checkpoints have the same margins; the rest is `null_run`.
 
     Args:
         prompts: Number of prompts.
@@ -42,7 +45,9 @@ def release_run(
         segment_tokens: Tokens of each segment.
         shape: `step`, `line` or `none`.
         drop: By how much the score falls.
-        phi: Lag-1 autocorrelation of the noise.
+        phi: Lag-1 autocorrelation of the noise `ar`.
+        noise: `ar`; or noise that does not look the same backwards: `jumps` jumps up now and then
+            and decays slowly, `dips` drops and recovers slowly.
         checkpoints: Names of the checkpoints.
         k_grid: The K of the array columns.
         seed: Seed of every draw.
@@ -62,7 +67,9 @@ def release_run(
     )
     rng = np.random.default_rng([seed, 1])
     count = prompts * samples
-    score = LEVEL + NOISE * ar1(rng, phi, (count, segments))
+    shape_of = (count, segments)
+    wander = ar1(rng, phi, shape_of) if noise == "ar" else jumps(rng, shape_of)
+    score = LEVEL + (-NOISE if noise == "dips" else NOISE) * wander
     tau = None
     if shape == "step":
         tau = rng.integers(segments // 4, segments - segments // 4, count)
@@ -86,6 +93,23 @@ def ar1(rng: np.random.Generator, phi: float, shape: tuple[int, int]) -> Floats:
     for t in range(1, shape[1]):
         noise[:, t] += phi * noise[:, t - 1]
     return noise
+
+
+def jumps(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
+    """Draw stationary series that jump up at random and decay slowly, of mean 0 and variance 1.
+
+    Returns:
+        Shape (series, length).
+    """
+    before = 100  # after which no trace of the start is left
+    y = np.zeros((shape[0], shape[1] + before))
+    size = rng.exponential(3.0, y.shape) * (rng.random(y.shape) < JUMPS)
+    for t in range(1, y.shape[1]):
+        y[:, t] = DECAY * y[:, t - 1] + size[:, t]
+    mean = 3.0 * JUMPS / (1 - DECAY)
+    variance = (2 * 9.0 * JUMPS - (3.0 * JUMPS) ** 2) / (1 - DECAY**2)
+    noisy = y[:, before:] - mean + rng.standard_normal(shape)
+    return np.asarray(noisy / np.sqrt(variance + 1))
 
 
 def _per_k(name: str, values: Floats, width: int) -> pl.Series:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import band, colour, counted, legend_below, nothing, panel, style
+from opd_diag.plots.style import CONTROL, band, colour, counted, legend_below, nothing, panel, style
 
 
 def release_curves(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -52,13 +52,11 @@ def release_curves_margin(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
         (f"K = {k}", rows.filter(pl.col("k") == k), colour(i), "-")
         for i, k in enumerate(rows["k"].unique().sort())
     ]
-    return _draw(
-        lines, "mean margin (nat)", f"Teacher's margin among the student's top K: {name}", ax
-    )
+    return _draw(lines, "mean margin (nat)", f"Teacher's margin: {name}", ax)
 
 
 def release_curves_entropy(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the entropies of student (solid) and teacher (dashed), for every checkpoint.
+    """Draw the entropies of the student under every checkpoint (solid) and the teacher (dashed).
 
     Args:
         table: `release_curves`.
@@ -66,10 +64,11 @@ def release_curves_entropy(table: pl.DataFrame, *, ax: Axes | None = None) -> Ax
     """
     names = table["checkpoint"].unique(maintain_order=True)
     lines = [
-        (f"{name}, {model}", _pick(table, name, f"{model}_entropy"), colour(i), dash)
+        (f"student {name}", _pick(table, name, "student_entropy"), colour(i), "-")
         for i, name in enumerate(names)
-        for model, dash in (("student", "-"), ("teacher", "--"))
     ]
+    # The teacher is the same under all checkpoints.
+    lines.append(("teacher", _pick(table, _first(table), "teacher_entropy"), CONTROL, "--"))
     return _draw(lines, "mean entropy (nat)", "Entropies", ax)
 
 
@@ -103,7 +102,7 @@ def release_curves_policy(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
     return _draw(
         lines,
         "std of the advantage (nat)",
-        f"Spread of the advantage by the prefix's policy: {name}",
+        f"Spread by policy: {name}",
         ax,
     )
 
@@ -120,7 +119,7 @@ def release_curves_absolute(table: pl.DataFrame, *, ax: Axes | None = None) -> A
         (name, _pick(table, name, "advantage_std", axis="absolute"), colour(i), "-")
         for i, name in enumerate(names)
     ]
-    return _draw(lines, "std of the advantage (nat)", "Spread of the advantage", ax, relative=False)
+    return _draw(lines, "std of the advantage (nat)", "Spread by token", ax, relative=False)
 
 
 Line = tuple[str, pl.DataFrame, str, str]

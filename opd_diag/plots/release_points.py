@@ -19,14 +19,14 @@ from opd_diag.plots.style import (
     panel,
     style,
 )
-from opd_diag.tables.columns.release_points import LINE_SEGMENTS, THRESHOLDS
+from opd_diag.tables.columns.release_points import GAINS, LINE_SEGMENTS
 
 DASHES = ("-", (0, (5, 1)), (0, (2, 1)), "-.")
 
 CONTROLS = {
-    "accepted_at_6": "downward",
-    "accepted_up_at_6": "upward",
-    "accepted_shuffled_at_6": "downward,\nsegments shuffled",
+    "accepted": "downward",
+    "accepted_up": "upward",
+    "accepted_shuffled": "downward,\nsegments shuffled",
     "step_beats_line": f"step beats a line\n(accepted, with\n{LINE_SEGMENTS} segments)",
 }
 
@@ -47,7 +47,7 @@ def release_points(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, (name, rows) in enumerate(_checkpoints(gains)):
             label = f"{name} ({counted(rows.height, 'rollout')})"
             _outline(ax, rows["gain"], bins, i, label)
-        for threshold, dash in zip(THRESHOLDS, (":", "--"), strict=True):
+        for threshold, dash in zip(GAINS, (":", "--"), strict=True):
             ax.axvline(threshold, color=THRESHOLD, linestyle=dash, label=f"gain {threshold}")
         ax.set_xlabel("BIC gain of one downward shift over one mean (nat)")
         ax.set_ylabel("rollouts")
@@ -91,7 +91,8 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         if table.is_empty():
             return nothing(ax, "no rollout was summarised")
         order = pl.DataFrame({"statistic": list(CONTROLS), "place": range(len(CONTROLS))})
-        main_k = table.filter(pl.col("statistic") == "accepted_up_at_6")["k"].unique()
+        rule = table.filter(pl.col("statistic") == "accepted")
+        main_k, threshold = rule["k"].unique(), rule["threshold"][0]
         shown = table.filter((pl.col("split") == "all") & pl.col("k").is_in(main_k.implode())).join(
             order, on="statistic"
         )
@@ -99,16 +100,18 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             at = (rows["place"] + _offset(i)).to_list()
             drawn = (rows["value"], rows["value_low"], rows["value_high"])
             bars(ax, at, *drawn, colour=colour(i), label=name, horizontal=True)
-        paper = shown.filter(pl.col("paper").is_not_null())
-        ax.plot(paper["paper"], paper["place"], "D", color=CONTROL, label="paper", markersize=5)
         for place, reason in _missing(shown):
             words = ax.text(0.01, place, reason, color=CONTROL, va="center", parse_math=False)
             words.set_in_layout(False)  # or the row would narrow the axes
         ax.set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
         ax.set_ylim(len(CONTROLS) - 0.4, -0.4)
-        ax.set_xlim(-0.02, 1.02)
-        ax.set_xlabel("share of rollouts with gain above 6 nat")
-        ax.set_title("The rule and its controls")
+        ax.set_xlim(left=-0.02)
+        short = table.filter(pl.col("split") == "all", pl.col("statistic") == "too_few_segments")
+        left_out = max(share for share in [*short["value"], 0.0] if share is not None)
+        ax.set_xlabel(
+            f"share of the rollouts (up to {left_out:.1%} have too few segments and are left out)"
+        )
+        ax.set_title(f"Shifts above the threshold {threshold:g}, and controls")
         legend_below(ax)
         return ax
 

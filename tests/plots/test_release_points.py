@@ -99,7 +99,23 @@ def test_the_rule_stands_beside_its_controls(tables):
         "downward,",
         "step beats a line",
     ]
-    assert "paper" in ax.get_legend_handles_labels()[1]
+    assert ax.get_title(loc="left") == "Shifts above the threshold 6, and controls"
+    assert ax.get_xlim()[0] < 0
+    assert ax.get_legend_handles_labels()[1] == ["a", "b"]
+
+
+def test_the_teacher_is_drawn_once(tables):
+    ax = plots.release_curves_entropy(tables.release_curves)
+    assert ax.get_legend_handles_labels()[1] == ["student a", "student b", "teacher"]
+
+
+def test_no_two_figures_have_one_title(tables):
+    titles = []
+    for figure, table in FIGURES.items():
+        ax = figure(getattr(tables, table))
+        titles.append(ax.get_title(loc="left") or ax.get_title())
+        plt.close(ax.figure)
+    assert len(set(titles)) == len(titles)
 
 
 def test_a_control_without_a_value_says_why_in_its_row(tables):

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings.report import summary_lines
 from opd_diag.analyses.questions import QUESTIONS
+from opd_diag.analyses.release_points.findings import findings as release_points
 from opd_diag.analyses.tables import result_table
 from opd_diag.errors import TableError
 from opd_diag.stats.holm import holm
@@ -23,7 +24,7 @@ Asked: TypeAlias = Callable[..., list[Finding]]
 
 POWER = 0.8  # with which `smallest` would have been shown
 
-ANSWERED_BY: Mapping[str, Asked] = {}
+ANSWERED_BY: Mapping[str, Asked] = {"release_points": release_points}
 """Who answers the questions of each analysis, from the result tables that its parameters name."""
 
 

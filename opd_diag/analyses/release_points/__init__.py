@@ -76,6 +76,7 @@ def release_points(
     policy: str | None = None,
     step: int | None = None,
     preset: str = "opd-diag",
+    statistic: str = "bic",
     min_size: int | None = None,
     min_segments: int | None = None,
     threshold: float | None = None,
@@ -102,9 +103,12 @@ def release_points(
             prefixes where a run holds such rollouts.
         step: Only rollouts of this training step.
         preset: `opd-diag` (3 segments a side, 8 in all, gain above 6 nat) or `paper` (1, 4, 0).
+        statistic: What is compared with the threshold, `bic` (the gain) or `cusum` (the largest
+            cumulative sum, which sees more small drops in the middle of a response and fewer near
+            its ends).
         min_size: Fewest segments on each side; None: the preset's.
         min_segments: Fewest segments of a rollout; None: the preset's.
-        threshold: Gain in nat that has to be exceeded; None: the preset's.
+        threshold: What has to be exceeded; None: the preset's gain in nat, or 1.6 for `cusum`.
         k: K of the margin, one of the grid.
         segmenter: `punkt` (as stored by `score`), `newline` or `block:N`.
         token_weighted: Weigh each segment by its tokens.
@@ -115,13 +119,14 @@ def release_points(
         Six tables.
 
     Raises:
-        OptionError: If a preset, K or segmenter is unknown, or a segmenter has no text to read.
+        OptionError: If a preset, statistic, K or segmenter is unknown, or a segmenter has no text
+            to read.
         TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
 
     Source: arXiv 2605.13643; defaults of `opd-diag` and all controls are ours.
     """
     source = as_source(run, rollouts, k_grid=k_grid)
-    rule = choose_rule(preset, min_size, min_segments, threshold)
+    rule = choose_rule(preset, statistic, min_size, min_segments, threshold)
     check_k(k, source.k_grid)
     options = Options(rule, k, segmenter, token_weighted, seed)
     chosen = choose_rollouts(source.rollouts, policy, step)
@@ -132,18 +137,18 @@ def release_points(
         tokens = read_tokens(source, chosen, name, columns=COLUMNS)
         longest = int(tokens.lengths.max(initial=0))
         tokens = tokens.where(tokens.column("in_loss"))
-        passed = scan(tokens, source.k_grid, cut, options, longest=longest)
-        by_k = {each: complete(judged, chosen) for each, judged in passed.judged.items()}
-        points = by_k.pop(k)
+        passed = scan(tokens, prompts, source.k_grid, cut, options, longest=longest)
+        points = complete(passed.judged.pop(k), chosen, passed.ends)
+        others = {each: complete(judged, chosen) for each, judged in passed.judged.items()}
         correlation = correlation_table(name, passed.correlations, chosen)
-        statistics = rollout_statistics(points, passed.shuffled, correlation, k)
-        statistics += other_k_statistics(by_k)
         kept = _windows(tokens, source, points, prompts, options)
+        statistics = rollout_statistics(points, passed.shuffled, correlation, kept, options)
+        statistics += other_k_statistics(others)
         tables.append(
             ReleasePoints(
                 points_table(name, points),
-                summary_table(name, statistics, points, passed.positions, kept, seed=seed),
-                curves_table(name, passed.positions, seed=seed),
+                summary_table(name, statistics, points, passed.positions, kept),
+                curves_table(name, passed.positions),
                 correlation,
                 budgets_table(name, kept),
                 _example(name, source, chosen, points, options),

@@ -12,7 +12,7 @@ import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.release_points.positions import Quantity
-from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval
 from opd_diag.stats.ragged import run_starts
 
@@ -21,6 +21,9 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 
 PREFIXES = (256, 512, 1024, 2048, 4096, 8192)
 PERCENTS = (10, 25, 50)
+NEIGHBOURS = 32  # rollouts nearest in length, whose release fractions are dealt
+FEWEST_DEALT = 8
+GRID = np.linspace(0, 1, 65)  # places of the mean profile
 
 
 class Window(NamedTuple):
@@ -48,6 +51,10 @@ class WindowSums(NamedTuple):
         all_tokens: Tokens in the loss. Shape (prompts, 1).
         all_sums: Sums over them. Shape (prompts, 1, quantities).
         prompts: The prompts.
+        own: Share of each quantity of a released rollout before its release point, NaN for the
+            others. Shape (rollouts, quantities).
+        dealt: The same before the release points of other rollouts of like length, averaged, and
+            moved along the mean share by position to the fraction of tokens that its own keeps.
     """
 
     windows: Sequence[Window]
@@ -57,6 +64,8 @@ class WindowSums(NamedTuple):
     all_tokens: Floats
     all_sums: Floats
     prompts: Prompts
+    own: Floats
+    dealt: Floats
 
 
 def carried(k: int) -> list[Quantity]:
@@ -98,6 +107,37 @@ def windows(n_tokens: Integers, kept: Integers, rng: np.random.Generator) -> lis
     ]
 
 
+def dealt_cuts(
+    n_tokens: Integers, kept: Integers, prompts: Prompts
+) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Deal every released rollout the release fractions of others that are as long as it is.
+
+    Rollouts that stop where the teacher's margin is low may be long or short ones; dealt at random,
+    their length alone would tell own cuts from others.
+
+    Args:
+        n_tokens: Tokens in the loss of each rollout.
+        kept: Tokens before its release point, all where there is none.
+        prompts: Prompt of each rollout: no fraction comes from the same one.
+
+    Returns:
+        Tokens kept under each of the fractions, and whether there is one. Shape (rollouts, 32).
+    """
+    reach = np.arange(1, NEIGHBOURS // 2 + 1)
+    released = np.flatnonzero(kept < n_tokens)
+    order = released[np.argsort(n_tokens[released], kind="stable")]
+    cuts = np.zeros((len(n_tokens), NEIGHBOURS), np.int64)
+    there = np.zeros(cuts.shape, np.bool_)
+    if order.size:
+        place = np.arange(order.size)[:, None] + np.concatenate([-reach[::-1], reach])
+        other = order[np.clip(place, 0, order.size - 1)]
+        fraction = kept[other] / n_tokens[other]
+        cuts[order] = _part(n_tokens[order][:, None], fraction)
+        inside = (place >= 0) & (place < order.size)
+        there[order] = inside & (prompts.code[other] != prompts.code[order][:, None])
+    return cuts, there
+
+
 def window_sums(
     batches: Iterable[pl.DataFrame],
     quantities: Sequence[Quantity],
@@ -117,6 +157,11 @@ def window_sums(
     everything = Window("all", np.zeros_like(n_tokens), n_tokens)
     ranges = [*listed, everything]
     sums = np.zeros((len(n_tokens), len(ranges), len(quantities)))
+    cuts, there = dealt_cuts(n_tokens, listed[0].stop, prompts)
+    dealt = np.zeros((len(n_tokens), len(quantities)))
+    enough = there.sum(axis=1) >= FEWEST_DEALT
+    profile = np.zeros((len(GRID), len(quantities)))
+    counted = np.zeros(len(quantities))
     for batch in batches:
         rows = batch["row"].to_numpy().astype(np.int64)
         first = run_starts(rows)
@@ -126,8 +171,22 @@ def window_sums(
             below = np.concatenate([[0.0], np.cumsum(values)])
             for i, window in enumerate(ranges):
                 sums[row, i, j] = below[first + window.stop[row]] - below[first + window.start[row]]
+            to_cuts = below[first[:, None] + cuts[row]] - below[first][:, None]
+            dealt[row, j] = ratio((to_cuts * there[row]).sum(axis=1), there[row].sum(axis=1))
+            some = enough[row] & (sums[row, -1, j] > 0)
+            to_grid = np.rint(GRID * n_tokens[row[some], None]).astype(np.int64)
+            below_grid = below[first[some, None] + to_grid] - below[first[some], None]
+            profile[:, j] += (below_grid / sums[row[some], -1, j][:, None]).sum(axis=0)
+            counted[j] += some.sum()
     by_prompt = np.stack([prompts.sums(sums[..., j]) for j in range(len(quantities))], axis=-1)
     tokens = prompts.sums(np.column_stack([w.stop - w.start for w in ranges]))
+    whole = np.where(enough[:, None] & (sums[:, -1] > 0), sums[:, -1], 0)
+    moved = np.column_stack(
+        [
+            _along(column, n_tokens, listed[0].stop, cuts, there)
+            for column in ratio(profile, counted).T
+        ]
+    )
     return WindowSums(
         listed,
         quantities,
@@ -136,7 +195,26 @@ def window_sums(
         tokens[:, -1:],
         by_prompt[:, -1:],
         prompts,
+        ratio(sums[:, 0], whole),
+        ratio(dealt, whole) + moved,
     )
+
+
+def _along(
+    profile: Floats,
+    n_tokens: Integers,
+    kept: Integers,
+    cuts: Integers,
+    there: npt.NDArray[np.bool_],
+) -> Floats:
+    """Say how much more of a mean profile an own cut keeps than the cuts of others, on average.
+
+    Taken off, cuts that stand early or late in all rollouts are no spread between rollouts.
+    """
+    size = np.maximum(n_tokens, 1)
+    own = np.interp(kept / size, GRID, profile)
+    others = np.interp(cuts / size[:, None], GRID, profile)
+    return own - ratio((others * there).sum(axis=1), there.sum(axis=1))
 
 
 def budgets_table(checkpoint: str, found: WindowSums) -> pl.DataFrame:

@@ -4,84 +4,102 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.prompts import Prompts, select
-from opd_diag.analyses.release_points.groups import groups
+from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.release_points.positions import (
     EARLY,
     RELATIVE_BINS,
     Bins,
-    Cells,
     Floats,
-    Quantity,
+    Positions,
 )
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.stats.bootstrap import Interval, percentile
+from opd_diag.stats.bootstrap import Interval, effective_clusters, percentile
+from opd_diag.stats.intervals import FEWEST_CLUSTERS
 
-SPREAD = "advantage_std"
-SPREAD_RATIO = "advantage_std_over_early"
+SPREAD = ("advantage_std", "nat")
+SPREAD_RATIO = ("advantage_std_over_early", "ratio")
 
 
-def curves_table(checkpoint: str, positions: Cells, *, seed: int) -> pl.DataFrame:
-    """Make the curves of every group.
+def curves_table(checkpoint: str, positions: Positions) -> pl.DataFrame:
+    """Make the curves of all rollouts, and the headline ones of every group.
 
     Args:
         checkpoint: Name of the checkpoint.
         positions: Sums over bins of position.
-        seed: Seed of the bootstrap.
     """
-    frames = []
-    for group in groups(positions.cells):
-        prompts = Prompts(positions.cells["prompt_id"].filter(group.rows), seed=seed)
-        for axis, size in (("relative", 1 / RELATIVE_BINS), ("absolute", float(positions.width))):
-            bins = positions.by_prompt(group.rows, axis)
-            start = pl.col("bin") * size
-            frames += [
-                pl.DataFrame(rows).with_columns(
-                    start=start,
-                    end=start + size,
-                    split=pl.lit(group.split),
-                    group=pl.lit(group.name),
-                    axis=pl.lit(axis),
-                )
-                for rows in _curves(bins, positions, prompts, relative=axis == "relative")
-            ]
-    table = pl.concat(frames).filter(pl.col("n") > 0)
+    prompts, width = positions.prompts, float(positions.width)
+    parts = [
+        *_curves(positions.relative, prompts, ("all", "all", "relative"), 1 / RELATIVE_BINS),
+        *_curves(positions.absolute, prompts, ("all", "all", "absolute"), width),
+    ]
+    for group, bins, of_group in positions.groups():
+        named = (group.split, group.name, "relative")
+        parts += _curves(bins, of_group, named, 1 / RELATIVE_BINS)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    k = pl.Series(columns.pop("k"), dtype=pl.UInt32).replace(0, None)
+    table = pl.DataFrame(columns).with_columns(k=k).filter(pl.col("n") > 0)
     return result_table("release_curves", table, checkpoint=checkpoint)
 
 
 def _curves(
-    bins: Bins, positions: Cells, prompts: Prompts, *, relative: bool
+    bins: Bins, prompts: Prompts, named: tuple[str, str, str], size: float
 ) -> Iterator[dict[str, Any]]:
     count, width = bins.x.shape[1:]
     flat = (prompts.count, count * width)
+
+    def by_quantity(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values.reshape(count, width).T.ravel()
+
     means = prompts.ratio(bins.x.reshape(flat), bins.m.reshape(flat))
+    means = means._replace(**{name: by_quantity(field) for name, field in means._asdict().items()})
     n = bins.m.sum(axis=0)
-    for j, quantity in enumerate(positions.listed):
-        yield _rows(select(means, slice(j, None, width)), n[:, j], quantity)
-    for quantity, interval in _spreads(bins, prompts, relative=relative):
-        yield _rows(interval, n[:, bins.advantage], quantity)
+    texts = [(q.name, q.unit, q.k or 0) for q in bins.listed]
+    yield _rows(means, by_quantity(n), texts, named, size)
+    spreads = _spreads(bins, prompts, relative=named[2] == "relative")
+    for text, interval in spreads:
+        yield _rows(interval, n[:, bins.advantage], [(*text, 0)], named, size)
 
 
 def _spreads(
     bins: Bins, prompts: Prompts, *, relative: bool
-) -> Iterator[tuple[Quantity, Interval]]:
-    clusters = (bins.m[..., bins.advantage] > 0).sum(axis=0)
-    value = bins.deviations(prompts)
-    yield Quantity("", SPREAD, None, "nat"), percentile(value[1:], value[0], clusters)
+) -> Iterator[tuple[tuple[str, str], Interval]]:
+    m = bins.m[..., bins.advantage]
+    clusters, effective = (m > 0).sum(axis=0), effective_clusters(m)
+    draws = bool((effective + 1e-9 >= FEWEST_CLUSTERS).any())
+    value = bins.deviations(prompts, draws=draws)
+    yield SPREAD, percentile(value[1:], value[0], clusters, effective=effective)
     if relative:
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = value / bins.part(EARLY).deviations(prompts)
-        yield Quantity("", SPREAD_RATIO, None, "ratio"), percentile(share[1:], share[0], clusters)
+            share = value / bins.part(EARLY).deviations(prompts, draws=draws)
+        yield SPREAD_RATIO, percentile(share[1:], share[0], clusters, effective=effective)
 
 
-def _rows(interval: Interval, n: Floats, quantity: Quantity) -> dict[str, Any]:
+def _rows(
+    interval: Interval,
+    n: Floats,
+    texts: list[tuple[str, str, int]],
+    named: tuple[str, str, str],
+    size: float,
+) -> dict[str, Any]:
+    """Make columns of rows: bins by quantity; K 0 for none."""
+    bins = np.tile(np.arange(len(n) // len(texts)), len(texts))
+    split, group, axis = (np.full(len(n), name) for name in named)
+    quantity, unit, k = (
+        np.repeat(np.array(part), len(n) // len(texts)) for part in zip(*texts, strict=True)
+    )
     return {
-        "bin": np.arange(len(n)),
-        "quantity": [quantity.name] * len(n),
-        "k": pl.Series([quantity.k] * len(n), dtype=pl.UInt32),
-        "unit": [quantity.unit] * len(n),
+        "split": split,
+        "group": group,
+        "axis": axis,
+        "bin": bins,
+        "start": bins * size,
+        "end": (bins + 1) * size,
+        "quantity": quantity,
+        "k": k,
+        "unit": unit,
         "n": n,
         "n_prompts": interval.clusters,
         **interval_columns("value", interval),

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
+
+from opd_diag.stats.ragged import Integers, run_lengths, run_starts
 
 SPLITS = ("policy", "step", "correct", "finish_reason")
 
@@ -16,20 +17,23 @@ class Group(NamedTuple):
     Attributes:
         split: `all`, or the column that splits the rows.
         name: The value of that column, `unknown` where it is missing.
-        rows: Which rows belong to the group. Shape (rows,).
+        rows: Places of the rows that belong to the group, rising.
     """
 
     split: str
     name: str
-    rows: npt.NDArray[np.bool_]
+    rows: Integers
 
 
 def groups(frame: pl.DataFrame) -> Iterator[Group]:
     """Give all rows, then those of each value of each column that has two values or more."""
-    yield Group("all", "all", np.ones(frame.height, np.bool_))
+    yield Group("all", "all", np.arange(frame.height))
     for split in SPLITS:
         labels = frame[split].cast(pl.String).fill_null("unknown")
-        values = labels.unique().sort()
-        if len(values) > 1:
-            for value in values:
-                yield Group(split, value, (labels == value).to_numpy())
+        code = labels.rank("dense").to_numpy()
+        order = np.argsort(code, kind="stable")
+        starts = run_starts(code[order])
+        if len(starts) > 1:
+            for start, size in zip(starts, run_lengths(starts, len(order)), strict=True):
+                rows = order[start : start + size]
+                yield Group(split, labels[int(rows[0])], rows)

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from opd_diag.errors import OptionError
+from opd_diag.stats.changepoints import Statistic
+
+STATISTICS: tuple[str, ...] = get_args(Statistic)
 
 
 class Rule(NamedTuple):
@@ -13,13 +16,18 @@ class Rule(NamedTuple):
     Attributes:
         min_size: Fewest segments on each side.
         min_segments: Fewest segments of a rollout.
-        threshold: The BIC gain, in nat, that has to be exceeded.
+        threshold: What has to be exceeded: a BIC gain in nat, or a cumulative sum.
+        statistic: What is compared with it, `bic` or `cusum`.
     """
 
     min_size: int
     min_segments: int
     threshold: float
+    statistic: Statistic = "bic"
 
+
+# Exceeded by 0.1 to 0.4 % of independent noise from 20 segments on, as a BIC gain of 6 is.
+CUSUM_THRESHOLD = 1.6
 
 # The paper's rule accepts most noise of few segments: two or three fit perfectly.
 PRESETS = {"paper": Rule(1, 4, 0.0), "opd-diag": Rule(3, 8, 6.0)}
@@ -37,20 +45,29 @@ class Options:
 
 
 def choose_rule(
-    preset: str, min_size: int | None, min_segments: int | None, threshold: float | None
+    preset: str,
+    statistic: str,
+    min_size: int | None,
+    min_segments: int | None,
+    threshold: float | None,
 ) -> Rule:
     """Take the rule of a preset, with what was asked for in its place.
 
     Raises:
-        OptionError: If there is no such preset.
+        OptionError: If there is no such preset or statistic.
     """
+    if statistic not in STATISTICS:
+        raise OptionError(f"statistic: {statistic!r}; expected {' or '.join(STATISTICS)}")
     if preset not in PRESETS:
         raise OptionError(f"preset: {preset!r}; expected {' or '.join(PRESETS)}")
     usual = PRESETS[preset]
+    if threshold is None:
+        threshold = usual.threshold if statistic == "bic" else CUSUM_THRESHOLD
     return Rule(
         usual.min_size if min_size is None else min_size,
         usual.min_segments if min_segments is None else min_segments,
-        usual.threshold if threshold is None else threshold,
+        threshold,
+        cast(Statistic, statistic),
     )
 
 

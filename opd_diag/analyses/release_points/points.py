@@ -1,5 +1,6 @@
 """The table `release_points`: the downward shift of every rollout, and whether it is accepted."""
 
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -10,8 +11,9 @@ from opd_diag.analyses.release_points.groups import SPLITS
 from opd_diag.analyses.release_points.options import Rule
 from opd_diag.analyses.release_points.segments import Segments
 from opd_diag.analyses.tables import result_table
-from opd_diag.stats.changepoints import Shifts, scan_shifts
+from opd_diag.stats.changepoints import Shifts, reverse_around_lines, scan_shifts
 from opd_diag.stats.ragged import starts_of
+from opd_diag.tables.columns.release_points import LINE_SEGMENTS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -20,6 +22,9 @@ FLAT = 1e-6
 TOO_FEW_SEGMENTS = "too few segments"
 IS_FLAT = "flat"
 NO_SPLIT = "no downward split"
+
+DOWN = ("gain", "cusum", "mean_before", "mean_after")
+UP = ("gain_up", "cusum_up", "autocorrelation")
 
 
 def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = False) -> pl.DataFrame:
@@ -32,30 +37,44 @@ def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = Fals
         token_weighted: Weigh each segment by its tokens.
 
     Returns:
-        One row per rollout: n_segments, tau, gain, gain_up, step_beats_line, autocorrelation,
-        mean_before, mean_after, accepted, reason, release_token, release_index.
+        One row per rollout: n_segments, tau, gain, gain_up, cusum, cusum_up, gain_over_line,
+        gain_over_line_reversed, step_beats_line, autocorrelation, mean_before, mean_after,
+        accepted, accepted_up, reason, release_token, release_index.
     """
     score, lengths = np.ascontiguousarray(segments.score[:, k]), segments.lengths
     weights = segments.tokens.astype(np.float64) if token_weighted else None
-    shifts = scan_shifts(score, lengths, min_size=rule.min_size, weights=weights)
+    scan = partial(scan_shifts, min_size=rule.min_size, statistic=rule.statistic)
+    shifts = scan(score, lengths, weights=weights)
     few = lengths < rule.min_segments
     flat = ~few & np.asarray(_range(score, lengths) < FLAT)
     able = ~few & ~flat
     tau = np.where(able, shifts.tau, -1)
     split = tau > 0
-    gain = np.where(split, shifts.gain, np.nan)
-    accepted = split & (gain > rule.threshold)
+    accepted = split & (compared(shifts, rule) > rule.threshold)
+    accepted_up = able & (compared(shifts, rule, up=True) > rule.threshold)
+    long_enough = able & (lengths >= LINE_SEGMENTS)
+    over_line = np.where(long_enough, shifts.gain_over_line, np.nan)
+    turned = np.full(len(lengths), np.nan)
+    if long_enough.any():
+        own = score[np.repeat(long_enough, lengths)]
+        sizes = lengths[long_enough]
+        backwards = reverse_around_lines(own, sizes)
+        turned[long_enough] = scan(backwards, sizes).gain_over_line
+        if token_weighted:  # both sides of the comparison without weights
+            over_line[long_enough] = scan(own, sizes).gain_over_line
     cut = np.where(accepted, starts_of(lengths) + tau, 0)
     at = {"release_token": segments.position, "release_index": segments.before}
     frame = pl.DataFrame(
         {
             "n_segments": lengths,
             "tau": pl.Series(tau).set(pl.Series(~split), None),
-            "gain": gain,
-            **_where(able, {"gain_up": shifts.gain_up, "autocorrelation": shifts.autocorrelation}),
-            **_where(split, {"mean_before": shifts.mean_before, "mean_after": shifts.mean_after}),
+            **_where(split, {name: getattr(shifts, name) for name in DOWN}),
+            **_where(able, {name: getattr(shifts, name) for name in UP}),
+            "gain_over_line": over_line,
+            "gain_over_line_reversed": turned,
             "step_beats_line": _beats_line(shifts, split),
             "accepted": accepted,
+            "accepted_up": accepted_up,
             "reason": np.select(
                 [few, flat, ~split], [TOO_FEW_SEGMENTS, IS_FLAT, NO_SPLIT], default=""
             ),
@@ -68,7 +87,14 @@ def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = Fals
     return frame.with_columns(pl.col("reason").replace("", None), pl.col(pl.Float64).fill_nan(None))
 
 
-def shuffled_gains(
+def compared(shifts: Shifts, rule: Rule, *, up: bool = False) -> Floats:
+    """Give what the rule compares with its threshold, NaN where there is no shift."""
+    if rule.statistic == "bic":
+        return shifts.gain_up if up else shifts.gain
+    return shifts.cusum_up if up else shifts.cusum
+
+
+def shuffled_shifts(
     score: Floats,
     lengths: Integers,
     weights: Floats | None,
@@ -77,44 +103,57 @@ def shuffled_gains(
     repeats: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """Find the downward gains after shuffling the segments inside each rollout.
+    """Find the downward shifts after shuffling the segments inside each rollout.
 
     Args:
         score: Segment scores, one rollout after the other.
         lengths: Segments of each rollout.
         weights: Weight of each segment, or None.
-        rule: Gives the fewest segments on a side.
+        rule: Gives the fewest segments on a side, and what is compared.
         repeats: Shuffles of each rollout.
         rng: Where the order comes from.
 
     Returns:
-        Gains in nat, NaN where there is no downward split. Shape (repeats, rollouts).
+        What the rule compares with its threshold, NaN where there is no downward split. Shape
+        (repeats, rollouts).
     """
     owner = np.repeat(np.arange(len(lengths)), lengths)
-    gains = []
+    values = []
     for _ in range(repeats):
         order = np.lexsort((rng.random(len(score)), owner))
         moved = None if weights is None else weights[order]
-        gains.append(scan_shifts(score[order], lengths, min_size=rule.min_size, weights=moved).gain)
-    return np.array(gains)
+        shifts = scan_shifts(
+            score[order],
+            lengths,
+            min_size=rule.min_size,
+            weights=moved,
+            statistic=rule.statistic,
+        )
+        values.append(compared(shifts, rule))
+    return np.array(values)
 
 
-def complete(judged: pl.DataFrame, rollouts: pl.DataFrame) -> pl.DataFrame:
+def complete(
+    judged: pl.DataFrame, rollouts: pl.DataFrame, ends: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """Give every rollout its row, also those without a token in the loss.
 
     Args:
         judged: What `judge` gives, with `row` and `n_tokens`.
         rollouts: All rollouts, with the columns of the splits.
+        ends: `row`, margin_early and margin_late; None where they are not wanted.
 
     Returns:
         The columns of `points_table`, and `kept`: tokens in the loss before the release point.
     """
     known = rollouts.select("rollout", "prompt_id", *SPLITS).with_row_index("row")
     frame = known.join(judged, on="row", how="left", maintain_order="left")
+    if ends is not None:
+        frame = frame.join(ends, on="row", how="left", maintain_order="left")
     none = pl.col("n_tokens").is_null()
     return frame.with_columns(
         pl.col("n_tokens", "n_segments").fill_null(0),
-        pl.col("accepted").fill_null(value=False),
+        pl.col("accepted", "accepted_up").fill_null(value=False),
         reason=pl.when(none).then(pl.lit(TOO_FEW_SEGMENTS)).otherwise("reason"),
         release_frac=pl.col("release_index") / pl.col("n_tokens"),
         scale=(pl.col("n_tokens") / pl.col("release_index")).fill_null(1.0),
@@ -125,7 +164,9 @@ def complete(judged: pl.DataFrame, rollouts: pl.DataFrame) -> pl.DataFrame:
 def points_table(checkpoint: str, points: pl.DataFrame) -> pl.DataFrame:
     """Make `release_points` of what `complete` gives."""
     return result_table(
-        "release_points", points.drop("row", "release_index", "kept"), checkpoint=checkpoint
+        "release_points",
+        points.drop("row", "release_index", "kept", "accepted_up"),
+        checkpoint=checkpoint,
     )
 
 

@@ -1,6 +1,6 @@
 """Sum quantities of tokens over bins of relative and absolute position, by prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -8,14 +8,17 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.release_points.groups import SPLITS, Group, groups
+from opd_diag.stats.ragged import run_starts
+from opd_diag.tables.columns.release_points import MIN_TOKENS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
 
 RELATIVE_BINS = 20
 ABSOLUTE_BINS = 32
 EARLY = slice(0, 4)  # relative bins: the first and last 20 % of the response
 LATE = slice(16, 20)
-MIN_TOKENS = 64
 OVERLAP_K = 16
 
 
@@ -36,41 +39,92 @@ class Quantity(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """Sums over bins of one axis.
+    """Sums over bins of one axis, by prompt or by cell.
 
     Attributes:
+        listed: The quantities.
         x: Sums, shape (prompts, bins, quantities).
         m: Counts, same shape.
         squares: Sum of the squared advantage, shape (prompts, bins).
-        advantage: Place of the advantage among the quantities.
     """
 
+    listed: Sequence[Quantity]
     x: Floats
     m: Floats
     squares: Floats
-    advantage: int
+
+    @property
+    def advantage(self) -> int:
+        """Place of the advantage among the quantities."""
+        return [q.name for q in self.listed].index("advantage")
 
     def part(self, bins: slice) -> "Bins":
         """Add some bins up to one."""
-        x, m, squares = (sums[:, bins].sum(axis=1, keepdims=True) for sums in self[:3])
-        return Bins(x, m, squares, self.advantage)
+        x, m, squares = (
+            sums[:, bins].sum(axis=1, keepdims=True) for sums in (self.x, self.m, self.squares)
+        )
+        return Bins(self.listed, x, m, squares)
 
-    def deviations(self, prompts: Prompts) -> Floats:
+    def by_prompt(self, rows: Integers, prompts: Prompts) -> "Bins":
+        """Add the sums of some cells up to their prompts."""
+        order = np.argsort(prompts.code, kind="stable")
+        starts = run_starts(prompts.code[order])
+        x, m, squares = (
+            np.add.reduceat(sums[rows[order]], starts, axis=0)
+            for sums in (self.x, self.m, self.squares)
+        )
+        return Bins(self.listed, x, m, squares)
+
+    def deviations(self, prompts: Prompts, *, draws: bool) -> Floats:
         """Find the standard deviation of the advantage in each bin, as it is and in each draw.
 
+        Args:
+            prompts: The prompts of the sums.
+            draws: Whether the draws are wanted.
+
         Returns:
-            Shape (1 + draws, bins), in nat; the first row is the estimate.
+            Shape (1 + draws, bins), in nat; the first row is the estimate. One row of NaN instead
+            of draws that are not wanted.
         """
-        counts = np.vstack([np.ones((1, prompts.count)), prompts.draws])
+        drawn = prompts.draws if draws else np.zeros((1, prompts.count))
+        counts = np.vstack([np.ones((1, prompts.count)), drawn]).astype(np.float64)
         n = counts @ self.m[..., self.advantage]
         first = counts @ self.x[..., self.advantage]
         with np.errstate(divide="ignore", invalid="ignore"):
             variance = (counts @ self.squares) / n - (first / n) ** 2
-        return np.sqrt(np.maximum(variance, 0))
+        return np.asarray(np.sqrt(np.maximum(variance, 0)))
+
+
+class Positions(NamedTuple):
+    """Sums over bins of position, of all rollouts and of the groups that they part into.
+
+    Attributes:
+        relative: By prompt, over relative position.
+        absolute: By prompt, over absolute position.
+        width: Tokens in a bin of absolute position.
+        prompts: The prompts, one row each.
+        cells: A prompt and a value of every split, one row each: `prompt` and the splits.
+        by_cell: By cell, over relative position, of the headline quantities only.
+    """
+
+    relative: Bins
+    absolute: Bins
+    width: int
+    prompts: Prompts
+    cells: pl.DataFrame
+    by_cell: Bins
+
+    def groups(self) -> Iterator[tuple[Group, Bins, Prompts]]:
+        """Give each group of rollouts but `all`, its sums by prompt, and its prompts."""
+        whole = self.prompts.of_rows(self.cells["prompt"].to_numpy())
+        for group in groups(self.cells):
+            if group.split != "all":
+                part = whole.part(group.rows)
+                yield group, self.by_cell.by_prompt(group.rows, part), part
 
 
 def quantities(k_grid: Sequence[int]) -> list[Quantity]:
-    """List what is averaged."""
+    """List what is averaged over all rollouts."""
     plain = [
         ("advantage", "nat"),
         ("student_entropy", "nat"),
@@ -85,6 +139,12 @@ def quantities(k_grid: Sequence[int]) -> list[Quantity]:
         listed.append(Quantity(f"margin_{k}", "margin", k, "nat"))
         listed.append(Quantity(f"log1p_margin_{k}", "log1p_margin", k, "log nat"))
     return listed
+
+
+def headline_quantities(listed: Sequence[Quantity], k: int) -> list[Quantity]:
+    """List what is averaged over each group, too: more would grow with the number of groups."""
+    names = ("advantage", "student_entropy", "teacher_entropy")
+    return [q for q in listed if q.name in names or (q.k == k and "margin" in q.name)]
 
 
 def token_columns(k_grid: Sequence[int]) -> list[pl.Expr]:
@@ -108,82 +168,94 @@ def bin_width(longest: int) -> int:
     return max(16, 1 << (max(0, longest - 1) // ABSOLUTE_BINS).bit_length())
 
 
-def bin_sums(batch: pl.DataFrame, listed: Sequence[Quantity], *, width: int) -> pl.DataFrame:
-    """Sum a batch over the bins of both axes.
+class Summing:
+    """Adds batches of tokens up to `Positions`."""
 
-    Args:
-        batch: Tokens with `cell`, `index`, `n_tokens`, `position` and the quantities.
-        listed: What is summed.
-        width: Tokens in a bin of absolute position.
+    def __init__(
+        self,
+        rollouts: pl.DataFrame,
+        prompts: Prompts,
+        listed: Sequence[Quantity],
+        k: int,
+        *,
+        longest: int,
+    ) -> None:
+        """Take what the sums are over.
 
-    Returns:
-        One row per (axis, cell, bin): the sum `<column>_x` and count `<column>_m` of each.
-    """
+        Args:
+            rollouts: All rollouts, with the columns of the splits.
+            prompts: Their prompts.
+            listed: The quantities.
+            k: K of the headline margin.
+            longest: Tokens of the longest response.
+        """
+        keyed = rollouts.select(*SPLITS).with_columns(prompt=prompts.code)
+        self._cells = keyed.unique(maintain_order=True).with_row_index("cell")
+        columns = ["prompt", *SPLITS]
+        joined = keyed.join(self._cells, on=columns, nulls_equal=True, maintain_order="left")
+        self._code = {"prompt": pl.Series(prompts.code), "cell": joined["cell"]}
+        self._prompts, self._listed = prompts, listed
+        self._headline = headline_quantities(listed, k)
+        self._width = bin_width(longest)
+        self._sums: dict[str, list[pl.DataFrame]] = {"relative": [], "absolute": [], "cell": []}
+
+    def add(self, batch: pl.DataFrame) -> None:
+        """Add the tokens of a batch, with row, position, index, n_tokens and the quantities."""
+        relative = (pl.col("index") * RELATIVE_BINS // pl.col("n_tokens")).cast(pl.Int64)
+        absolute = (pl.col("position") // self._width).cast(pl.Int64)
+        coded = batch.with_columns(
+            prompt=self._code["prompt"][batch["row"]], cell=self._code["cell"][batch["row"]]
+        )
+        long_enough = coded.filter(pl.col("n_tokens") >= MIN_TOKENS)
+        everything, headline = _sum_columns(self._listed), _sum_columns(self._headline)
+        for name, frame, by, place, sums in (
+            ("relative", long_enough, "prompt", relative, everything),
+            ("absolute", coded, "prompt", absolute, everything),
+            ("cell", long_enough, "cell", relative, headline),
+        ):
+            grouped = frame.group_by(
+                pl.col(by).alias("of"), place.alias("bin"), maintain_order=True
+            )
+            self._sums[name].append(grouped.agg(sums))
+
+    def positions(self) -> Positions:
+        """Give all sums."""
+        prompts, cells = self._prompts.count, self._cells.height
+        return Positions(
+            _spread(self._sums["relative"], self._listed, prompts, RELATIVE_BINS),
+            _spread(self._sums["absolute"], self._listed, prompts, None),
+            self._width,
+            self._prompts,
+            self._cells,
+            _spread(self._sums["cell"], self._headline, cells, RELATIVE_BINS),
+        )
+
+
+def _sum_columns(listed: Sequence[Quantity]) -> list[pl.Expr]:
     names = [q.column for q in listed]
-    sums = [
+    return [
         *(pl.col(name).cast(pl.Float64).sum().alias(f"{name}_x") for name in names),
         *(pl.col(name).count().alias(f"{name}_m") for name in names),
         pl.col("advantage_squared").sum().alias("advantage_squared_x"),
     ]
-    long_enough = batch.filter(pl.col("n_tokens") >= MIN_TOKENS)
-    relative = pl.col("index") * RELATIVE_BINS // pl.col("n_tokens")
-    parts = [("relative", long_enough, relative), ("absolute", batch, pl.col("position") // width)]
-    return pl.concat(
-        frame.group_by("cell", place.cast(pl.Int64).alias("bin"), maintain_order=True)
-        .agg(sums)
-        .with_columns(axis=pl.lit(axis))
-        for axis, frame, place in parts
+
+
+def _spread(
+    frames: Sequence[pl.DataFrame], listed: Sequence[Quantity], rows: int, bins: int | None
+) -> Bins:
+    """Put sums into arrays; with bins None, as many as there are tokens in."""
+    sums = pl.concat(frames).group_by("of", "bin", maintain_order=True).agg(pl.all().sum())
+    place = sums["of"].to_numpy().astype(np.int64), sums["bin"].to_numpy()
+    shape = rows, int(place[1].max(initial=-1)) + 1 if bins is None else bins
+
+    def array(columns: list[str]) -> Floats:
+        filled = np.zeros((*shape, len(columns)))
+        filled[place] = sums.select(columns).cast(pl.Float64).to_numpy()
+        return filled
+
+    return Bins(
+        listed,
+        array([f"{q.column}_x" for q in listed]),
+        array([f"{q.column}_m" for q in listed]),
+        array(["advantage_squared_x"])[..., 0],
     )
-
-
-class Cells(NamedTuple):
-    """Sums of `bin_sums` by cell; a cell is a prompt and a value of every split.
-
-    Attributes:
-        sums: Rows of `bin_sums`, of all batches.
-        cells: One row per cell: `cell`, `prompt_id` and the columns of the splits.
-        listed: The quantities.
-        width: Tokens in a bin of absolute position.
-    """
-
-    sums: pl.DataFrame
-    cells: pl.DataFrame
-    listed: Sequence[Quantity]
-    width: int
-
-    @property
-    def absolute_bins(self) -> int:
-        """Number of bins of absolute position up to the last with a token."""
-        bins = self.sums.filter(pl.col("axis") == "absolute")["bin"].to_numpy()
-        return int(bins.max(initial=-1)) + 1
-
-    def by_prompt(self, rows: npt.NDArray[np.bool_], axis: str) -> Bins:
-        """Add the sums of some cells up to their prompts, in the order of their labels.
-
-        Args:
-            rows: Which cells.
-            axis: `relative` or `absolute`.
-        """
-        cells = self.cells.filter(rows)
-        codes = cells.with_columns(prompt=pl.col("prompt_id").rank("dense") - 1)
-        sums = (
-            self.sums.filter(pl.col("axis") == axis)
-            .join(codes.select("cell", "prompt"), on="cell", maintain_order="left")
-            .group_by("prompt", "bin", maintain_order=True)
-            .agg(pl.exclude("axis", "cell").sum())
-        )
-        bins = RELATIVE_BINS if axis == "relative" else self.absolute_bins
-        shape = (cells["prompt_id"].n_unique(), bins)
-        place = sums["prompt"].to_numpy().astype(np.int64), sums["bin"].to_numpy()
-
-        def spread(columns: list[str]) -> Floats:
-            filled = np.zeros((*shape, len(columns)))
-            filled[place] = sums.select(columns).cast(pl.Float64).to_numpy()
-            return filled
-
-        return Bins(
-            spread([f"{q.column}_x" for q in self.listed]),
-            spread([f"{q.column}_m" for q in self.listed]),
-            spread(["advantage_squared_x"])[..., 0],
-            [q.name for q in self.listed].index("advantage"),
-        )

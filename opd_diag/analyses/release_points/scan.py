@@ -7,19 +7,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.release_points.correlation import correlations
-from opd_diag.analyses.release_points.groups import SPLITS
 from opd_diag.analyses.release_points.options import Options
-from opd_diag.analyses.release_points.points import judge, shuffled_gains
+from opd_diag.analyses.release_points.points import judge, shuffled_shifts
 from opd_diag.analyses.release_points.positions import (
-    Cells,
-    bin_sums,
-    bin_width,
+    Positions,
+    Summing,
     quantities,
     token_columns,
 )
 from opd_diag.analyses.release_points.segments import Segmentation, batch_segments
 from opd_diag.analyses.tokens import TokenTable
+from opd_diag.tables.columns.release_points import MIN_TOKENS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -39,20 +39,24 @@ class Scan(NamedTuple):
     Attributes:
         judged: For each K the rule's verdict, with `row` and `n_tokens`, for the rollouts that
             have tokens in the loss.
-        shuffled: Gains after shuffling segments, NaN without a downward split, infinity where
-            the rollout was not drawn for it. Shape (shuffles, rollouts).
+        shuffled: What the rule compares with its threshold after shuffling segments, NaN without
+            a downward split, infinity where the rollout was not drawn for it. Shape (shuffles,
+            rollouts).
+        ends: `row`, margin_early and margin_late of the rollouts.
         positions: Sums over bins of position.
         correlations: Student against teacher, by rollout.
     """
 
     judged: dict[int, pl.DataFrame]
     shuffled: Floats
-    positions: Cells
+    ends: pl.DataFrame
+    positions: Positions
     correlations: pl.DataFrame
 
 
 def scan(
     tokens: TokenTable,
+    prompts: Prompts,
     k_grid: Sequence[int],
     cut: Segmentation | None,
     options: Options,
@@ -63,21 +67,20 @@ def scan(
 
     Args:
         tokens: The tokens in the loss.
+        prompts: Prompt of each rollout.
         k_grid: The K of the margins.
         cut: Segments to use instead of those stored.
         options: The choices.
         longest: Tokens of the longest response.
     """
-    rollouts, listed, width = tokens.rollouts, quantities(k_grid), bin_width(longest)
-    keys = ["prompt_id", *SPLITS]
-    cells = rollouts.select(keys).unique(maintain_order=True).with_row_index("cell")
-    cell = rollouts.join(cells, on=keys, nulls_equal=True, maintain_order="left")["cell"]
+    count = tokens.rollouts.height
+    summing = Summing(tokens.rollouts, prompts, quantities(k_grid), options.k, longest=longest)
     rng = np.random.default_rng(options.seed)
-    drawn = np.zeros(rollouts.height, np.bool_)
-    drawn[rng.permutation(rollouts.height)[:SHUFFLED_ROLLOUTS]] = True
-    shuffled = np.full((SHUFFLES, rollouts.height), np.inf)
+    drawn = np.zeros(count, np.bool_)
+    drawn[rng.permutation(count)[:SHUFFLED_ROLLOUTS]] = True
+    shuffled = np.full((SHUFFLES, count), np.inf)
     judged: dict[int, list[pl.DataFrame]] = {k: [] for k in k_grid}
-    sums, correlated = [], []
+    ends, correlated = [], []
     columns: list[pl.Expr | str] = ["segment", "student_logp", "teacher_logp"]
     columns += token_columns(k_grid)
     for batch in _batches(tokens, columns):
@@ -87,7 +90,7 @@ def scan(
             verdict = judge(segments, place, options.rule, token_weighted=options.token_weighted)
             judged[k].append(heads.hstack(verdict))
         ours = segments.only(k_grid.index(options.k), drawn[rows])
-        shuffled[:, rows[drawn[rows]]] = shuffled_gains(
+        shuffled[:, rows[drawn[rows]]] = shuffled_shifts(
             ours.score[:, 0],
             ours.lengths,
             ours.tokens.astype(np.float64) if options.token_weighted else None,
@@ -95,13 +98,32 @@ def scan(
             repeats=SHUFFLES,
             rng=rng,
         )
-        sums.append(bin_sums(batch.with_columns(cell=cell[batch["row"]]), listed, width=width))
+        ends.append(margin_ends(batch, f"log1p_margin_{options.k}"))
+        summing.add(batch)
         correlated.append(correlations(batch))
     return Scan(
         {k: pl.concat(frames) for k, frames in judged.items()},
         shuffled,
-        Cells(pl.concat(sums), cells, listed, width),
+        pl.concat(ends),
+        summing.positions(),
         pl.concat(correlated),
+    )
+
+
+def margin_ends(batch: pl.DataFrame, score: str) -> pl.DataFrame:
+    """Average a column over the first and last 20 % of each rollout of enough tokens.
+
+    Tokens count alike, whatever segment they stand in: the score of a segment is concave in its
+    mean margin, so that segments that grow or shrink along the response would bend it.
+    """
+    place, size, value = pl.col("index") * 5, pl.col("n_tokens"), pl.col(score).cast(pl.Float64)
+    return (
+        batch.filter(size >= MIN_TOKENS)
+        .group_by("row", maintain_order=True)
+        .agg(
+            margin_early=value.filter(place < size).mean(),
+            margin_late=value.filter(place >= 4 * size).mean(),
+        )
     )
 
 

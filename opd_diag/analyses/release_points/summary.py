@@ -1,7 +1,7 @@
 """The table `release_summary`: release points beside the controls that tell a drop from noise."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,14 @@ import polars as pl
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.release_points.budgets import WindowSums, own_minus_shuffled
 from opd_diag.analyses.release_points.groups import groups
+from opd_diag.analyses.release_points.options import Options
 from opd_diag.analyses.release_points.points import IS_FLAT, NO_SPLIT, TOO_FEW_SEGMENTS
-from opd_diag.analyses.release_points.positions import EARLY, LATE, MIN_TOKENS, Bins, Cells
+from opd_diag.analyses.release_points.positions import EARLY, LATE, Bins, Positions
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.stats.bootstrap import Interval, percentile
-from opd_diag.tables.columns.release_points import LINE_SEGMENTS, THRESHOLDS
+from opd_diag.stats.bootstrap import Interval, effective_clusters, percentile
+from opd_diag.stats.intervals import CONSTANT, FEWEST_CLUSTERS
+from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.tables.columns.release_points import GAINS, LINE_SEGMENTS, MIN_TOKENS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -39,82 +42,94 @@ class Statistic(NamedTuple):
         unit: Its unit.
         values: Shape (rollouts,), NaN where the rollout has none.
         k: K of the margin, or None.
-        median: Whether the median is wanted.
+        kind: `mean`; `rate`, a share of rollouts; `difference` of two rates; `median`.
+        threshold: What is exceeded, where it counts that.
+        tested: Whether it is tested against 0 by flipping the signs of prompts.
     """
 
     name: str
     unit: str
     values: Floats
     k: int | None = None
-    median: bool = False
+    kind: str = "mean"
+    threshold: float | None = None
+    tested: bool = False
 
 
 def summary_table(
     checkpoint: str,
     statistics: Sequence[Statistic],
     points: pl.DataFrame,
-    positions: Cells,
+    positions: Positions,
     budgets: WindowSums,
-    *,
-    seed: int,
 ) -> pl.DataFrame:
-    """Average over the rollouts of every group.
+    """Average over all rollouts and over those of every group.
 
     Args:
         checkpoint: Name of the checkpoint.
-        statistics: Numbers of each rollout.
-        points: prompt_id, n_tokens and the columns of the splits of each rollout.
+        statistics: Numbers of each rollout; those of another K are averaged over all only.
+        points: n_tokens and the columns of the splits of each rollout.
         positions: Sums over bins of position.
         budgets: Sums over windows.
-        seed: Seed of the bootstrap.
     """
     frames = [
-        *_averages(statistics, points, seed=seed),
-        *_late_over_early(positions, points, seed=seed),
+        *_averages(statistics, points, budgets.prompts),
+        *_late_over_early(positions, points),
         _contrasts(budgets),
     ]
     return result_table("release_summary", pl.concat(frames), checkpoint=checkpoint)
 
 
 def rollout_statistics(
-    points: pl.DataFrame, shuffled: Floats, correlation: pl.DataFrame, k: int
+    points: pl.DataFrame,
+    shuffled: Floats,
+    correlation: pl.DataFrame,
+    budgets: WindowSums,
+    options: Options,
 ) -> list[Statistic]:
     """List what is summarised.
 
     Args:
         points: Release points of all rollouts.
-        shuffled: Downward gains of each rollout after shuffling its segments, NaN where there is
-            none. Shape (repeats, rollouts); a column of infinity: not shuffled.
+        shuffled: What the rule compares for each rollout after shuffling its segments, NaN where
+            there is no shift. Shape (repeats, rollouts); a column of infinity: not shuffled.
         correlation: Correlations of all rollouts.
-        k: K of the margin.
+        budgets: Shares before own release points and those of others.
+        options: The choices.
     """
+    k, threshold = options.k, options.rule.threshold
     gain, gain_up = _numbers(points["gain"]), _numbers(points["gain_up"])
     reason = points["reason"].fill_null("").to_numpy()
     able = reason != TOO_FEW_SEGMENTS
     tried = able & ~np.isinf(shuffled).any(axis=0)
-    rates: dict[str, Floats] = {}
-    for threshold in THRESHOLDS:
-        down, up = _if(able, gain > threshold), _if(able, gain_up > threshold)
-        chance = _if(tried, (shuffled > threshold).mean(axis=0))
-        rates |= {
-            f"accepted_at_{threshold}": down,
-            f"accepted_up_at_{threshold}": up,
-            f"accepted_shuffled_at_{threshold}": chance,
-            f"accepted_minus_up_at_{threshold}": down - up,
-            f"accepted_minus_shuffled_at_{threshold}": down - chance,
-        }
-    listed = [Statistic(name, "share", values, k) for name, values in rates.items()]
-    accepted = points["accepted"].to_numpy()
-    beats = _numbers(points["step_beats_line"])
-    long_enough = points["n_segments"].to_numpy() >= LINE_SEGMENTS
-    listed += [
+    down, up = (_if(able, points[name].to_numpy()) for name in ("accepted", "accepted_up"))
+    chance = _if(tried, (shuffled > threshold).mean(axis=0))
+    listed = [
+        Statistic("accepted", "share", down, k, "rate", threshold),
+        Statistic("accepted_up", "share", up, k, "rate", threshold),
+        Statistic("accepted_shuffled", "share", chance, k, "rate", threshold),
+        Statistic("accepted_minus_up", "share", down - up, k, "difference", threshold),
+        Statistic("accepted_minus_shuffled", "share", down - chance, k, "difference", threshold),
+        *_rates_of_gains(able, gain, k),
         Statistic("gain_mean", "nat", gain, k),
-        Statistic("release_frac_median", "share", _numbers(points["release_frac"]), k, median=True),
-        Statistic("step_beats_line", "share", _if(accepted & long_enough, beats), k),
+        Statistic("gain_minus_up", "nat", _or_0(gain, able) - _or_0(gain_up, able), k),
+        Statistic("cusum_mean", "-", _numbers(points["cusum"]), k),
+        Statistic("release_frac_median", "share", _numbers(points["release_frac"]), k, "median"),
         Statistic("autocorrelation", "correlation", _numbers(points["autocorrelation"]), k),
     ]
+    early, late = (_numbers(points[f"margin_{end}"]) for end in ("early", "late"))
+    listed += _against("margin_early", early, "margin_late", late, "log nat", k)
+    beats = _numbers(points["step_beats_line"])
+    long_enough = points["accepted"].to_numpy() & (points["n_segments"].to_numpy() >= LINE_SEGMENTS)
+    listed.append(Statistic("step_beats_line", "share", _if(long_enough, beats), k, "rate"))
+    line, turned = (_numbers(points[f"gain_over_line{end}"]) for end in ("", "_reversed"))
+    listed += _against("gain_over_line", line, "gain_over_line_reversed", turned, "nat", k)
+    for j, quantity in enumerate(budgets.quantities):
+        own, dealt = f"{quantity.name}_kept", f"{quantity.name}_kept_dealt"
+        listed += _against(own, budgets.own[:, j], dealt, budgets.dealt[:, j], "share", quantity.k)
     for cause in (TOO_FEW_SEGMENTS, IS_FLAT, NO_SPLIT):
-        listed.append(Statistic(cause.replace(" ", "_"), "share", (reason == cause) * 1.0))
+        share = (reason == cause) * 1.0
+        listed.append(Statistic(cause.replace(" ", "_"), "share", share, kind="rate"))
     for method in ("pearson", "spearman"):
         early, late = (_numbers(correlation[f"{method}_{side}"]) for side in ("early", "late"))
         listed += [
@@ -133,76 +148,129 @@ def other_k_statistics(others: Mapping[int, pl.DataFrame]) -> list[Statistic]:
         gain = _numbers(judged["gain"])
         fraction = _numbers(judged["release_frac"])
         listed += [
-            *(
-                Statistic(f"accepted_at_{threshold}", "share", _if(able, gain > threshold), k)
-                for threshold in THRESHOLDS
-            ),
+            *_rates_of_gains(able, gain, k),
             Statistic("gain_mean", "nat", gain, k),
-            Statistic("release_frac_median", "share", fraction, k, median=True),
+            Statistic("release_frac_median", "share", fraction, k, "median"),
         ]
     return listed
 
 
+def _rates_of_gains(able: npt.NDArray[np.bool_], gain: Floats, k: int) -> list[Statistic]:
+    """Count the rollouts above fixed gains, which stand beside any rule."""
+    return [
+        Statistic(f"accepted_at_{least}", "share", _if(able, gain > least), k, "rate", float(least))
+        for least in GAINS
+    ]
+
+
+def _against(
+    name: str, value: Floats, other: str, control: Floats, unit: str, k: int | None
+) -> list[Statistic]:
+    """List a value of each rollout, its control, and their difference, which is tested."""
+    both = np.isfinite(value) & np.isfinite(control)
+    value, control = _if(both, value), _if(both, control)
+    difference = f"{name}_minus_{other.rpartition('_')[2]}"
+    return [
+        Statistic(name, unit, value, k),
+        Statistic(other, unit, control, k),
+        Statistic(difference, unit, value - control, k, tested=True),
+    ]
+
+
 def _averages(
-    statistics: Sequence[Statistic], points: pl.DataFrame, *, seed: int
+    statistics: Sequence[Statistic], points: pl.DataFrame, prompts: Prompts
 ) -> Iterator[pl.DataFrame]:
-    values = np.column_stack([s.values for s in statistics])
-    medians = [j for j, s in enumerate(statistics) if s.median]
-    shares = np.array([s.unit == "share" and "_minus_" not in s.name for s in statistics])
+    k = next(s.k for s in statistics if s.name == "accepted")
+    headline = [s for s in statistics if s.k in (None, k)]
     for group in groups(points):
-        part = values[group.rows]
-        prompts = Prompts(points["prompt_id"].filter(group.rows), seed=seed)
-        means = prompts.ratio(*prompts.sums_and_counts(part))
-        interval = means._replace(**{f: v.copy() for f, v in means._asdict().items()})
-        for j in medians:
-            for field, value in zip(interval, prompts.median(part[:, j]), strict=True):
-                field[j] = value
-        interval.low[shares] = interval.low[shares].clip(0, 1)
-        interval.high[shares] = interval.high[shares].clip(0, 1)
+        listed = statistics if group.split == "all" else headline
+        values = np.column_stack([s.values[group.rows] for s in listed])
+        part = prompts if group.split == "all" else prompts.part(group.rows)
+        sums, counts = part.sums_and_counts(values)
+        interval = part.ratio(sums, counts)
+        interval = Interval(
+            np.array(interval.estimate),
+            np.array(interval.low),
+            np.array(interval.high),
+            np.array(interval.clusters),
+            interval.reason.astype(object),
+        )
+        rates = np.flatnonzero([s.kind == "rate" for s in listed])
+        _put(interval, rates, part.rate(sums[:, rates], counts[:, rates]))
+        for j, statistic in enumerate(listed):
+            if statistic.kind == "median":
+                _put(interval, j, part.median(values[:, j]))
+            elif statistic.kind == "difference" and interval.reason[j] == CONSTANT:
+                _put(interval, j, _no_difference(part, values[:, j]))
+        p = np.full(len(listed), np.nan)
+        tested = np.flatnonzero([s.tested for s in listed])
+        if group.split == "all" and len(points):
+            enough = effective_clusters(counts[:, tested]) + 1e-9 >= FEWEST_CLUSTERS
+            p[tested[enough]] = sign_flip_p(sums[:, tested[enough]])
         yield _rows(
-            [(s.name, s.unit, s.k) for s in statistics],
+            [(s.name, s.unit, s.k) for s in listed],
             interval,
-            n=np.isfinite(part).sum(axis=0),
+            n=np.isfinite(values).sum(axis=0),
             split=group.split,
             group=group.name,
+            threshold=[s.threshold for s in listed],
+            p=p,
         )
 
 
-def _late_over_early(
-    positions: Cells, points: pl.DataFrame, *, seed: int
-) -> Iterator[pl.DataFrame]:
+def _put(interval: Interval, which: int | npt.NDArray[np.intp], values: Interval) -> None:
+    """Put other estimates in the place of some."""
+    for field, value in zip(interval, values, strict=True):
+        field[which] = value
+
+
+def _no_difference(prompts: Prompts, values: Floats) -> Interval:
+    """Give the difference of two rates that no rollout shows the interval of a rate of 0."""
+    differs = np.where(np.isnan(values), np.nan, values != 0)
+    rate = prompts.rate(*prompts.sums_and_counts(differs))
+    return (
+        rate._replace(low=-rate.high)
+        if rate.estimate == 0
+        else prompts.ratio(*prompts.sums_and_counts(values))
+    )
+
+
+def _late_over_early(positions: Positions, points: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Give late over early for what is never negative, and for the spread of the advantage."""
-    listed = positions.listed
-    never_negative = [
-        j for j, q in enumerate(listed) if q.name not in ("advantage", "teacher_top_logp")
-    ]
-    long_enough = points.filter(pl.col("n_tokens") >= MIN_TOKENS)
-    sizes = {(g.split, g.name): int(g.rows.sum()) for g in groups(long_enough)}
-    for group in groups(positions.cells):
-        prompts = Prompts(positions.cells["prompt_id"].filter(group.rows), seed=seed)
-        bins = positions.by_prompt(group.rows, "relative")
-        early, late = bins.part(EARLY), bins.part(LATE)
-        sums = [side[:, 0, never_negative] for half in (late, early) for side in (half.x, half.m)]
-        named: dict[str, Any] = {
-            "n": sizes.get((group.split, group.name), 0),
-            "split": group.split,
-            "group": group.name,
-        }
-        names = [
-            (f"{listed[j].name}_late_over_early", "ratio", listed[j].k) for j in never_negative
+    tokens = points["n_tokens"].to_numpy()
+    sizes = {(g.split, g.name): int((tokens[g.rows] >= MIN_TOKENS).sum()) for g in groups(points)}
+    parts = [("all", "all", positions.relative, positions.prompts)]
+    parts += [(group.split, group.name, bins, of) for group, bins, of in positions.groups()]
+    for split, name, bins, prompts in parts:
+        places = [
+            j for j, q in enumerate(bins.listed) if q.name not in ("advantage", "teacher_top_logp")
         ]
-        yield _rows(names, prompts.quotient(*sums), **named)
-        for name, interval in _spreads(early, late, prompts).items():
-            unit = "ratio" if "over" in name else "nat"
-            yield _rows([(f"advantage_std_{name}", unit, None)], interval, **named)
+        early, late = bins.part(EARLY), bins.part(LATE)
+        sums = [side[:, 0, places] for half in (late, early) for side in (half.x, half.m)]
+        listed = [bins.listed[j] for j in places]
+        named = [(f"{q.name}_late_over_early", "ratio", q.k) for q in listed]
+        n = sizes.get((split, name), 0)
+        yield _rows(named, prompts.quotient(*sums), n=n, split=split, group=name)
+        for ends, interval in _spreads(early, late, prompts).items():
+            unit = "ratio" if "over" in ends else "nat"
+            text = [(f"advantage_std_{ends}", unit, None)]
+            yield _rows(text, interval, n=n, split=split, group=name)
 
 
 def _spreads(early: Bins, late: Bins, prompts: Prompts) -> dict[str, Interval]:
-    values = {"early": early.deviations(prompts), "late": late.deviations(prompts)}
+    m = late.m[..., late.advantage]
+    clusters, effective = (m > 0).sum(axis=0), effective_clusters(m)
+    draws = bool((effective + 1e-9 >= FEWEST_CLUSTERS).any())
+    values = {
+        name: side.deviations(prompts, draws=draws)
+        for name, side in (("early", early), ("late", late))
+    }
     with np.errstate(divide="ignore", invalid="ignore"):
         values["late_over_early"] = values["late"] / values["early"]
-    clusters = (late.m[..., late.advantage] > 0).sum(axis=0)
-    return {name: percentile(value[1:], value[0], clusters) for name, value in values.items()}
+    return {
+        name: percentile(value[1:], value[0], clusters, effective=effective)
+        for name, value in values.items()
+    }
 
 
 def _contrasts(budgets: WindowSums) -> pl.DataFrame:
@@ -221,19 +289,24 @@ def _rows(
     n: npt.NDArray[np.int64] | int,
     split: str,
     group: str,
+    threshold: Sequence[float | None] | None = None,
+    p: Floats | None = None,
 ) -> pl.DataFrame:
     """Make rows of the table from names, units and K."""
     paper = [PAPER.get(name) if k in (None, PAPER_K) else None for name, _, k in named]
+    nothing = [None] * len(named)
     return pl.DataFrame(
         {
             "split": [split] * len(named),
             "group": [group] * len(named),
             "statistic": [name for name, _, _ in named],
             "k": pl.Series([k for _, _, k in named], dtype=pl.UInt32),
+            "threshold": pl.Series(threshold or nothing, dtype=pl.Float64),
             "unit": [unit for _, unit, _ in named],
             "n": np.broadcast_to(n, len(named)).astype(np.int64),
             "n_prompts": interval.clusters,
             **interval_columns("value", interval),
+            "p": pl.Series(nothing if p is None else p, dtype=pl.Float64),
             "paper": pl.Series(paper, dtype=pl.Float64),
             "reason": interval.reason.astype(np.str_),
         }
@@ -246,3 +319,8 @@ def _numbers(column: pl.Series) -> Floats:
 
 def _if(there: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]) -> Floats:
     return np.where(there, values, np.nan)
+
+
+def _or_0(gain: Floats, able: npt.NDArray[np.bool_]) -> Floats:
+    """Take the gain above 0, and 0 where there is no shift, of the rollouts that were scanned."""
+    return _if(able, np.maximum(np.nan_to_num(gain), 0))

@@ -4,7 +4,8 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
-THRESHOLDS = (0, 6)  # gains in nat
+GAINS = (0, 6)  # thresholds in nat that are counted beside the rule's own
+MIN_TOKENS = 64  # of a rollout that is compared by relative position
 LINE_SEGMENTS = 100  # below, a step beats even a true line too often to mean anything
 
 RELEASE_POINTS = (
@@ -20,6 +21,12 @@ RELEASE_POINTS = (
     Column("tau", pl.UInt32, "segments", "Segments before the best downward shift; null: there is none."),
     Column("gain", pl.Float64, "nat", "BIC gain of the best downward shift over one mean."),
     Column("gain_up", pl.Float64, "nat", "The same for the best upward shift, a control."),
+    Column("cusum", pl.Float64, "-", "Largest fall of the cumulative sum of the scores around their mean, over the root of their sum of squares."),
+    Column("cusum_up", pl.Float64, "-", "The same for the best upward shift, a control."),
+    Column("margin_early", pl.Float64, "log nat", "Mean log(1 + margin) of the tokens in the first 20 % of the response; null below 64 tokens."),
+    Column("margin_late", pl.Float64, "log nat", "The same, last 20 %."),
+    Column("gain_over_line", pl.Float64, "nat", "BIC of a straight line minus that of the downward shift; null below 100 segments."),
+    Column("gain_over_line_reversed", pl.Float64, "nat", "The same after what the line leaves over is turned round in time, a control."),
     Column("step_beats_line", pl.Boolean, "-", "Whether the downward shift has the lower BIC than a straight line."),
     Column("autocorrelation", pl.Float64, "correlation", "Lag-1 autocorrelation of what the shift leaves over."),
     Column("mean_before", pl.Float64, "log nat", "Mean segment score before the shift."),
@@ -41,12 +48,14 @@ RELEASE_SUMMARY = (
     *_GROUP,
     Column("statistic", pl.String, "-", "What is counted or averaged.", nullable=False),
     Column("k", pl.UInt32, "tokens", "K of the margin, where it depends on one."),
+    Column("threshold", pl.Float64, "-", "What is exceeded, where rollouts are counted that do: a gain in nat, or a cumulative sum."),
     Column("unit", pl.String, "-", "Unit of value.", nullable=False),
     Column("n", pl.UInt32, "rollouts", "Rollouts behind the value.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts behind the value.", nullable=False),
     Column("value", pl.Float64, "see unit", "The estimate."),
     Column("value_low", pl.Float64, "see unit", "Lower end of its 95 % interval over prompts."),
     Column("value_high", pl.Float64, "see unit", "Upper end."),
+    Column("p", pl.Float64, "-", "p of a difference of 0, by flipping the signs of whole prompts; of all rollouts only."),
     Column("paper", pl.Float64, "see unit", "The figure of arXiv 2605.13643, where it gives one."),
     Column("reason", pl.String, "-", "Why there is no value or interval, or what weakens it."),
 )  # fmt: skip

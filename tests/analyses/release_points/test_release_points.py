@@ -7,6 +7,9 @@ import scipy.stats
 from polars.testing import assert_frame_equal, assert_series_equal
 
 from opd_diag.analyses.release_points import release_points, summary_lines
+from opd_diag.analyses.release_points.options import choose_rule
+from opd_diag.analyses.release_points.points import judge
+from opd_diag.analyses.release_points.segments import Segments
 from opd_diag.analyses.tokens import TokenTable
 from opd_diag.datasets import null_run, save_run
 from opd_diag.datasets.releases import release_run
@@ -72,8 +75,15 @@ def test_planted_drops_are_found_at_the_right_token(planted):
 def test_the_summary_of_a_planted_drop_tells_it_from_its_controls(planted):
     _, found = planted
     assert statistic(found, "accepted_at_6")["value"] == 1
-    assert statistic(found, "accepted_up_at_6")["value"] == 0
-    assert statistic(found, "accepted_shuffled_at_6")["value"] < 0.05
+    up = statistic(found, "accepted_up")
+    assert (up["value"], up["value_low"]) == (0, 0)
+    assert 0.05 < up["value_high"] < 0.2  # Wilson's, on 24 prompts
+    assert statistic(found, "accepted_minus_up")["value"] == 1
+    assert statistic(found, "accepted_shuffled")["value"] < 0.05
+    assert statistic(found, "gain_minus_up")["value_low"] > 10
+    ends = statistic(found, "margin_early_minus_late")
+    assert ends["value_low"] > 0.5
+    assert ends["p"] < 0.001
     fade = statistic(found, "margin_late_over_early")
     assert fade["value_high"] < 0.6
     assert statistic(found, "accepted_at_6")["paper"] == 0.79
@@ -95,11 +105,12 @@ def test_white_noise_is_seldom_accepted_and_as_often_up_as_down():
 def test_noise_with_memory_is_accepted_often_and_the_controls_show_it():
     data = small(prompts=48, samples=4, segments=50, shape="none", phi=0.6)
     found = analysed(data)
-    rate = statistic(found, "accepted_at_6")
+    rate = statistic(found, "accepted")
     assert 0.08 < rate["value"] < 0.26  # a naive reading: "a release point in 16 % of rollouts"
-    balance = statistic(found, "accepted_minus_up_at_6")
-    assert balance["value_low"] < 0 < balance["value_high"]
-    assert statistic(found, "accepted_shuffled_at_6")["value_high"] < rate["value_low"]
+    for name in ("accepted_minus_up", "gain_minus_up", "margin_early_minus_late"):
+        balance = statistic(found, name)
+        assert balance["value_low"] < 0 < balance["value_high"]
+    assert statistic(found, "accepted_shuffled")["value_high"] < rate["value_low"]
     assert statistic(found, "autocorrelation")["value_low"] > 0.2
 
 
@@ -139,9 +150,7 @@ def test_splits_part_the_rollouts_and_show_the_teachers_own_prefixes():
         correct=pl.when(pl.col("rollout") >= 4).then(pl.col("rollout") % 3 == 0),
     )
     found = release_points(data.tokens, rollouts, k_grid=FEW_K)
-    rates = found.release_summary.filter(
-        (pl.col("statistic") == "accepted_at_6") & (pl.col("k") == 4)
-    )
+    rates = found.release_summary.filter(pl.col("statistic") == "accepted")
     sizes = {(s, g): n for s, g, n in rates.select("split", "group", "n").iter_rows()}
     assert sizes["policy", "step0"] == sizes["policy", "teacher"] == 12
     assert sizes["correct", "unknown"] == 4
@@ -150,12 +159,43 @@ def test_splits_part_the_rollouts_and_show_the_teachers_own_prefixes():
     curves = found.release_curves.filter(pl.col("quantity") == "advantage_std")
     assert set(curves.filter(pl.col("split") == "policy")["group"]) == {"step0", "teacher"}
     alone = release_points(data.tokens, rollouts, policy="teacher", k_grid=FEW_K)
-    ours = curves.filter(pl.col("group") == "teacher").drop("split", "group")
-    theirs = alone.release_curves.filter(
-        (pl.col("quantity") == "advantage_std") & (pl.col("split") == "all")
-    ).drop("split", "group")
-    assert ours.equals(theirs)
+    ours = curves.filter(pl.col("group") == "teacher")
+    theirs = alone.release_curves.filter(quantity="advantage_std", axis="relative", split="all")
+    assert_series_equal(ours["value"], theirs["value"], rel_tol=1e-9)
     assert alone.release_points["policy"].unique().to_list() == ["teacher"]
+
+
+def test_groups_have_the_headline_curves_and_all_rollouts_have_all():
+    found = analysed(release_run(prompts=8, samples=2, k_grid=FEW_K))
+    curves = found.release_curves.filter(axis="relative")
+    kinds = curves.group_by("split").agg(pl.struct("quantity", "k").n_unique())
+    counts = dict(kinds.iter_rows())
+    assert counts["correct"] == counts["finish_reason"] == 7
+    assert counts["all"] == 11
+    assert set(found.release_curves.filter(axis="absolute")["split"]) == {"all"}
+    assert set(found.release_summary.filter(split="correct")["k"].drop_nulls()) == {4}
+
+
+def test_many_groups_share_one_draw_and_small_ones_say_why():
+    data = small(prompts=40)
+    steps = pl.col("prompt_id").rank("dense").cast(pl.Int64) - 1
+    rollouts = data.rollouts.with_columns(step=pl.when(steps < 20).then(0).otherwise(steps))
+    found = release_points(data.tokens, rollouts, k_grid=FEW_K)
+    rates = found.release_summary.filter(split="step", statistic="accepted_minus_up")
+    one = rates.filter(group="0").row(0, named=True)
+    assert one["n_prompts"] == 20
+    alone = release_points(data.tokens, rollouts, k_grid=FEW_K, step=0)
+    same = statistic(alone, "gain_mean")
+    shared = statistic(found, "gain_mean", split="step", group="0")
+    assert shared["value"] == pytest.approx(same["value"])
+    width = same["value_high"] - same["value_low"]
+    assert shared["value_high"] - shared["value_low"] == pytest.approx(width, rel=0.2)
+    others = rates.filter(pl.col("group") != "0")
+    assert others.height == 20
+    assert set(others["reason"]) == {"too few prompts"}
+    curves = found.release_curves.filter(split="step", group="25")
+    assert curves["value"].is_not_null().all()
+    assert set(curves["reason"]) == {"too few prompts"}
 
 
 def test_batches_and_the_order_of_rows_do_not_matter(monkeypatch):
@@ -232,6 +272,45 @@ def test_presets_and_their_parts():
     assert (fewer["tau"].drop_nulls() == 3).all()  # 3 a side leave one place
 
 
+def test_the_headline_and_its_nulls_stand_at_the_chosen_threshold():
+    data = small(segments=20, shape="none", prompts=24)
+    for options in ({"preset": "paper"}, {"threshold": 2.5}, {"statistic": "cusum"}):
+        found = analysed(data, **options)
+        expected = {"preset": 0.0, "threshold": 2.5, "statistic": 1.6}[next(iter(options))]
+        rows = {
+            name: statistic(found, name)
+            for name in ("accepted", "accepted_up", "accepted_shuffled", "accepted_minus_up")
+        }
+        assert {row["threshold"] for row in rows.values()} == {expected}
+        points = found.release_points
+        assert rows["accepted"]["value"] == points["accepted"].mean()
+        name = "cusum_up" if "statistic" in options else "gain_up"
+        assert rows["accepted_up"]["value"] == (points[name] > expected).sum() / points.height
+        assert statistic(found, "accepted_at_6")["threshold"] == 6
+    paper = statistic(analysed(data, preset="paper"), "accepted_shuffled")
+    assert paper["value"] > 0.05  # noise that the paper's rule accepts
+    ours = statistic(analysed(data), "accepted_shuffled")
+    assert paper["value"] > 5 * ours["value"]
+
+
+def test_the_cumulative_sum_finds_small_drops_in_the_middle_and_is_seldom_wrong():
+    rng = np.random.default_rng(8)
+    noise = rng.normal(size=(4000, 50))
+    fallen = noise - 0.5 * (np.arange(50) >= 25)
+    nothing = np.zeros(noise.size, np.int64)
+    accepted = {}
+    for statistic_ in ("bic", "cusum"):
+        rule = choose_rule("opd-diag", statistic_, None, None, None)
+        for name, series in (("noise", noise), ("fallen", fallen)):
+            segments = Segments(
+                np.full(4000, 50), series.reshape(-1, 1), nothing + 1, nothing, nothing
+            )
+            accepted[statistic_, name] = int(judge(segments, 0, rule)["accepted"].sum())
+    for statistic_ in ("bic", "cusum"):
+        assert scipy.stats.binom.sf(accepted[statistic_, "noise"] - 1, 4000, 0.0045) > 1e-3
+    assert accepted["cusum", "fallen"] > 1.25 * accepted["bic", "fallen"]
+
+
 def test_other_segmenters_cut_the_same_tokens_elsewhere(tmp_path):
     data = small(segment_tokens=8)
     run = save_run(data, tmp_path / "run")
@@ -269,6 +348,8 @@ def test_bad_options_are_refused():
     data = small(prompts=2)
     with pytest.raises(OptionError, match=r"preset: 'papers'; expected paper or opd-diag"):
         analysed(data, preset="papers")
+    with pytest.raises(OptionError, match="statistic: 'mean'; expected bic or cusum"):
+        analysed(data, statistic="mean")
     with pytest.raises(OptionError, match="k: 3; expected one of 2, 4"):
         analysed(data, k=3)
     with pytest.raises(OptionError, match="segmenter: 'commas'; expected punkt, newline or block"):
@@ -287,7 +368,11 @@ def test_summary_lines_name_the_figures_and_the_reasons(planted):
     _, found = planted
     lines = summary_lines(found)
     assert lines[0] == "a: 48 rollouts"
-    assert any("(paper: 13.0 %)" in line and "[" in line for line in lines)
+    assert lines[1] == "  released at the threshold 6: 100.0 % [86.2, 100.0] of the rollouts"
+    assert "13 % of the response" in lines[-1]
+    assert len(lines) <= 17
+    strict = summary_lines(analysed(small(), threshold=500.5))
+    assert strict[1].startswith("  released at the threshold 500: 0.0 % [0.0, ")
     tiny = summary_lines(analysed(small(prompts=2, segments=6)))
     assert tiny[0] == "step0: 4 rollouts, 4 too few segments"
-    assert any(line.endswith("n/a (too few prompts)") for line in tiny)
+    assert any("n/a (too few prompts)" in line for line in tiny)
