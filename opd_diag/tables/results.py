@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
 from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
+OWN_NAME = re.compile("[a-z][a-z0-9_]*")
 _NEEDED = {"arguments", "input_hash", "checkpoints", "versions"}
 
 
@@ -38,7 +40,7 @@ def write_results(
 
     Args:
         folder: Folder of results.
-        tables: Tables by name, each known to `RESULTS`.
+        tables: Tables by name: those of `RESULTS`, which must have their columns, or a user's own.
         arguments: Every choice that made them, JSON values.
         input_hash: Hash of what they were made from.
         checkpoints: The checkpoints that they cover.
@@ -48,10 +50,10 @@ def write_results(
         The paths written.
 
     Raises:
-        TableError: If a table breaks its schema; then none is written.
+        TableError: If a table breaks its schema, or its name is no name; then none is written.
         StorageError: If one cannot be written.
     """
-    checked = {name: check_table(table, RESULTS[name], name) for name, table in tables.items()}
+    checked = {name: _checked(name, table) for name, table in tables.items()}
     metadata = {
         "arguments": dict(arguments),
         "input_hash": input_hash,
@@ -66,6 +68,16 @@ def write_results(
         for name, table in checked.items():
             written.enter_context(written_table(table, paths[name], text))
     return list(paths.values())
+
+
+def _checked(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    if name in RESULTS:
+        return check_table(table, RESULTS[name], name)
+    if not OWN_NAME.fullmatch(name):
+        raise TableError(
+            f"name: {name!r}; expected lower-case letters, digits and _ for a table of your own"
+        )
+    return table
 
 
 def read_result_metadata(path: Path) -> dict[str, Any]:
@@ -86,11 +98,13 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> pl.DataFrame:
-    """Read a result table and check it.
+    """Read a result table and check it; a user's own is read as it is.
 
     Raises:
-        TableError: If the file is missing, damaged, unknown or breaks its schema.
+        TableError: If the file is missing or damaged, breaks its schema, or was not written by
+            `Run.save`.
     """
-    if path.stem not in RESULTS:
-        raise TableError(f"{path}: unknown result; expected one of {', '.join(RESULTS)}")
-    return check_table(read_parquet(path), RESULTS[path.stem], str(path))
+    if path.stem in RESULTS:
+        return check_table(read_parquet(path), RESULTS[path.stem], str(path))
+    read_result_metadata(path)
+    return read_parquet(path)

@@ -27,6 +27,13 @@ class Rollouts:
     table: pl.DataFrame
     report: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        table, form = self.table, self.report.get("format")
+        return (
+            f"Rollouts({table.height:,} of {table['prompt_id'].n_unique():,} prompts, "
+            f"{int(n_tokens(table).sum()):,} response tokens{f', format {form}' if form else ''})"
+        )
+
 
 def n_tokens(table: pl.DataFrame) -> pl.Series:
     """Return the number of response tokens of every rollout. Shape (rollouts,)."""

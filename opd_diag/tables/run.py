@@ -9,6 +9,7 @@ import polars as pl
 
 from opd_diag.errors import TableError
 from opd_diag.tables.arguments import Tables, arguments_of
+from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.columns.rollouts import VOCAB
 from opd_diag.tables.gradients import GradientSums, read_gradients
 from opd_diag.tables.manifest import Manifest, digest, read_manifest
@@ -169,10 +170,13 @@ class Run:
     ) -> list[Path]:
         """Write the result tables of one analysis, in place of those of an earlier one.
 
+        A table of your own, such as `run.save({"my_table": frame})`, is kept beside them, with
+        what it was made from; `result("my_table")` reads it.
+
         Args:
             tables: What an analysis returned, or tables by name.
             arguments: Every choice that made them, JSON values; None: those that the analysis was
-                called with, which it keeps beside its tables.
+                called with, which it keeps beside its tables, or none for tables of your own.
             folder: Folder of the results; by default the run's own.
 
         Returns:
@@ -183,12 +187,14 @@ class Run:
             OptionError: If the tables were put together by hand and come without arguments.
             StorageError: If one cannot be written.
         """
+        own = isinstance(tables, Mapping) and not any(name in RESULTS for name in tables)
         if arguments is None:
-            arguments = arguments_of(tables)
+            arguments = {} if own else arguments_of(tables)
         if not isinstance(tables, Mapping):
             tables = tables._asdict()
-        covered = {name for table in tables.values() for name in table["checkpoint"].unique()}
-        checkpoints = [name for name in self.checkpoints if name in covered]
+        named = [table["checkpoint"] for table in tables.values() if "checkpoint" in table.columns]
+        covered = {name for names in named for name in names.unique()} if named else None
+        checkpoints = [name for name in self.checkpoints if covered is None or name in covered]
         return write_results(
             self.results_folder if folder is None else folder,
             tables,
@@ -198,9 +204,13 @@ class Run:
             retokenised=int((~self.rollouts["token_exact"]).sum()),
         )
 
-    def results(self) -> list[str]:
-        """Return the names of the result tables on disk, stale ones too."""
-        return sorted(path.stem for path in self.results_folder.glob("*.parquet"))
+    def results(self, folder: Path | None = None) -> list[str]:
+        """Return the names of the result tables on disk, stale ones too.
+
+        Args:
+            folder: Folder of the results; by default the run's own.
+        """
+        return sorted(path.stem for path in (folder or self.results_folder).glob("*.parquet"))
 
     def _know(self, checkpoint: str) -> None:
         if checkpoint not in self.checkpoints:

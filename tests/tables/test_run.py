@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 
 from opd_diag.datasets import null_run, save_run
-from opd_diag.errors import TableError
+from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.info import info
+from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.source import as_source, gradient_sums, paired_tokens, vocabulary
 from opd_diag.tables.tokens import part_path
@@ -81,3 +82,44 @@ def test_info_tells_what_a_run_holds(run: Run) -> None:
     assert found["results"] == {}
     assert found["warnings"] == []
     assert open_run(run.path).manifest == run.manifest
+
+
+def test_a_table_of_ones_own_is_kept_with_what_it_was_made_from(run: Run, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"prompt_id": ["a", "b"], "my_number": [1.0, 2.5]})
+    (path,) = run.save({"my_table": frame})
+    assert path == run.path / "results/my_table.parquet"
+    assert run.result("my_table").equals(frame)
+    assert "my_table" in run.results()
+    assert info(run)["results"]["my_table"]["state"] == "fresh"
+    assert info(run)["results"]["my_table"]["checkpoints"] == ["step0", "40"]
+    (path,) = run.save({"by_checkpoint": frame.with_columns(checkpoint=pl.lit("40"))},
+                       arguments={"power": 2}, folder=tmp_path)  # fmt: skip
+    assert run.results(tmp_path) == ["by_checkpoint"]
+    assert run.result("by_checkpoint", tmp_path).height == 2
+    assert not run.is_stale("by_checkpoint", tmp_path)
+
+
+def test_a_known_name_keeps_its_columns_and_a_path_is_no_name(run: Run) -> None:
+    frame = pl.DataFrame({"checkpoint": ["step0"], "my_number": [1.0]})
+    with pytest.raises(OptionError, match="arguments: unknown"):
+        run.save({"rock_tokens": frame})
+    with pytest.raises(TableError, match="rock_tokens: "):
+        run.save({"rock_tokens": frame}, arguments={})
+    for name in ("../elsewhere", "My Table", ""):
+        with pytest.raises(TableError, match="expected lower-case letters"):
+            run.save({name: frame})
+    assert not run.results()
+
+
+def test_a_file_that_no_run_saved_is_no_result(run: Run) -> None:
+    run.results_folder.mkdir(exist_ok=True)
+    pl.DataFrame({"a": [1]}).write_parquet(run.results_folder / "strange.parquet")
+    with pytest.raises(TableError, match="no metadata of ours"):
+        run.result("strange")
+
+
+def test_rollouts_say_how_many_they_are() -> None:
+    data = null_run(prompts=6, samples=2, tokens=30, types=80)
+    assert repr(Rollouts(data.rollouts, {"format": "verl"})) == (
+        "Rollouts(12 of 6 prompts, 360 response tokens, format verl)"
+    )
