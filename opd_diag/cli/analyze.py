@@ -9,7 +9,8 @@ import typer
 
 import opd_diag
 from opd_diag.analyses.questions import QUESTIONS
-from opd_diag.cli.printing import print_heading, print_lines, print_written
+from opd_diag.cli.printing import print_lines, print_written
+from opd_diag.cli.progress import working_on
 from opd_diag.cli.root_command import app
 from opd_diag.errors import OpdDiagError
 
@@ -108,7 +109,8 @@ def run_analysis(name: str, run: Path, out: Path | None, **options: Any) -> None
 
 
 def _analyze(name: str, run: "Run", out: Path | None, options: dict[str, Any]) -> Analyzed:
-    result = getattr(opd_diag, name)(run, **options)
+    with working_on(name.replace("_", "-")):
+        result = getattr(opd_diag, name)(run, **options)
     written = run.save(result._asdict(), arguments=options, folder=out)
     lines = import_module(f"opd_diag.analyses.{name}").summary_lines(result)
     if retokenised := int((~run.rollouts["token_exact"]).sum()):
@@ -162,7 +164,10 @@ def analyze_all(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Run every analysis with its defaults; one that fails does not stop the others."""
+    """Run every analysis with its defaults; one that fails does not stop the others.
+
+    Prints the findings and where the student stands; each analysis alone prints more.
+    """
     opened = opd_diag.open_run(run)
     options = {"checkpoint": checkpoint, "policy": policy, "step": step, "seed": seed}
     analyzed: dict[str, Analyzed] = {}
@@ -175,11 +180,10 @@ def analyze_all(
             failed.append(name.replace("_", "-"))
     findings, path = save_findings(opened, out)
     print_findings(findings)
-    print_written([path], "table")
-    for name, (lines, written) in analyzed.items():
-        print_heading(name.replace("_", "-"))
-        print_lines(lines)
-        print_written(written, "table")
+    if first := analyzed.get(ORDER[0]):
+        print_lines([*first.lines, ""])
+    print_written([path, *(path for one in analyzed.values() for path in one.written)], "table")
+    print_lines([f"More of one analysis: opd-diag analyze NAME {run}"])
     if failed:
         typer.echo(f"failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

@@ -55,6 +55,14 @@ def plot(
             rich_help_panel=FILES,
         ),
     ] = "screen",
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where `analyze --out` put the result tables; default: RUN/results.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(

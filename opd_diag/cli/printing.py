@@ -1,4 +1,4 @@
-"""Print for a person on stdout: headings, lines, tables, and the paths of written files."""
+"""Print for a person on stdout: lines, tables, and the paths of written files."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,11 +6,6 @@ from pathlib import Path
 import typer
 
 PIPE_WIDTH = 240  # characters; a pipe has no width of its own
-
-
-def print_heading(text: str) -> None:
-    """Print the name of a section, after an empty line."""
-    typer.echo(f"\n{typer.style(text, bold=True)}")
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -8,7 +8,13 @@ from typer.core import TyperGroup
 from opd_diag.errors import OpdDiagError, OptionError
 
 # The order in which they are used, which is that of the help.
-COMMANDS = ("check", "score", "info", "analyze", "plot")
+COMMANDS = ("check", "score", "info", "analyze", "plot", "report", "export")
+# What an interrupted command leaves; every file is written whole or not at all.
+INTERRUPTED = {
+    "score": "complete parts stay in the run; the same command goes on from there",
+    "analyze": "tables that were written stay; the others are as they were before",
+    "plot": "figures that were written stay",
+}
 
 
 class RootCommand(TyperGroup):
@@ -18,12 +24,16 @@ class RootCommand(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and turn our errors into a message on stderr."""
+        """Run the command; our errors and Ctrl-C end it with a message on stderr."""
         try:
             return super().invoke(ctx)
         except OpdDiagError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
+        except KeyboardInterrupt:
+            left = INTERRUPTED.get(ctx.invoked_subcommand, "files that were written stay")
+            typer.echo(f"interrupted: {left}", err=True)
+            raise typer.Exit(130) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of use, others at the end."""

@@ -49,6 +49,7 @@ def plot(
     checkpoint: str | None = None,
     format: str = "png",  # noqa: A002
     size: str = "screen",
+    results: str | Path | None = None,
     out: str | Path | None = None,
 ) -> Plotted:
     """Draw the figures that a run's results allow, and write them to files.
@@ -64,6 +65,7 @@ def plot(
         checkpoint: For `rollout`: the student checkpoint, as `token_strip` takes it.
         format: `png`, `svg` or `pdf`.
         size: `screen`, or the width of a paper's page: `one-column` or `two-columns`.
+        results: Folder of the result tables; by default RUN/results.
         out: Folder of the files; by default RUN/plots.
 
     Raises:
@@ -82,9 +84,11 @@ def plot(
             raise OptionError(f"{option}: {value!r}; expected it with the figure 'rollout' only")
     chosen = choose_figures(names)
     run = run if isinstance(run, Run) else open_run(run)
-    results = run.results()
-    if chosen and not results and id is None:
-        raise TableError(f"{run.path}: no results; run `{_command(chosen.values(), run)}` first")
+    source = None if results is None else Path(results)
+    known = run.results(source)
+    if chosen and not known and id is None:
+        where = run.path if source is None else source
+        raise TableError(f"{where}: no results; run `{_command(chosen.values(), run)}` first")
     folder = run.path / "plots" if out is None else Path(out)
     drawn = Plotted([], {})
 
@@ -106,11 +110,11 @@ def plot(
         for name, table in chosen.items():
             tables = {}
             for wanted in PANELS if name == OVERVIEW else (table,):
-                if wanted not in results:
+                if wanted not in known:
                     drawn.missing[name] = f"run `{_command([wanted], run)}` first"
                     continue
                 try:
-                    tables[wanted] = run.result(wanted)
+                    tables[wanted] = run.result(wanted, source)
                 except TableError as error:
                     drawn.missing[name] = str(error)
             if name == OVERVIEW and tables:

@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+import opd_diag
 from opd_diag import open_run
 from opd_diag.cli import app
-from opd_diag.cli.analyze import ORDER
 from opd_diag.cli.option_values import name_students
+from opd_diag.cli.progress import working_on
 from opd_diag.datasets import null_run, save_run, teachable_run
 from opd_diag.tables.columns import ANALYSES
 
@@ -31,9 +33,9 @@ def test_analyze_all_writes_every_table_and_names_them(analyzed):
     tables = {name for tables in ANALYSES.values() for name in tables}
     assert {path.stem for path in (folder / "results").iterdir()} == tables
     written = [line for line in result.stdout.splitlines() if line.startswith("wrote ")]
-    tables_of = [f"wrote {len(ANALYSES[name])} tables to {folder}/results" for name in ORDER]
-    assert written == [f"wrote {folder}/results/findings.parquet", *tables_of]
-    assert not result.stderr
+    assert written == [f"wrote {len(tables)} tables to {folder}/results"]
+    assert "KL(student ‖ teacher)" in result.stdout
+    assert len(result.stdout.splitlines()) < 60
 
 
 def test_results_hold_the_arguments_that_made_them(analyzed, run_cli, tmp_path):
@@ -71,6 +73,47 @@ def test_plot_draws_and_names_what_it_could_not(analyzed, run_cli, tmp_path):
     line = f"error: {bare}: no results; run `opd-diag analyze teachability {bare}` first"
     assert result.stderr.splitlines() == [line]
     assert run_cli("plot", folder, "no-such-figure").exit_code == 2
+
+
+def test_results_in_another_folder_can_be_drawn(analyzed, run_cli, tmp_path):
+    folder, _ = analyzed
+    run_cli("analyze", "score-summary", folder, "--out", tmp_path / "mine")
+    result = run_cli(
+        "plot", folder, "score_histogram", "rock_cutoff", "--results", tmp_path / "mine",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "score_histogram.png").exists()
+    assert "not drawn: rock_cutoff: run `opd-diag analyze rock-tokens" in result.stdout
+    result = run_cli("plot", folder, "--results", tmp_path / "nowhere")
+    assert result.stderr.startswith(f"error: {tmp_path}/nowhere: no results; run `")
+
+
+def test_a_long_analysis_says_that_it_runs(capfd):
+    with working_on("rock-tokens", every=0.05):
+        time.sleep(0.2)
+    lines = capfd.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 4
+    assert set(lines) == {"rock-tokens: running for 0 s"}
+    with working_on("rock-tokens"):
+        pass
+    assert not capfd.readouterr().err
+
+
+def test_an_interrupted_command_says_what_stays(analyzed, run_cli, monkeypatch):
+    folder, _ = analyzed
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opd_diag, "rock_tokens", interrupted)
+    before = {path: path.read_bytes() for path in (folder / "results").iterdir()}
+    result = run_cli("analyze", "rock-tokens", folder)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "interrupted: tables that were written stay; the others are as they were before"
+    ]
+    assert {path: path.read_bytes() for path in (folder / "results").iterdir()} == before
 
 
 def test_info_tells_results_and_json(analyzed, run_cli):
