@@ -24,7 +24,7 @@ def rollouts() -> Rollouts:
 
 
 def diagnosis(rollouts: Rollouts, *, step: int = 0, temperature: float = 1.0) -> tuple[str, str]:
-    found = od.check(rollouts, teacher=TEACHER, student=student(step), temperature=temperature)
+    found = od.check(rollouts, teacher=TEACHER, students=student(step), temperature=temperature)
     (one,) = (f for f in found if f.what == "generator's log-probs")
     assert all(f.level == "green" for f in found if f is not one)
     return one.level, one.detail

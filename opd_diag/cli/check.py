@@ -7,6 +7,7 @@ import typer
 
 import opd_diag
 from opd_diag.cli import model_options, read_dump
+from opd_diag.cli.option_values import name_students
 from opd_diag.cli.root_command import app
 
 COLOURS = {"green": "green", "yellow": "yellow", "red": "red"}
@@ -18,9 +19,7 @@ COLOURS = {"green": "green", "yellow": "yellow", "red": "red"}
 def check(
     rollouts: read_dump.Dumps,
     teacher: model_options.Teacher,
-    student: Annotated[
-        str, typer.Option(metavar="PATH", help="Student checkpoint: a folder or hub id.")
-    ],
+    students: model_options.Students,
     format: read_dump.FormatName = None,  # noqa: A002
     eos: read_dump.Eos = "auto",
     template: read_dump.Template = "auto",
@@ -33,7 +32,9 @@ def check(
         Path | None, typer.Option(metavar="RUN", help="Where the run would be written.")
     ] = None,
     max_response_tokens: model_options.MaxResponseTokens = None,
+    overlong: model_options.Overlong = "skip",
     temperature: model_options.Temperature = 1.0,
+    tokenizer: model_options.Tokenizer = None,
     dtype: model_options.Dtype = None,
     device: model_options.Device = None,
     attn: model_options.Attn = None,
@@ -47,9 +48,9 @@ def check(
 
     Exits with 1 if a line is red.
     """
-    options = locals()
+    options = locals() | {"students": name_students(students)}
     del options["as_json"]
-    dump, options = read_dump.read_dump(options.pop("rollouts"), tokenizer=student, options=options)
+    dump, options = read_dump.read_dump(options.pop("rollouts"), options=options)
     findings = opd_diag.check(dump, **options)
     if as_json:
         import json

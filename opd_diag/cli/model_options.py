@@ -1,6 +1,6 @@
 """Options of the commands that run models."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,6 +10,26 @@ MODELS = "Models"
 DEVICES = "Devices and memory"
 
 Teacher = Annotated[str, typer.Option(metavar="PATH", help="Teacher: a folder or hub id.")]
+Students = Annotated[
+    list[str],
+    typer.Option(
+        "--student",
+        metavar="[NAME=]PATH",
+        help="Student checkpoint; repeat for more, in order of training.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Tokenizer for texts, and for models that come without one; default: the student's.",
+        rich_help_panel=MODELS,
+    ),
+]
+Overlong = Annotated[
+    Literal["skip", "error", "cut"],
+    typer.Option(help="What becomes of rollouts that are longer than a model's context."),
+]
 MaxResponseTokens = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Score at most N tokens of each response."),

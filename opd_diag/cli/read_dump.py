@@ -89,14 +89,13 @@ _MOST_NAMED = 5
 
 
 def read_dump(
-    paths: Sequence[str], tokenizer: str, options: Mapping[str, Any]
+    paths: Sequence[str], options: Mapping[str, Any]
 ) -> tuple["Rollouts", dict[str, Any]]:
     """Read a dump, and say on stderr what was read and what was left out.
 
     Args:
         paths: Files, folders or globs.
-        tokenizer: Path of the tokenizer.
-        options: All options of a command.
+        options: All options of a command, `students` by name among them.
 
     Returns:
         The rollouts, and the options that are not about reading.
@@ -106,6 +105,7 @@ def read_dump(
         ModelMismatchError: If ids lie outside the vocabulary because the teacher's tokenizer is
             another than the student's.
     """
+    tokenizer = options["tokenizer"] or next(iter(options["students"].values()))
     reading = {name: options[name] for name in READING}
     reading["map"] = mapped_keys(reading["map"])
     try:

@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 def score(
     rollouts: read_dump.Dumps,
     teacher: model_options.Teacher,
-    students: Annotated[
-        list[str],
-        typer.Option(
-            "--student",
-            metavar="[NAME=]PATH",
-            help="Student checkpoint; repeat for more, in order of training.",
-        ),
-    ],
+    students: model_options.Students,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
     format: read_dump.FormatName = None,  # noqa: A002
     eos: read_dump.Eos = "auto",
@@ -41,6 +34,7 @@ def score(
     trust_pickle: read_dump.TrustPickle = False,
     limit: read_dump.Limit = None,
     max_response_tokens: model_options.MaxResponseTokens = None,
+    overlong: model_options.Overlong = "skip",
     temperature: model_options.Temperature = 1.0,
     k_grid: Annotated[
         str,
@@ -54,6 +48,7 @@ def score(
     segmenter: Annotated[
         str, typer.Option(metavar="NAME", help="punkt, newline or block:N.")
     ] = "punkt",
+    tokenizer: model_options.Tokenizer = None,
     dtype: model_options.Dtype = None,
     device: model_options.Device = None,
     teacher_device: Annotated[
@@ -130,9 +125,7 @@ def score(
     """Score saved rollouts with the teacher and each student checkpoint."""
     options = locals() | {"students": name_students(students)}
     checkpoints = options["students"]
-    dump, options = read_dump.read_dump(
-        options.pop("rollouts"), tokenizer=next(iter(checkpoints.values())), options=options
-    )
+    dump, options = read_dump.read_dump(options.pop("rollouts"), options=options)
     run = opd_diag.score(dump, limit=limit, **options)
     _print_means(run, list(checkpoints))
     print_written([run.path], "run")

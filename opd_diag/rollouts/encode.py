@@ -282,7 +282,7 @@ class _Prompts:
                 template = "raw"
             else:
                 template = "raw" if self._options.rendered or marker is not None else "chat"
-        if template == "raw" and marker is None:
+        if template == "raw" and marker is None and self._tokenizer.chat_template:
             self.counts["prompts_as_they_stand"] += 1
         return encode_prompt(self._tokenizer, prompt, template=template)
 

@@ -17,6 +17,7 @@ from opd_diag.scoring.options import (
     check_workers,
     named_students,
 )
+from opd_diag.scoring.overlong import fit_rollouts, overlong_line
 from opd_diag.scoring.parts.jobs import Models
 from opd_diag.scoring.parts.teacher_states import StatesFolder
 from opd_diag.scoring.progress import Progress, StderrProgress
@@ -37,8 +38,10 @@ def score(
     teacher: str,
     students: Mapping[str, str] | str,
     out: str | Path,
+    tokenizer: str | None = None,
     limit: int | None = None,
     max_response_tokens: int | None = None,
+    overlong: str = "skip",
     temperature: float = 1.0,
     k_grid: Sequence[int] = K_GRID,
     union_k: int = 16,
@@ -72,8 +75,11 @@ def score(
         students: Folders or hub ids of the checkpoints by name, in order; a single one is named
             like its folder.
         out: Folder of the run.
+        tokenizer: Folder or hub id whose tokenizer the models without one share.
         limit: Score at most this many rollouts.
         max_response_tokens: Score at most this many tokens of each response.
+        overlong: What becomes of a rollout that is longer than a model's context: `skip`, `cut`
+            (its response) or `error`.
         temperature: Both models' logits are divided by it.
         k_grid: The K of the columns with one value per K, rising, from 2; cut at the size of the
             vocabulary.
@@ -131,12 +137,21 @@ def score(
     segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
+    rollouts = fit_rollouts(
+        rollouts,
+        teacher,
+        names,
+        overlong=overlong,
+        max_response_tokens=max_response_tokens,
+        origin=origin,
+    )
     inputs = read_inputs(
         rollouts,
         teacher,
         names,
         limit=limit,
         max_response_tokens=max_response_tokens,
+        tokenizer=tokenizer,
         origin=origin,
     )
     k_grid = check_grid(k_grid, inputs.vocab.height)
@@ -156,6 +171,8 @@ def score(
     )
     student_loading = Loading(dtype=dtype, device=device, attn=attn, **origin)
     with run_lock(folder), progress or StderrProgress() as display:
+        if too_long := overlong_line(rollouts.report):
+            display.say(f"warning: rollouts {too_long}")
         record = open_record(
             folder,
             fingerprint={

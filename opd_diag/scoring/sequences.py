@@ -126,6 +126,7 @@ def read_inputs(
     *,
     limit: int | None = None,
     max_response_tokens: int | None = None,
+    tokenizer: str | None = None,
     origin: Origin,
 ) -> Inputs:
     """Check rollouts and tokenizers against each other.
@@ -136,6 +137,7 @@ def read_inputs(
         students: Folders or hub ids by name.
         limit: Only so many rollouts.
         max_response_tokens: Only so many tokens of each response.
+        tokenizer: Folder or hub id whose tokenizer the models without one share.
         origin: Version of hub ids, and whether their code may run.
 
     Raises:
@@ -146,19 +148,23 @@ def read_inputs(
     """
     table = check_table(rollouts.table, ROLLOUTS, "rollouts")
     table = table if limit is None else table.head(limit)
-    tokenizer = load_tokenizer(teacher, **origin)
+    own = load_tokenizer(teacher, fallback=tokenizer, **origin)
     shared = {
         name: compare_tokenizers(
-            tokenizer, load_tokenizer(path, **origin), names=("teacher", f"student {name}")
+            own,
+            load_tokenizer(path, fallback=tokenizer, **origin),
+            names=("teacher", f"student {name}"),
         )
         for name, path in students.items()
     }
+    if tokenizer is not None:
+        compare_tokenizers(own, load_tokenizer(tokenizer, **origin), names=("teacher", "tokenizer"))
     check_ids(table, min(shared.values()))
     _check_prompts(table)
     read = sequences(table, max_response_tokens)
     if not read.responses.offsets[-1]:
         raise RolloutError(f"rollouts: {table.height} rows without a response token; expected some")
-    return Inputs(table, read, vocab_table(tokenizer), shared)
+    return Inputs(table, read, vocab_table(own), shared)
 
 
 def _check_prompts(table: pl.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """Where a model's files come from: a folder on this machine, or an id of the hub."""
 
+import json
 import os
 import re
 import socket
@@ -22,6 +23,7 @@ _SHARDS = (
     ("*/*.distcp", "FSDP", "accelerate merge-weights {1} MERGED"),
     ("global_step*/*_model_states.pt", "DeepSpeed", "python zero_to_fp32.py {0} MERGED"),
 )
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 _HUB_SECONDS = 3.0
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
 
@@ -59,6 +61,45 @@ def looks_local(name: str) -> bool:
     return "/" in name and Path(name).parent.is_dir()
 
 
+def has_tokenizer(name: str) -> bool:
+    """Tell whether a folder holds the files of a tokenizer."""
+    return any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
+
+
+def base_of_adapter(name: str) -> str | None:
+    """Return the folder or hub id of the model that an adapter changes.
+
+    A path counts from the adapter's folder, else from the folder that the program runs in.
+
+    Args:
+        name: Folder or hub id of a model.
+
+    Returns:
+        The base model; None where the folder holds no adapter.
+
+    Raises:
+        ModelError: If the adapter does not say what its base is, or that is a path to no folder.
+    """
+    path = Path(name) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_bytes())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{path}: no base_model_name_or_path; expected that of the base model")
+    beside = path.parent / base
+    if beside.is_dir():
+        return str(beside)
+    if not Path(base).is_dir() and looks_local(base):
+        raise ModelError(
+            f"{name}: an adapter to {base}, which is no folder here; expected the folder or the "
+            "hub id of its base model in adapter_config.json"
+        )
+    return base
+
+
 def hub_options(name: str) -> dict[str, Any]:
     """Return the options of `from_pretrained` that keep a hub id from being retried for a minute.
 
@@ -73,6 +114,10 @@ def hub_options(name: str) -> dict[str, Any]:
 @cache
 def _hub_answers() -> bool:
     """Tell whether the hub, or the proxy that leads to it, takes a connection."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return False
     hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
     try:

@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, first_line
-from opd_diag.text.model_files import check_model_folder, hub_options
+from opd_diag.text.model_files import (
+    base_of_adapter,
+    check_model_folder,
+    has_tokenizer,
+    hub_options,
+)
 from opd_diag.text.vocabulary import token_pieces
 
 if TYPE_CHECKING:
@@ -21,9 +27,19 @@ MOST_IDS = 5
 
 
 def load_tokenizer(
-    name: str, *, revision: str | None = None, trust_remote_code: bool = False
+    name: str,
+    *,
+    fallback: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model folder or hub id.
+
+    Args:
+        name: Folder or hub id. An adapter without a tokenizer has that of its base model.
+        fallback: Folder or hub id whose tokenizer is taken where there is none.
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Whether code that comes with it may run.
 
     Raises:
         ModelError: If there is none that transformers can read, or no such folder.
@@ -31,14 +47,20 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     check_model_folder(name)
+    source = name
+    if Path(name).is_dir() and not has_tokenizer(name):
+        source = fallback or base_of_adapter(name) or name
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code, **hub_options(name)
+            source, revision=revision, trust_remote_code=trust_remote_code, **hub_options(source)
         )
     except Exception as error:  # the readers below raise whatever they like, Exception itself too
+        if fallback is not None and fallback != source:
+            return load_tokenizer(fallback, revision=revision, trust_remote_code=trust_remote_code)
         reason = first_line(error)
         raise ModelError(
-            f"{name}: no tokenizer ({reason}); expected tokenizer files that transformers reads"
+            f"{name}: no tokenizer ({reason}); expected tokenizer files that transformers reads, "
+            "or tokenizer (--tokenizer) to name others"
         ) from error
     return tokenizer
 

@@ -69,7 +69,7 @@ def test_memory_that_never_suffices_is_one_line(rollouts, options, tmp_path, mon
         score(rollouts, **options, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     students = options["students"]
-    found = check(rollouts, teacher=options["teacher"], student=students["a"], out=tmp_path)
+    found = check(rollouts, teacher=options["teacher"], students=students["a"], out=tmp_path)
     assert (found[-1].level, found[-1].what) == ("red", "memory")
 
 

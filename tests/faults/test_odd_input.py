@@ -113,9 +113,11 @@ def test_rollouts_longer_than_a_context_are_refused_by_name(teacher, student, tm
     responses = [[6], [6] if in_prompt else long, [6]]
     made = make_rollouts(responses, prompt_token_ids=prompts)
     with pytest.raises(RolloutError, match=r"made\.jsonl:2: prompt of .* at most 512") as caught:
-        score(made, teacher=teacher, students={"a": student}, out=tmp_path / "run")
+        score(
+            made, teacher=teacher, students={"a": student}, out=tmp_path / "run", overlong="error"
+        )
     assert "\n" not in str(caught.value)
-    found = check(made, teacher=teacher, student=student, out=tmp_path)
+    found = check(made, teacher=teacher, students=student, out=tmp_path, overlong="error")
     assert found[-1].level == "red"
     assert "at most 512" in found[-1].detail
     if not in_prompt:
@@ -143,7 +145,7 @@ def test_a_context_that_is_stretched_counts(teacher, student, tmp_path):
     made = make_rollouts([[7] * 1023])
     run = score(made, teacher=models_[0], students=models_[1], out=tmp_path / "run")
     assert run.tokens("s").collect().height == 1023
-    with pytest.raises(RolloutError, match="at most 1,024"):
+    with pytest.raises(RolloutError, match="all 1 are longer than a context of 1,024 tokens"):
         score(
             make_rollouts([[7] * 1030]),
             teacher=models_[0],

@@ -1,11 +1,14 @@
 """The preflight: what it finds, and that its diagnoses are the right ones."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from opd_diag.rollouts import read_rollouts
 from opd_diag.scoring.preflight.check import check
 from opd_diag.tables.rollouts import Rollouts
 from tests.scoring.reference import own_logits
@@ -34,11 +37,11 @@ def sampled(make_rollouts, student, ids):
 
 
 def findings(rollouts, teacher, student, **options):
-    return {f.what: f for f in check(rollouts, teacher=teacher, student=student, **options)}
+    return {f.what: f for f in check(rollouts, teacher=teacher, students=student, **options)}
 
 
 def test_a_sound_job_is_green(sampled, teacher, student, tmp_path):
-    found = check(sampled(), teacher=teacher, student=student, out=tmp_path / "run")
+    found = check(sampled(), teacher=teacher, students=student, out=tmp_path / "run")
     assert {finding.level for finding in found} == {"green"}
     details = {finding.what: finding.detail for finding in found}
     assert details["generator's log-probs"].startswith("aligned")
@@ -81,21 +84,22 @@ def test_another_checkpoint_is_called_so(sampled, teacher, later):
     assert found.detail.startswith("other checkpoint"), found.detail
 
 
-def test_rollouts_without_log_probs_pass(rollouts, teacher, student):
+def test_rollouts_without_log_probs_are_not_green(rollouts, teacher, student):
     found = findings(rollouts, teacher, student)
-    assert found["generator's log-probs"].detail.startswith("too few tokens")
+    assert found["generator's log-probs"].level == "yellow"
+    assert found["generator's log-probs"].detail.startswith("too few tokens: the rollouts hold no")
     assert found["empty responses"].level == "yellow"
 
 
 def test_ids_outside_the_vocabulary_are_red_and_the_last(make_rollouts, teacher, student, ids):
-    found = check(make_rollouts([[5]], [[6, ids]]), teacher=teacher, student=student)
+    found = check(make_rollouts([[5]], [[6, ids]]), teacher=teacher, students=student)
     assert found[-1].level == "red"
     assert f"made.jsonl:1: response_token_ids holds {ids}" in found[-1].detail
 
 
 def test_a_folder_without_weights_is_red(rollouts, teacher, tiny_tokenizer, tmp_path):
     tiny_tokenizer.save_pretrained(tmp_path)
-    found = check(rollouts, teacher=teacher, student=str(tmp_path))
+    found = check(rollouts, teacher=teacher, students=str(tmp_path))
     assert found[-1].level == "red"
     assert "no weights in this folder" in found[-1].detail
 
@@ -106,3 +110,62 @@ def test_log_probs_of_the_check_are_those_of_the_model(sampled, student, ids):
     logp = torch.tensor(logits).log_softmax(1).numpy()
     own = logp[np.arange(60), row["response_token_ids"]]
     np.testing.assert_allclose(row["sampled_logp"], own, rtol=1e-4, atol=1e-4)
+
+
+def test_every_student_is_looked_at_under_its_name(sampled, teacher, student, later):
+    found = findings(sampled(), teacher, {"first": student, "last": later})
+    assert {found[f"student ({name})"].level for name in ("first", "last")} == {"green"}
+    assert found["generator's log-probs (first)"].detail.startswith("aligned")
+    assert found["generator's log-probs (last)"].detail.startswith("other checkpoint")
+    assert found["time"].detail.endswith("for 2 students")
+    assert [what for what in found if what == "disk"] == ["disk"]
+    alone = findings(sampled(), teacher, student)
+    assert "generator's log-probs" in alone
+    assert "students" not in alone["time"].detail
+
+
+def test_one_wrong_student_among_several_is_named(sampled, teacher, student, tmp_path):
+    found = check(sampled(), teacher=teacher, students={"a": student, "b": str(tmp_path)})
+    red = [finding for finding in found if finding.level == "red"]
+    assert [finding.what for finding in red] == ["tokenizer (b)"]
+
+
+def test_a_student_without_a_tokenizer_takes_the_one_named(
+    sampled, teacher, student, tmp_path, tiny_tokenizer
+):
+    AutoModelForCausalLM.from_pretrained(student).save_pretrained(tmp_path / "bare")
+    bare = str(tmp_path / "bare")
+    assert findings(sampled(), teacher, bare)["tokenizer"].level == "red"
+    found = check(sampled(), teacher=teacher, students=bare, tokenizer=student)
+    assert "red" not in {finding.level for finding in found}
+
+
+def read_text(prompt: str, tokenizer, tmp_path, **options):
+    path = tmp_path / "dump.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "response": "The answer is 7."}) + "\n")
+    return read_rollouts(path, tokenizer=tokenizer, **options)
+
+
+def test_prompts_without_their_chat_markers_are_red(tiny_tokenizer, teacher, student, tmp_path):
+    lost = read_text("user\nAdd 3 and 4.", tiny_tokenizer, tmp_path)
+    found = findings(lost, teacher, student)
+    assert found["prompts"].level == "red"
+    assert "the chat markers are missing from the prompt: 1 of 1" in found["prompts"].detail
+    raw = read_text("user\nAdd 3 and 4.", tiny_tokenizer, tmp_path, template="raw")
+    assert findings(raw, teacher, student)["prompts"].level == "yellow"
+    kept = read_text("user\nAdd 3 and 4.\nassistant\n", tiny_tokenizer, tmp_path)
+    assert "prompts" not in findings(kept, teacher, student)
+
+
+def test_what_the_teacher_reads_and_what_counts_is_told(make_rollouts, teacher, student):
+    made = make_rollouts([[5]] * 2, [[6, 7, 8]] * 2)
+    table = made.table.with_columns(
+        teacher_prompt_token_ids=pl.Series([[5, 9], None], dtype=pl.List(pl.Int32)),
+        loss_mask=pl.Series([[True, False, True], None]),
+    )
+    report = {"prompt_ids": {"merged": 2, "shared": 1}, "left_out": {"config.json": "no dump"}}
+    found = findings(Rollouts(table, report), teacher, student)
+    assert found["teacher's prompts"].detail.endswith("in 1 of 2 rollouts")
+    assert found["loss"].detail == "5 of 6 tokens are in the loss"
+    assert found["prompt ids"].level == "yellow"
+    assert found["files left out"].detail == "config.json (no dump)"

@@ -246,6 +246,7 @@ def test_a_head_that_lies_on_the_disk_is_brought_back(folders, tmp_path):
 
 def test_an_adapter_without_peft_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    (tmp_path / "adapter_config.json").write_text("{}")
+    base = '{"base_model_name_or_path": "somebody/base"}'
+    (tmp_path / "adapter_config.json").write_text(base)
     with pytest.raises(ModelError, match="an adapter; expected peft beside it"):
         load_model(str(tmp_path))

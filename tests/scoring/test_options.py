@@ -45,4 +45,4 @@ def test_score_refuses(rollouts, teacher, student, folder, option, value, messag
 @pytest.mark.parametrize(("option", "value", "message"), BOTH)
 def test_check_refuses(rollouts, teacher, student, option, value, message):
     with pytest.raises(OptionError, match=message):
-        check(rollouts, teacher=teacher, student=student, **{option: value})
+        check(rollouts, teacher=teacher, students=student, **{option: value})

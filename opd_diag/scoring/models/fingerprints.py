@@ -10,6 +10,7 @@ import polars as pl
 
 from opd_diag.errors import ModelError, StorageError, first_line
 from opd_diag.tables.files import atomic_path
+from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_options
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _SETTINGS = ("config.json", "adapter_config.json")
@@ -29,8 +30,9 @@ def fingerprint(
         The sha256 of every weights and config file of a folder, or the commit of a hub id.
 
     Raises:
-        ModelError: If the folder holds no weights, or the hub id cannot be found.
+        ModelError: If there is no such folder, it holds no weights, or the hub id cannot be found.
     """
+    check_model_folder(name)
     folder = Path(name)
     if not folder.is_dir():
         return {"commit": _commit(name, revision, trust_remote_code)}
@@ -40,7 +42,7 @@ def fingerprint(
         raise ModelError(f"{name}: no weights in this folder; expected *.safetensors")
     settings = [folder / setting for setting in _SETTINGS if (folder / setting).exists()]
     prints = {path.name: digest_file(path) for path in (*settings, *weights)}
-    base = _base_of_adapter(folder)
+    base = base_of_adapter(name)
     if base is not None:
         below = fingerprint(base, trust_remote_code=trust_remote_code)
         prints |= {f"base:{file}": value for file, value in below.items()}
@@ -74,7 +76,7 @@ def _commit(name: str, revision: str | None, trust_remote_code: bool) -> str:
 
     try:
         config = AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            name, revision=revision, trust_remote_code=trust_remote_code, **hub_options(name)
         )
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -82,14 +84,6 @@ def _commit(name: str, revision: str | None, trust_remote_code: bool) -> str:
             "expected a model folder or a hub id"
         ) from error
     return str(config._commit_hash)
-
-
-def _base_of_adapter(folder: Path) -> str | None:
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        return None
-    base = json.loads(path.read_text()).get("base_model_name_or_path")
-    return str(base) if base else None
 
 
 def _cache_path() -> Path:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,14 @@ from safetensors import SafetensorError
 from opd_diag.errors import ModelError, first_line
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.heads import Head, as_head
+from opd_diag.text.model_files import (
+    base_of_adapter,
+    check_model_folder,
+    has_tokenizer,
+    hub_options,
+)
+from opd_diag.text.tokenizers import load_tokenizer
+from opd_diag.text.vocabulary import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,6 +75,7 @@ def load_model(name: str, how: Loading | None = None) -> LanguageModel:
         ModelError: If it cannot be loaded, or its output head is of no known kind.
     """
     how = how or Loading()
+    check_model_folder(name)
     options: dict[str, Any] = {"dtype": how.dtype, "revision": how.revision}
     if how.attn is not None:
         options["attn_implementation"] = how.attn
@@ -80,6 +88,8 @@ def load_model(name: str, how: Loading | None = None) -> LanguageModel:
             model = _load(name, trust_remote_code=how.trust_remote_code, **options)
             if "device_map" not in options:
                 model.to(how.device)
+    except ModelError:
+        raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(
             f"{name}: does not fit into memory; expected more of it, or another device or dtype"
@@ -111,28 +121,44 @@ def _no_bar() -> Iterator[None]:
 
 
 def _load(name: str, *, trust_remote_code: bool, **options: Any) -> "PreTrainedModel":
-    if (Path(name) / "adapter_config.json").exists():
-        try:
-            from peft import AutoPeftModelForCausalLM
-        except ImportError:
-            raise ModelError(
-                f"{name}: an adapter; expected peft beside it (`pip install opd-diag[adapters]`)"
-            ) from None
-        adapted = AutoPeftModelForCausalLM.from_pretrained(
-            name, trust_remote_code=trust_remote_code, **options
-        )
-        merged: PreTrainedModel = adapted.merge_and_unload()
-        return merged
+    base = base_of_adapter(name)
+    if base is not None:
+        return _load_adapter(name, base, trust_remote_code=trust_remote_code, **options)
     from transformers import AutoModelForCausalLM
 
     model, report = AutoModelForCausalLM.from_pretrained(
-        name, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        name,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **hub_options(name),
+        **options,
     )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"{len(missing)} weights are missing, first {missing[0]}")
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _load_adapter(name: str, base: str, **options: Any) -> "PreTrainedModel":
+    """Load the base model of an adapter, and merge the adapter into it."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise ModelError(
+            f"{name}: an adapter; expected peft beside it (`pip install opd-diag[adapters]`)"
+        ) from None
+    check_model_folder(base)
+    try:
+        model = _load(base, **options)
+    except ValueError as error:
+        raise ValueError(f"its base model {base}: {first_line(error)}") from error
+    if has_tokenizer(name):  # it may have learnt tokens that its base does not have
+        size = vocabulary_size(load_tokenizer(name))
+        if size > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(size)
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, name).merge_and_unload()
+    return merged
 
 
 def _quantisation(bits: int) -> object:
@@ -170,9 +196,13 @@ def find_head(name: str, model: "PreTrainedModel", device: str) -> Head:
     return as_head(weight, bias, scale=scale, soft_cap=soft_cap, device=device)
 
 
-def context_of(model: LanguageModel) -> int | None:
-    """Return the number of positions that a model was made for, or None if it does not say."""
-    config = model.model.config.get_text_config()
+def context_of(config: Any) -> int | None:
+    """Return the number of positions that a model was made for, or None if it does not say.
+
+    Args:
+        config: The model's config, as transformers reads it.
+    """
+    config = config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
         return None

@@ -104,7 +104,7 @@ def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> Non
     Raises:
         RolloutError: If one does not, with its file and line.
     """
-    context = context_of(model)
+    context = context_of(model.model.config)
     responses = inputs.sequences.responses.lengths
     read = np.where(responses > 0, prompts.lengths + responses - 1, 0)
     if context is None or read.max() <= context:

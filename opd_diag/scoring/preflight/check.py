@@ -1,6 +1,7 @@
 """Preflight: what a scoring job will meet, from its files and from one batch."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,13 @@ from opd_diag.scoring.columns.measures import Measures
 from opd_diag.scoring.models.fingerprints import fingerprint
 from opd_diag.scoring.models.forward import LanguageModel, is_out_of_memory
 from opd_diag.scoring.models.loading import Loading, default_device, default_dtype
-from opd_diag.scoring.options import check_grid, check_loading, check_numbers
+from opd_diag.scoring.options import (
+    check_grid,
+    check_loading,
+    check_numbers,
+    named_students,
+)
+from opd_diag.scoring.overlong import fit_rollouts, overlong_line
 from opd_diag.scoring.parts.jobs import Job, Models, load_jobs
 from opd_diag.scoring.parts.token_frame import flat
 from opd_diag.scoring.preflight.findings import (
@@ -26,6 +33,7 @@ from opd_diag.scoring.preflight.resources import cost_findings, plan_findings
 from opd_diag.scoring.sequences import Inputs, Origin, read_inputs
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.rollouts import Rollouts
+from opd_diag.text.model_files import base_of_adapter, hub_options
 
 # Mean KL of a student from itself in another batch: rounding of its dtype.
 _MOST_SELF_KL = {4: 1e-6, 2: 1e-2}
@@ -34,7 +42,7 @@ _LEVELS = {
     "shifted by one": RED,
     "other temperature": YELLOW,
     "other checkpoint": YELLOW,
-    "too few tokens": GREEN,
+    "too few tokens": YELLOW,
 }
 
 
@@ -42,9 +50,11 @@ def check(
     rollouts: Rollouts,
     *,
     teacher: str,
-    student: str,
+    students: Mapping[str, str] | str,
+    tokenizer: str | None = None,
     out: str | Path | None = None,
     max_response_tokens: int | None = None,
+    overlong: str = "skip",
     temperature: float = 1.0,
     dtype: str | None = None,
     device: str | None = None,
@@ -59,9 +69,13 @@ def check(
     Args:
         rollouts: What `read_rollouts` returns.
         teacher: Folder or hub id.
-        student: Folder or hub id.
+        students: Folders or hub ids of the checkpoints by name; a single one is named like its
+            folder.
+        tokenizer: Folder or hub id whose tokenizer the models without one share.
         out: Where the run would be written; the current folder by default.
         max_response_tokens: Only so many tokens of each response would be scored.
+        overlong: What would become of a rollout that is longer than a model's context: `skip`,
+            `cut` or `error`.
         temperature: Both models' logits are divided by it.
         dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
         device: Where both models go; a GPU if there is one.
@@ -85,40 +99,77 @@ def check(
         max_response_tokens=max_response_tokens,
     )
     check_loading(dtype=dtype, devices=(device,))
-    findings = rollout_findings(rollouts)
+    names = named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
-    findings += tokenizer_findings(rollouts.table, teacher, student, **origin)
+    findings = rollout_findings(rollouts)
+    for name, path in names.items():
+        about = tokenizer_findings(rollouts.table, teacher, path, fallback=tokenizer, **origin)
+        findings += _of_student(about, name, names)
     if any(finding.level == RED for finding in findings):
         return findings
     device = device or default_device()
     how = Loading(dtype=dtype or default_dtype(device), device=device, attn=attn, **origin)
+    results: list[BatchResult] = []
     try:
-        for name in (teacher, student):
-            fingerprint(name, **origin)
-        inputs = read_inputs(
+        for path in (teacher, *names.values()):
+            fingerprint(path, **origin)
+        rollouts = fit_rollouts(
             rollouts,
             teacher,
-            {"student": student},
+            names,
+            overlong=overlong,
             max_response_tokens=max_response_tokens,
             origin=origin,
         )
+        if too_long := overlong_line(rollouts.report):
+            findings.append(Finding(YELLOW, "overlong", too_long))
+        inputs = read_inputs(
+            rollouts,
+            teacher,
+            names,
+            max_response_tokens=max_response_tokens,
+            tokenizer=tokenizer,
+            origin=origin,
+        )
         measures = Measures(check_grid(K_GRID, inputs.vocab.height), 16, temperature)
-        models = Models(teacher, {"student": student}, how, how)
-        (job,) = load_jobs(inputs, measures, models)
+        for group in load_jobs(inputs, measures, Models(teacher, names, how, how)):
+            for name, student in group.students.items():
+                job = group._replace(students={name: student})
+                about = [
+                    *_model_findings(job, origin),
+                    *plan_findings(job, batch_tokens, part_tokens),
+                ]
+                result = _one_batch(job, inputs)
+                if result is None:
+                    about.append(
+                        Finding(RED, "memory", "one batch does not fit beside the weights")
+                    )
+                    return findings + _of_student(about, name, names)
+                results.append(result)
+                findings += _of_student([*about, *_batch_findings(job, result)], name, names)
     except OpdDiagError as error:
         return [*findings, Finding(RED, "models", str(error))]
-    findings += _model_findings(job, origin)
-    findings += plan_findings(job, batch_tokens, part_tokens)
-    lengths = job.sequences.lengths
-    batch = choose_batch(lengths, job.sequences.responses.lengths)
+    return findings + cost_findings(inputs, job, results, out, part_tokens)
+
+
+def _one_batch(job: Job, inputs: Inputs) -> BatchResult | None:
+    """Score one batch of a job with one student; None if that does not fit into memory."""
+    batch = choose_batch(job.sequences.lengths, job.sequences.responses.lengths)
     try:
-        result = score_one_batch(job, batch, _sampled(inputs, job, batch))
+        return score_one_batch(job, batch, _sampled(inputs, job, batch))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return [*findings, Finding(RED, "memory", "one batch does not fit beside the weights")]
-    findings += _batch_findings(job, result)
-    return findings + cost_findings(inputs, job, result, out, part_tokens)
+        return None
+
+
+def _of_student(
+    findings: Sequence[Finding], name: str, students: Mapping[str, str]
+) -> list[Finding]:
+    """Name the student in what is said of it, where there are several."""
+    if len(students) == 1:
+        return list(findings)
+    return [finding._replace(what=f"{finding.what} ({name})") for finding in findings]
 
 
 def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
@@ -147,8 +198,10 @@ def _saved_dtype(name: str, origin: Origin) -> object:
     """Read it from the folder: a loaded model's config tells the dtype that it was loaded with."""
     from transformers import AutoConfig
 
-    with contextlib.suppress(OSError, ValueError):  # an adapter has no config of its own
-        return getattr(AutoConfig.from_pretrained(name, **origin), "dtype", None)
+    source = base_of_adapter(name) or name
+    with contextlib.suppress(OSError, ValueError):
+        config = AutoConfig.from_pretrained(source, **origin, **hub_options(source))
+        return getattr(config, "dtype", None)
     return None
 
 

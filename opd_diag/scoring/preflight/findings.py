@@ -13,6 +13,8 @@ from opd_diag.text.vocabulary import check_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MOST_NAMED = 5
+
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
 
@@ -40,11 +42,13 @@ def rollout_findings(rollouts: Rollouts) -> list[Finding]:
         findings.append(
             Finding(GREEN, "files", f"{len(files)}, format {report['format']} ({report['why']})")
         )
-    for key, meaning in (("skipped", "rows left out"), ("unknown_keys", "keys not used")):
-        counts: Mapping[str, Any] = report.get(key, {})
-        if counts:
-            listed = ", ".join(f"{name} ({n})" for name, n in counts.items())
-            findings.append(Finding(YELLOW if key == "skipped" else GREEN, meaning, listed))
+    for key, level, meaning in (
+        ("left_out", GREEN, "files left out"),
+        ("skipped", YELLOW, "rows left out"),
+        ("unknown_keys", GREEN, "keys not used"),
+    ):
+        if counts := report.get(key, {}):
+            findings.append(Finding(level, meaning, _listed(counts)))
     tokens = n_tokens(table)
     samples = table.group_by("prompt_id").len()["len"].to_list()
     middle = float(tokens.median() or 0)  # type: ignore[arg-type]
@@ -64,16 +68,71 @@ def rollout_findings(rollouts: Rollouts) -> list[Finding]:
         )
     retokenised = table.height - int(table["token_exact"].sum())
     if retokenised:
-        drift = ", ".join(f"{name} {n}" for name, n in report.get("retokenised", {}).items())
+        told = {name: n for name, n in report.get("retokenised", {}).items() if n}
         findings.append(
             Finding(
                 YELLOW,
                 "token-exact",
                 f"{retokenised:,} of {table.height:,} rollouts were made from text again"
-                + (f" ({drift})" if drift else ""),
+                + (f": {_listed(told)}" if told else ""),
             )
         )
+    return findings + _prompt_findings(table, report)
+
+
+def _prompt_findings(table: pl.DataFrame, report: Mapping[str, Any]) -> list[Finding]:
+    """Look at the prompts: their markers, their ids, and what the teacher reads."""
+    findings = []
+    counts = report.get("retokenised", {})
+    if without := counts.get("prompts_without_markers", 0):
+        findings.append(
+            Finding(
+                RED,
+                "prompts",
+                f"the chat markers are missing from the prompt: {without:,} of "
+                f"{counts['prompts']:,} do not come back through the chat template (--template "
+                "raw, if the model read them so)",
+            )
+        )
+    if as_they_stand := counts.get("prompts_as_they_stand", 0) - without:
+        findings.append(
+            Finding(
+                YELLOW,
+                "prompts",
+                f"{as_they_stand:,} of {counts['prompts']:,} are read as they stand, without the "
+                "chat template",
+            )
+        )
+    prompt_ids = report.get("prompt_ids", {})
+    if merged := prompt_ids.get("merged", 0):
+        detail = f"{merged:,} stand for the tokens of an earlier one; each prompt counts once"
+        findings.append(Finding(YELLOW, "prompt ids", detail))
+    if shared := prompt_ids.get("shared", 0):
+        findings.append(Finding(YELLOW, "prompt ids", f"{shared:,} stand for several prompts"))
+    teachers = table.height - table["teacher_prompt_token_ids"].null_count()
+    if teachers:
+        findings.append(
+            Finding(
+                GREEN,
+                "teacher's prompts",
+                f"another prompt than the student's in {teachers:,} of {table.height:,} rollouts",
+            )
+        )
+    masks = table["loss_mask"]
+    if masks.null_count() < table.height:
+        everything = n_tokens(table)
+        inside = int(pl.select(pl.coalesce(masks.list.sum(), everything).sum()).item())
+        findings.append(
+            Finding(GREEN, "loss", f"{inside:,} of {everything.sum():,} tokens are in the loss")
+        )
     return findings
+
+
+def _listed(counts: Mapping[str, Any]) -> str:
+    """Write counts by name, the first five of them."""
+    named = [f"{name.replace('_', ' ')} ({n})" for name, n in counts.items()]
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    return ", ".join(named[:_MOST_NAMED]) + more
 
 
 def tokenizer_findings(

@@ -1,6 +1,7 @@
 """What a scoring job costs: memory, batches, time and disk."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,36 +51,43 @@ def plan_findings(job: Job, batch_tokens: int | None, part_tokens: int) -> list[
 
 
 def cost_findings(
-    inputs: Inputs, job: Job, result: BatchResult, out: str | Path | None, part_tokens: int
+    inputs: Inputs,
+    job: Job,
+    results: Sequence[BatchResult],
+    out: str | Path | None,
+    part_tokens: int,
 ) -> list[Finding]:
     """Foresee time and disk.
 
     Args:
         inputs: Rollouts and vocabulary.
         job: The models, with one student.
-        result: What one batch showed.
+        results: What one batch showed of each student.
         out: Where the run would be written.
         part_tokens: Response tokens of a part.
     """
     (student,) = job.students.values()
     responses = job.sequences.responses
     tokens = int(responses.offsets[-1])
-    seconds = tokens * result.seconds / result.rows
+    # With several students this counts the teacher once for each, as if none fitted beside another.
+    per_token = sum(result.seconds / result.rows for result in results)
+    seconds = tokens * per_token
+    students = f" for {len(results)} students" if len(results) > 1 else ""
     parts = plan_parts(responses.lengths, part_tokens)
     kinds = sum(
         2 * len(np.unique(responses.values[responses.offsets[p.start] : responses.offsets[p.stop]]))
         for p in parts
     )
     rollouts = int(inputs.table.estimated_size())
-    needed = BYTES_PER_TOKEN * tokens + 4 * kinds * student.hidden + rollouts
+    needed = len(results) * (BYTES_PER_TOKEN * tokens + 4 * kinds * student.hidden) + rollouts
     folder = _existing(Path(out or ".").resolve())
     free = shutil.disk_usage(folder).free
     return [
         Finding(
             GREEN,
             "time",
-            f"{tokens:,} tokens at {result.rows / result.seconds:,.0f} tokens/s: about "
-            f"{_duration(seconds)}",
+            f"{tokens:,} tokens at {1 / per_token:,.0f} tokens/s: about {_duration(seconds)}"
+            f"{students}",
         ),
         Finding(
             GREEN if needed < free else RED,
