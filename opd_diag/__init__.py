@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.teachability import teachability, teachability_features
     from opd_diag.exports import export, token_weights
     from opd_diag.plots.figures import plot
+    from opd_diag.reports import report
     from opd_diag.rollouts import read_rollouts
     from opd_diag.scoring.preflight.check import check
     from opd_diag.scoring.score import score
@@ -54,6 +55,7 @@ _HOMES = {
     "plot": "opd_diag.plots.figures",
     "read_rollouts": "opd_diag.rollouts",
     "release_points": "opd_diag.analyses.release_points",
+    "report": "opd_diag.reports",
     "rock_tokens": "opd_diag.analyses.rock_tokens",
     "score": "opd_diag.scoring.score",
     "score_summary": "opd_diag.analyses.score_summary",
@@ -85,6 +87,7 @@ __all__ = [
     "plots",
     "read_rollouts",
     "release_points",
+    "report",
     "rock_tokens",
     "score",
     "score_summary",

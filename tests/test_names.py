@@ -89,8 +89,9 @@ def test_check_has_the_options_of_reading_and_checking() -> None:
     assert command == expected
 
 
-def test_plot_info_and_export_have_the_options_of_their_functions() -> None:
+def test_plot_info_export_and_report_have_the_options_of_their_functions() -> None:
     assert options(COMMANDS["export"], {"run"}) == options(opd_diag.export, {"run"})
+    assert options(COMMANDS["report"], {"run"}) == options(opd_diag.report, {"run"})
     assert options(COMMANDS["plot"], {"run", "names"}) == options(opd_diag.plot, {"run", "names"})
     assert options(COMMANDS["info"], ONLY_COMMAND) == options(opd_diag.info, {"run"})
 
@@ -119,7 +120,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
 
         return call
 
-    for name in ("read_rollouts", "score", "check", "plot", "info", "export", *COLUMNS_OF_ANALYSES):
+    for name in (
+        "read_rollouts",
+        "score",
+        "check",
+        "plot",
+        "info",
+        "export",
+        "report",
+        *COLUMNS_OF_ANALYSES,
+    ):
         monkeypatch.setattr(opd_diag, name, record(name))
     return seen
 
@@ -212,7 +222,9 @@ def test_every_option_reaches_the_function(
         (of, argument): given
         for of in calls
         for argument, given in calls[of].items()
-        if argument not in ("run", "rollouts") and given != before[of].get(argument)
+        if argument != "run"
+        and (argument != "rollouts" or name == "rollouts")
+        and given != before[of].get(argument)
     }
     places = {(of, name) for of in calls if name in before[of]}
     assert places

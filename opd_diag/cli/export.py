@@ -90,4 +90,5 @@ def export(
     names = ("arm", "tokens_kept", "token_share", "reverse_kl_share", "gradient_share",
              "mean_weight", "path")  # fmt: skip
     print_table("What each arm keeps", header, exported.arms.select(names).rows())
+    print_lines([f"loaded by: {exported.loaded_by}"])
     print_lines(f"wrote {path}" for path in (exported.manifest, exported.rule) if path is not None)

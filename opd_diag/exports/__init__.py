@@ -31,11 +31,13 @@ class Exported(NamedTuple):
             reverse_kl_share, gradient_share (of the summed grad_logits), mean_weight.
         manifest: The file that says what made the export.
         rule: The calibrated rule for new rollouts; None where the rule has none.
+        loaded_by: How the trainer is told to load an arm.
     """
 
     arms: pl.DataFrame
     manifest: Path
     rule: Path | None
+    loaded_by: str
 
 
 def token_weights(
@@ -199,10 +201,11 @@ def export(
         "tokenised_again": again,
         "denominator": "all arms have the same rollouts and the same tokens in the loss; divide "
         "by these, not by what an arm keeps, to compare them",
+        "loaded_by": module.LOADED_BY,
         "arms": rows,
     }
     path = _write_json(folder / "export.json", manifest)
-    return Exported(pl.DataFrame(rows), path, calibrated)
+    return Exported(pl.DataFrame(rows), path, calibrated, module.LOADED_BY)
 
 
 def _weigh(run: Run, rule: str, **options: Any) -> TokenWeights:

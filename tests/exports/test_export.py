@@ -200,3 +200,4 @@ def test_every_format_has_its_module() -> None:
         module = format_module(name)
         assert isinstance(module.BINARY, bool)
         assert callable(module.write)
+        assert module.LOADED_BY

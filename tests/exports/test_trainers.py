@@ -145,3 +145,18 @@ def test_axolotl_and_skyrl_read_their_columns_with_datasets(
         assert rows.num_rows == exported_run.rollouts.height
         table = pl.read_parquet(exported.arms["path"][0])
         assert rows[3]["input_ids"] == table["input_ids"][3].to_list()
+
+
+def test_ms_swift_encodes_ids_and_scales_as_they_stand(
+    exported_run: Run, student: str, tmp_path: Path
+) -> None:
+    swift = pytest.importorskip("swift", minversion="4.0")
+    exported = od.export(exported_run, rule="release", to="ms-swift", out=tmp_path / "export")
+    processor = swift.get_processor(student, model_type="qwen3", use_hf=True)
+    template = swift.get_template(processor, template_type="dummy", is_binary_loss_scale=False)
+    template.set_mode("train")
+    lines = Path(exported.arms["path"][0]).read_text().splitlines()
+    for line, (ids, weights) in zip(lines, sequences(exported_run, "release"), strict=True):
+        encoded = template.encode(json.loads(line))
+        assert encoded["input_ids"] == ids
+        assert encoded["loss_scale"] == pytest.approx(weights, rel=1e-6)

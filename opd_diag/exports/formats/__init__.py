@@ -1,7 +1,8 @@
 """One module for each trainer that loads what `opd-diag export` writes.
 
 Each has `write(samples, folder)`, which returns the file or folder to give to the trainer, and
-`BINARY`: whether its loader drops or refuses weights that are neither 0 nor 1.
+`BINARY`: whether its loader drops or refuses weights that are neither 0 nor 1. `LOADED_BY` says how
+the trainer is told of it.
 """
 
 from collections.abc import Mapping

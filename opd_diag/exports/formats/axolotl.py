@@ -12,6 +12,7 @@ from opd_diag.exports.samples import Sample
 from opd_diag.tables.parquet import write_table
 
 BINARY = True
+LOADED_BY = "datasets: [{path: train.parquet, ds_type: parquet}]"
 
 COLUMNS = ("input_ids", "attention_mask", "labels")
 

@@ -12,6 +12,7 @@ from opd_diag.exports.formats.axolotl import tokenised_rows
 from opd_diag.exports.samples import Sample
 
 BINARY = True
+LOADED_BY = "tokenized_path: the folder"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

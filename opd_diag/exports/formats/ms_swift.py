@@ -1,7 +1,8 @@
 """ms-swift: messages whose assistant content carries token ids and their loss scales.
 
 Prompt and response stand in one assistant message, the prompt at scale 0, so that no chat template
-cuts them again: train with `--template dummy`, which adds nothing to them.
+cuts them again: train with `--template dummy`, which adds nothing to them. Without
+`--is_binary_loss_scale false` ms-swift trains every weight above 0 as 1.
 """
 
 import json
@@ -12,6 +13,7 @@ from opd_diag.exports.samples import Sample
 from opd_diag.tables.files import atomic_path
 
 BINARY = False
+LOADED_BY = "--dataset train.jsonl --template dummy --is_binary_loss_scale false"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

@@ -9,6 +9,7 @@ from opd_diag.exports.samples import Sample
 from opd_diag.tables.parquet import write_table
 
 BINARY = False
+LOADED_BY = "a loader of your own"
 
 SCHEMA = pl.Schema(
     {

@@ -11,6 +11,7 @@ from opd_diag.exports.samples import Sample, as_float32
 from opd_diag.tables.files import atomic_path
 
 BINARY = False
+LOADED_BY = "an algorithm of your own"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

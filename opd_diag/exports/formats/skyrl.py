@@ -9,6 +9,7 @@ from opd_diag.exports.samples import Sample
 from opd_diag.tables.parquet import write_table
 
 BINARY = True
+LOADED_BY = "pretokenised SFT data: the file"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

@@ -12,6 +12,7 @@ from opd_diag.exports.samples import Sample, as_float32, by_step
 from opd_diag.tables.files import atomic_path
 
 BINARY = True
+LOADED_BY = "--load-debug-rollout-data FOLDER/{rollout_id}.pt"
 
 STATUS = {"stop": "completed", "length": "truncated"}
 

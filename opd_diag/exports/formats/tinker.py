@@ -14,6 +14,7 @@ from opd_diag.exports.samples import Sample, as_float32
 from opd_diag.tables.files import atomic_path
 
 BINARY = False
+LOADED_BY = "tinker.Datum of each line, loss cross_entropy"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

@@ -13,6 +13,7 @@ from opd_diag.exports.samples import Sample
 from opd_diag.tables.parquet import write_table
 
 BINARY = True
+LOADED_BY = 'SFTTrainer(train_dataset=load_dataset("parquet", data_files=...)), max_length=None'
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

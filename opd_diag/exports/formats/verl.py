@@ -15,6 +15,7 @@ from opd_diag.exports.samples import Sample, by_step
 from opd_diag.tables.files import atomic_path
 
 BINARY = True
+LOADED_BY = "skip.rollout_tq: the folder"
 
 
 def write(samples: Iterable[Sample], folder: Path) -> Path:

@@ -1,0 +1,94 @@
+"""Two runs side by side: their answers, and their KL on the prompts that both hold."""
+
+from typing import Any
+
+import polars as pl
+
+from opd_diag.analyses import wording
+from opd_diag.analyses.findings import findings
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.tables.run import Run
+
+COLUMNS = (
+    ("reverse_kl", "KL(student ‖ teacher)", "nat"),
+    ("forward_kl", "KL(teacher ‖ student)", "nat"),
+    ("student_entropy", "Student's entropy", "nat"),
+    ("grad_logits", "Gradient norm", "nat/logit"),
+)
+
+
+def compare_findings(run: Run, other: Run) -> list[dict[str, Any]]:
+    """Put the answers of two runs side by side, each under its last checkpoint."""
+    sides = []
+    for one in (run, other):
+        last = findings(one).filter(pl.col("answer") != "not asked")
+        sides.append({row["question"]: row for row in last.iter_rows(named=True)})
+    questions = list(dict.fromkeys([*sides[0], *sides[1]]))
+    rows = []
+    for question in questions:
+        pair = [side.get(question) for side in sides]
+        rows.append(
+            {
+                "text": next(row["text"] for row in pair if row is not None),
+                "answers": [row["answer"] if row else "not asked" for row in pair],
+                "numbers": [
+                    wording.estimate(row, "estimate", row["unit"]) if row else wording.MISSING
+                    for row in pair
+                ],
+            }
+        )
+    return rows
+
+
+def compare_means(run: Run, other: Run, *, seed: int = 0) -> dict[str, Any]:
+    """Compare means over tokens in the loss, the difference on the prompts that both runs hold.
+
+    Prompts are the same where their ids are equal, whatever they are called. Each run is taken
+    under its last checkpoint.
+
+    Returns:
+        `prompts` (how many both hold) and `rows`: label, the mean of each run, and the difference
+        of the second from the first on shared prompts with its interval, paired by prompt.
+    """
+    frames = [_sums(one) for one in (run, other)]
+    both = frames[0].join(frames[1], on="prompt", how="inner", suffix="_other").sort("prompt")
+    prompts = Prompts(both["prompt"], seed=seed)
+    rows = []
+    for name, label, unit in COLUMNS:
+        means = [wording.number(_mean(frame, name)) + f" {unit}" for frame in frames]
+        x, m, x0, m0 = (
+            both[column].cast(pl.Float64).to_numpy()
+            for column in (f"{name}_other", f"{name}_n_other", name, f"{name}_n")
+        )
+        interval = prompts.difference(*(v[:, None] for v in (x, m, x0, m0)))
+        ends = {
+            f"d{end}": None if not values.size or values[0] != values[0] else float(values[0])
+            for end, values in zip(("", "_low", "_high"), interval[:3], strict=True)
+        }
+        reason = str(interval.reason[0]) if interval.reason.size else "no shared prompts"
+        text = wording.estimate({**ends, "reason": reason or None}, "d", unit)
+        rows.append({"label": label, "means": means, "difference": text})
+    return {"prompts": both.height, "rows": rows}
+
+
+def _mean(frame: pl.DataFrame, name: str) -> float | None:
+    mean: float | None = frame.select(pl.col(name).sum() / pl.col(f"{name}_n").sum()).item()
+    return mean
+
+
+def _sums(run: Run) -> pl.DataFrame:
+    """Sum the columns over the tokens in the loss of each prompt, told by its ids."""
+    names = [name for name, *_ in COLUMNS]
+    rollouts = run.rollouts.select("rollout", prompt=pl.col("prompt_token_ids").hash(seed=0))
+    return (
+        run.tokens(run.checkpoints[-1])
+        .filter("in_loss")
+        .select("rollout", *names)
+        .join(rollouts.lazy(), on="rollout")
+        .group_by("prompt")
+        .agg(
+            *(pl.col(name).cast(pl.Float64).sum() for name in names),
+            *(pl.col(name).count().alias(f"{name}_n") for name in names),
+        )
+        .collect()
+    )
