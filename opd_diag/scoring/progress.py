@@ -1,6 +1,7 @@
 """Progress on stderr: a bar with tokens per second and the time left, and plain messages."""
 
 import sys
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
+EVERY = 30.0  # seconds between lines where there is no bar
 
 # Told while a part is scored: ("advance", tokens), ("say", line) or ("resize", (part, tokens)).
 Report = Callable[[str, Any], None]
@@ -39,9 +41,14 @@ class Progress(Protocol):
 
 
 class StderrProgress:
-    """A bar where stderr is a terminal, and messages in any case."""
+    """A bar where stderr is a terminal, elsewhere a line every 30 seconds; messages in any case."""
 
     _bar: "RichProgress"
+
+    def __init__(self, *, every: float = EVERY) -> None:
+        self._every = every
+        self._task, self._tokens, self._done = "", 0, 0
+        self._begin = self._told = 0.0
 
     def __enter__(self) -> "StderrProgress":
         from rich.console import Console
@@ -87,10 +94,27 @@ class StderrProgress:
         for old in self._bar.task_ids:
             self._bar.remove_task(old)
         self._bar.add_task(task, total=tokens)
+        self._task, self._tokens, self._done = task, tokens, 0
+        self._begin = self._told = time.monotonic()
 
     def advance(self, tokens: int) -> None:
         """Count tokens as done."""
         self._bar.advance(self._bar.task_ids[-1], tokens)
+        self._done += tokens
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= self._every:
+            self._told = now
+            self.say(self._line(now - self._begin))
+
+    def _line(self, seconds: float) -> str:
+        """Say how far the task is: a job without a terminal, as under Slurm, has only its log."""
+        speed = self._done / seconds
+        left = (self._tokens - self._done) / speed if speed > 0 else 0.0
+        return (
+            f"{self._task}: {self._done:,} of {self._tokens:,} tokens "
+            f"({100 * self._done / max(self._tokens, 1):.0f} %), {speed:,.0f} tokens/s, "
+            f"{left / 60:,.0f} min left"
+        )
 
     def say(self, message: str) -> None:
         """Show one line."""

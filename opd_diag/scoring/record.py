@@ -28,6 +28,7 @@ from opd_diag.tables.tokens import part_path, read_part_metadata
 
 MASS_OUTSIDE = 1e-3
 _MOST_NAMED = 4
+ROLLOUTS = "rollouts"  # in the fingerprint: a digest, which tells a person nothing
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,12 @@ def open_record(
     """
     if (folder / MANIFEST_NAME).exists():
         manifest = read_manifest(folder)
-        differing = differences(manifest.fingerprint, fingerprint)
+        differing = differences(
+            {**manifest.fingerprint, ROLLOUTS: None}, {**fingerprint, ROLLOUTS: None}
+        )
+        if manifest.fingerprint.get(ROLLOUTS) != fingerprint.get(ROLLOUTS):
+            had, given = (sum(p.stop - p.start for p in of) for of in (manifest.parts, parts))
+            differing.insert(0, f"it has {had:,} rollouts, you gave {given:,} (not the same)")
         if differing:
             raise ModelMismatchError(
                 f"{folder}: holds another run: {'; '.join(differing)}; expected the same "
