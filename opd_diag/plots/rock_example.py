@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from opd_diag.plots.style import nothing, panel, style
 from opd_diag.plots.token_strip import WIDTH, readable_words, token_strip
 from opd_diag.plots.wrapping import wrapped
+from opd_diag.tables.columns.token_strip import TOKEN_STRIP
+from opd_diag.tables.schema import polars_schema
 
 MOST_LINES = 60
 
@@ -32,11 +34,13 @@ def rock_example(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def _strip(table: pl.DataFrame) -> pl.DataFrame:
     """Give the table the columns of a strip; what this analysis does not know is null."""
-    unknown = {"rollout_id": pl.String, "segment": pl.UInt32, "phase": pl.String}
-    return table.with_columns(
+    known = table.with_columns(
         pl.col("value").is_not_null().alias("in_loss"),
         pl.col("loss").alias("column"),
         pl.lit("nat").alias("unit"),
-        pl.lit(None, pl.Boolean).alias("is_released"),
-        *(pl.lit(None, dtype).alias(name) for name, dtype in unknown.items()),
+    )
+    return known.with_columns(
+        pl.lit(None, dtype).alias(name)
+        for name, dtype in polars_schema(TOKEN_STRIP).items()
+        if name not in known.columns
     )

@@ -1,6 +1,7 @@
 """Draw one rollout as text: `token_strip`."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import matplotlib.pyplot as plt
 import polars as pl
@@ -15,6 +16,8 @@ from opd_diag.plots.wrapping import Piece, wrapped
 
 WIDTH = 100  # characters in a line
 MOST_LINES = 400
+PROMPT_LINES = 3
+MOST_NOTES = 8
 CHARACTER = 0.075  # inches
 LINE = 0.2
 LEFT, RIGHT, TOP, BOTTOM = 0.25, 0.15, 0.75, 0.45  # inches around the text
@@ -30,6 +33,9 @@ Corners = list[tuple[float, float]]
 def token_strip(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw one rollout token by token, coloured by a column, with what the results say.
 
+    Above it stands the end of the prompt. The tokens with the largest values at which the teacher
+    prefers another one are numbered, and what it prefers is listed below.
+
     Tokens outside the loss are grey and have no colour. What the font cannot draw is escaped; a
     font for other scripts is taken from matplotlib's setting `font.monospace`.
 
@@ -42,17 +48,23 @@ def token_strip(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             return nothing(ax or _page(8), "the response has no tokens")
         words = readable_words(table)
         pieces = [piece for piece in wrapped(words, WIDTH) if piece.line < MOST_LINES]
-        lines = pieces[-1].line + 1
-        ax = ax or _page(lines)
+        above, notes = _prompt_lines(table), _notes(table, words, pieces[-1].token + 1)
+        below = _note_lines(notes)
+        top, bottom = -0.6 - len(above), pieces[-1].line + 0.6 + len(below)
+        ax = ax or _page(bottom - top)
         ax.set_xlim(-0.5, WIDTH + 0.5)
-        ax.set_ylim(lines - 0.4, -0.6)
+        ax.set_ylim(bottom, top)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         coloured = table.select(pl.when("in_loss").then("value"))["value"].to_list()
         shades = _shades([value for value in coloured if value is not None])
         _cells(ax, coloured, pieces, shades)
-        _words(ax, coloured, pieces, shades, table["in_loss"].to_list())
+        points = _points(ax, bottom - top)
+        _words(ax, coloured, pieces, shades, table["in_loss"].to_list(), points)
+        _around(ax, above, top + 0.6, points)
+        _around(ax, below, pieces[-1].line + 1.2, points)
+        _number(ax, [token for token, _ in notes], pieces, points)
         _legend(ax, _marks(ax, table, pieces))
         _title(ax, table, pieces[-1].token + 1)
         _scale(ax, table, shades)
@@ -71,7 +83,72 @@ def readable_words(table: pl.DataFrame) -> list[str]:
     ]
 
 
-def _page(lines: int) -> Axes:
+def _prompt_lines(table: pl.DataFrame) -> list[str]:
+    """Return the end of the prompt in a few lines, and an empty one."""
+    prompt = table["prompt"][0]
+    if prompt is None:
+        return []
+    lines = wrap(f"prompt: {readable(prompt, 'monospace')}", WIDTH)
+    if len(lines) > PROMPT_LINES:
+        lines = [f"prompt: … {lines[-PROMPT_LINES]}"[:WIDTH], *lines[1 - PROMPT_LINES :]]
+    return [*lines, ""]
+
+
+def _notes(table: pl.DataFrame, words: Sequence[str], drawn: int) -> list[tuple[int, str]]:
+    """Say what the teacher prefers to the tokens with the largest values, in their order."""
+    rows = table.with_row_index("token").head(drawn).filter(
+        pl.col("in_loss"), pl.col("value").is_not_null(), pl.col("teacher_prob").is_not_null(),
+        pl.col("teacher_top_id") != pl.col("token_id"),
+    )  # fmt: skip
+    chosen = rows.sort(pl.col("value").abs(), "token", descending=[True, False]).head(MOST_NOTES)
+    notes = []
+    for number, row in enumerate(chosen.sort("token").iter_rows(named=True), start=1):
+        top = row["teacher_top_text"]
+        other = readable(f"[{row['teacher_top_id']}]" if top is None else top, "monospace")
+        notes.append(
+            (
+                row["token"],
+                f"{number} '{other}' {row['teacher_top_prob']:.3f}, "
+                f"not '{words[row['token']]}' {row['teacher_prob']:.3f}",
+            )
+        )
+    return notes
+
+
+def _note_lines(notes: Sequence[tuple[int, str]]) -> list[str]:
+    """Put the notes into lines, each as long as it can be."""
+    lines = [""]
+    for text in ("the teacher prefers, with its probabilities:", *(t for _, t in notes)):
+        piece = text[:WIDTH]
+        if lines[-1] and len(lines[-1]) + 3 + len(piece) > WIDTH:
+            lines.append("")
+        lines[-1] = f"{lines[-1]}   {piece}" if lines[-1] else piece
+    return lines if notes else []
+
+
+def _around(ax: Axes, lines: Sequence[str], first: float, points: float) -> None:
+    """Write lines of plain text before or after the tokens."""
+    for place, line in enumerate(lines):
+        ax.text(0, first + place, line, fontsize=points, family="monospace", parse_math=False,
+                va="center_baseline", color=CONTROL)  # fmt: skip
+
+
+def _number(ax: Axes, tokens: Sequence[int], pieces: Sequence[Piece], points: float) -> None:
+    """Write the numbers of the notes above the ends of their tokens."""
+    last = {piece.token: piece for piece in pieces}
+    for number, token in enumerate(tokens, start=1):
+        piece = last[token]
+        ax.text(piece.at + piece.width, piece.line - FULL, str(number), fontsize=0.6 * points,
+                ha="center", va="center", color=THRESHOLD, weight="bold")  # fmt: skip
+
+
+def _points(ax: Axes, lines: float) -> float:
+    """Return the size of letters that fill the axes with lines."""
+    width, height = _inches(ax)
+    return 72 * min(width / (WIDTH + 1) / ADVANCE, height / lines / 1.5)
+
+
+def _page(lines: float) -> Axes:
     """Make a figure in which every character has the same place, whatever the legend needs."""
     width, height = LEFT + CHARACTER * WIDTH + RIGHT, TOP + LINE * lines + BOTTOM
     figure = plt.figure(figsize=(width, height), layout="none")
@@ -121,10 +198,8 @@ def _words(
     pieces: Sequence[Piece],
     shades: ScalarMappable,
     in_loss: Sequence[bool],
+    points: float,
 ) -> None:
-    width, height = _inches(ax)
-    lines = pieces[-1].line + 1
-    points = 72 * min(width / (WIDTH + 1) / ADVANCE, height / lines / 1.5)
     colours = shades.to_rgba(pl.Series([value or 0.0 for value in values]).to_numpy())
     for piece in pieces:
         red, green, blue, _ = colours[piece.token]
@@ -183,7 +258,8 @@ def _title(ax: Axes, table: pl.DataFrame, drawn: int) -> None:
     name = readable(table["rollout_id"][0] or "")
     name = name if len(name) <= TITLE_CHARACTERS else f"…{name[1 - TITLE_CHARACTERS :]}"
     name = f" ({name})" if table["rollout_id"][0] else ""
-    title = f"Rollout {table['rollout'][0]}{name}, {table['checkpoint'][0]}"
+    outcome = {True: ", correct", False: ", wrong", None: ""}[table["correct"][0]]
+    title = f"Rollout {table['rollout'][0]}{name}, {table['checkpoint'][0]}{outcome}"
     counts = f"{table.height:,} tokens, {table['in_loss'].sum():,} in the loss"
     counts += "" if drawn == table.height else f"; the first {drawn:,} are drawn"
     words = ", ".join(_absent(table))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -22,6 +23,12 @@ from opd_diag.tables.source import (
 DERIVED = {"advantage": "nat", "gain": "nat"}
 USUAL_K = {"margin": 4, "teacher_mass": 16, "overlap": 16}
 _KEYS = ("rollout", "position", "token_id", "segment", "in_loss")
+_CHOICES = {
+    "student_logp": ("student_prob", pl.Float64),
+    "teacher_logp": ("teacher_prob", pl.Float64),
+    "teacher_top_id": ("teacher_top_id", pl.Int32),
+    "teacher_top_logp": ("teacher_top_prob", pl.Float64),
+}
 
 
 def token_strip(
@@ -62,11 +69,16 @@ def token_strip(
     else:
         values = tokens.select("position", value.cast(pl.Float64).alias("value")).collect()
     # `reverse_kl` is what the phases were counted over.
-    frame = tokens.select(*_KEYS, "reverse_kl").collect().join(values, on="position", how="left")
-    frame = frame.sort("position").with_columns(
+    wanted = tokens.select(*_KEYS, "reverse_kl", *_choices(tokens)).collect()
+    frame = wanted.join(values, on="position", how="left").sort("position")
+    vocab = vocabulary(source)
+    frame = frame.with_columns(
         checkpoint=pl.lit(name),
-        rollout_id=pl.lit(_its_id(source.rollouts, row)),
-        text=_text(frame.sort("position")["token_id"], vocabulary(source)),
+        rollout_id=pl.lit(_its_own(source.rollouts, row, "rollout_id"), pl.String),
+        correct=pl.lit(_its_own(source.rollouts, row, "correct"), pl.Boolean),
+        prompt=pl.lit(_prompt(source.rollouts, row, vocab), pl.String),
+        text=_text(frame["token_id"], vocab),
+        teacher_top_text=_text(frame["teacher_top_id"], vocab),
         column=pl.lit(full),
         unit=pl.lit(unit),
         is_rock=_is_rock(finished_result(source, "rock_tokens")),
@@ -94,10 +106,33 @@ def _row_of(rollouts: pl.DataFrame, rollout: int | str) -> int:
     return rollout
 
 
-def _its_id(rollouts: pl.DataFrame, row: int) -> str | None:
-    if "rollout_id" not in rollouts.columns:
+def _its_own(rollouts: pl.DataFrame, row: int, column: str) -> Any:
+    """Return what a column says of a rollout, None where the rollouts do not have it."""
+    if column not in rollouts.columns:
         return None
-    return str(rollouts.filter(pl.col("rollout") == row)["rollout_id"][0])
+    return rollouts.filter(pl.col("rollout") == row)[column][0]
+
+
+def _prompt(rollouts: pl.DataFrame, row: int, vocab: pl.DataFrame | None) -> str | None:
+    """Write a prompt's bytes as text; invalid ones are escaped."""
+    ids = _its_own(rollouts, row, "prompt_token_ids")
+    if vocab is None or ids is None:
+        return None
+    known = dict(vocab.filter(pl.col("token_id").is_in(ids.to_list()))
+                 .select("token_id", "bytes").iter_rows())  # fmt: skip
+    text = b"".join(known.get(token) or f"[{token}]".encode() for token in ids)
+    return text.decode("utf-8", "backslashreplace")
+
+
+def _choices(tokens: pl.LazyFrame) -> list[pl.Expr]:
+    """Select what both models make of a token; null where a table does not have it."""
+    there = tokens.collect_schema().names()
+    choices = []
+    for column, (name, dtype) in _CHOICES.items():
+        value = pl.col(column) if column in there else pl.lit(None)
+        value = value.cast(dtype)
+        choices.append((value.exp() if column.endswith("logp") else value).alias(name))
+    return choices
 
 
 def _choose(column: str, k_grid: Sequence[int]) -> tuple[str, str, pl.Expr]:

@@ -134,6 +134,10 @@ WORDS = ["The", " answer", "\n\n", " is", " $x^2$", " naïve", " 中文", "\U000
          "x" * 230, " is\nso", "<|end|>", "\t", "", None, "привет"]  # fmt: skip
 
 
+UNKNOWN = ("correct", "prompt", "student_prob", "teacher_prob", "teacher_top_id",
+           "teacher_top_text", "teacher_top_prob")  # fmt: skip
+
+
 def strip(values, **columns):
     """A table of as many tokens, in the loss and of one segment unless told."""
     n = len(values)
@@ -142,6 +146,7 @@ def strip(values, **columns):
             "checkpoint": ["a"] * n,
             "rollout": [5] * n,
             "rollout_id": ["id"] * n,
+            **{name: [None] * n for name in UNKNOWN},
             "position": range(n),
             "token_id": range(n),
             "text": [f" w{i}" for i in range(n)],
@@ -266,6 +271,57 @@ def test_it_draws_on_the_axes_it_is_given():
     _, ax = plt.subplots()
     assert od.plots.token_strip(strip([0.1] * 30), ax=ax) is ax
     assert len(ax.texts) == 30
+
+
+def test_the_outcome_and_the_end_of_the_prompt_stand_above():
+    prompt = f"{'far ' * 200}near"
+    table = strip([0.1] * 3, correct=[False] * 3, prompt=[prompt] * 3)
+    ax = od.plots.token_strip(table)
+    assert ax.get_title(loc="left").splitlines()[0].endswith(", wrong")
+    above = [text.get_text() for text in ax.texts if text.get_position()[1] < 0]
+    assert above[0].startswith("prompt: … far")
+    assert above[-2].endswith("near")
+    assert len(above) == 4
+    assert max(map(len, above)) <= 100
+    bottom, top = ax.get_ylim()
+    assert top < min(text.get_position()[1] for text in ax.texts) < bottom
+
+
+def test_what_the_teacher_prefers_is_numbered_and_listed():
+    """The largest values in the loss at which it prefers another token, in their order."""
+    n = 14
+    values = [float(i) for i in range(n)]
+    top = [100] * n
+    top[13] = 13  # the largest value, where both agree
+    in_loss = [True] * n
+    in_loss[12] = False
+    table = strip(
+        values, in_loss=in_loss, teacher_top_id=top, teacher_prob=[0.125] * n,
+        teacher_top_prob=[0.75] * n, teacher_top_text=[" other"] * 7 + [None] * 7,
+    )  # fmt: skip
+    ax = od.plots.token_strip(table)
+    shown = " ".join(t.get_text() for t in ax.texts if t.get_position()[1] > 0)
+    assert "1 ' other' 0.750, not ' w4' 0.125" in shown
+    assert "8 '[100]' 0.750, not ' w11' 0.125" in shown
+    assert not any(f"' w{i}'" in shown for i in (3, 12, 13))
+    numbers = {t.get_text(): t.get_position()[0] for t in ax.texts if t.get_text().isdigit()}
+    assert list(numbers) == [str(i) for i in range(1, 9)]
+    ends = {t.get_text(): t.get_position()[0] + len(t.get_text()) for t in ax.texts}
+    assert numbers["1"] == ends[" w4"]
+    assert numbers["8"] == ends[" w11"]
+
+
+def test_the_table_says_what_both_models_make_of_a_token(run):
+    table, rows = od.token_strip(run, 7), tokens(run, "step0", 7)
+    np.testing.assert_allclose(table["teacher_prob"], np.exp(rows["teacher_logp"].cast(float)))
+    np.testing.assert_allclose(
+        table["teacher_top_prob"], np.exp(rows["teacher_top_logp"].cast(float))
+    )
+    assert table["teacher_top_id"].equals(rows["teacher_top_id"])
+    assert table["teacher_top_text"].to_list() == [f" {i}" for i in rows["teacher_top_id"]]
+    rollout = run.rollouts.row(7, named=True)
+    assert table["correct"][0] == rollout["correct"]
+    assert table["prompt"][0] == "".join(f" {i}" for i in rollout["prompt_token_ids"])
 
 
 def test_words_are_placed_whole_and_side_by_side():
