@@ -84,6 +84,12 @@ def agreement_traps(
             min=1, metavar="N", help="Shuffles, and draws of random cuts.", rich_help_panel=CONTROLS
         ),
     ] = 20,
+    block: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Shuffle blocks of N tokens.", rich_help_panel=CONTROLS
+        ),
+    ] = 16,
     trace: Annotated[
         int | None,
         typer.Option(metavar="ROLLOUT", help="Rollout to trace; default: the longest stretch."),

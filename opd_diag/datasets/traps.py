@@ -16,6 +16,7 @@ def trap_run(
     tokens: int = 500,
     length: int = 150,
     share: float = 0.6,
+    degenerate: float = 0.5,
     seed: int = 0,
 ) -> Dataset:
     """Plant one low-KL stretch in some rollouts.
@@ -23,7 +24,8 @@ def trap_run(
     In the stretch KL, gradient norm and teacher entropy are 0.05 of what they were, at both
     checkpoints `step0` and `step1`; forward KL halves between the checkpoints, so the gain is low
     there too. One half of these rollouts is wrong and repeats itself in the stretch, the other
-    half is correct and does not: low KL looks the same in both.
+    half is correct and does not: low KL looks the same in both. Other rollouts are right or wrong
+    with a probability of one half.
 
     Args:
         prompts: Number of prompts.
@@ -31,6 +33,7 @@ def trap_run(
         tokens: Tokens of each rollout.
         length: Tokens of a stretch.
         share: Share of the rollouts with a stretch.
+        degenerate: Share of these that are wrong and repeat themselves.
         seed: Seed of every draw.
 
     Returns:
@@ -51,7 +54,7 @@ def trap_run(
         {
             "rollout": chosen.astype(np.uint32),
             "onset": rng.integers(tokens // 4, tokens // 2, chosen.size).astype(np.uint32),
-            "degenerate": rng.permutation(np.arange(chosen.size) % 2 == 0),
+            "degenerate": rng.permutation(np.arange(chosen.size) * degenerate % 1 < degenerate),
         }
     )
     since = pl.col("position").cast(pl.Int64) - pl.col("onset")

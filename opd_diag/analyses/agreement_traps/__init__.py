@@ -10,6 +10,8 @@ from opd_diag.analyses.agreement_traps.checkpoint import COLUMNS, COLUMNS_OF_TWO
 from opd_diag.analyses.agreement_traps.cuts import cut_rules, tokens_before_release, trap_cuts
 from opd_diag.analyses.agreement_traps.map import trap_map
 from opd_diag.analyses.agreement_traps.options import Options, parse_threshold
+from opd_diag.analyses.agreement_traps.outcomes import trap_outcomes
+from opd_diag.analyses.agreement_traps.persistence import trap_persistence
 from opd_diag.analyses.agreement_traps.phases import trap_phases
 from opd_diag.analyses.agreement_traps.report import summary_lines
 from opd_diag.analyses.agreement_traps.rollouts import per_rollout
@@ -35,6 +37,8 @@ class AgreementTraps(NamedTuple):
         agreement_traps: One row per rollout: whether the rule fired, where, what it saves.
         trap_phases: Quantities before, inside and after the stretch, by group of rollouts.
         trap_summary: Prevalence, onset, what is saved and lost, against shuffled KL.
+        trap_persistence: The longest run below the threshold, against shuffled blocks.
+        trap_outcomes: How often rollouts on which the rule fires are wrong, within prompts.
         trap_cuts: What the cut keeps, against other ways to keep as many tokens.
         trap_sensitivity: Prevalence, persistence and kept signal over a grid of settings.
         trap_map: KL of the rollouts in bins, sorted by onset.
@@ -44,6 +48,8 @@ class AgreementTraps(NamedTuple):
     agreement_traps: pl.DataFrame
     trap_phases: pl.DataFrame
     trap_summary: pl.DataFrame
+    trap_persistence: pl.DataFrame
+    trap_outcomes: pl.DataFrame
     trap_cuts: pl.DataFrame
     trap_sensitivity: pl.DataFrame
     trap_map: pl.DataFrame
@@ -71,6 +77,7 @@ def agreement_traps(
     repeat_ngram: int = 32,
     control_rollouts: int = 2000,
     draws: int = 20,
+    block: int = 16,
     trace: int | None = None,
     k_grid: Sequence[int] = K_GRID,
     seed: int = 0,
@@ -105,12 +112,13 @@ def agreement_traps(
         repeat_ngram: Tokens of an n-gram that count as a repetition; `score` looks up to 32.
         control_rollouts: Most rollouts that are shuffled and compared; whole prompts are drawn.
         draws: Shuffles, and draws of every random cut.
+        block: Tokens that a shuffle keeps together.
         trace: Rollout of `trap_trace`; None: the one with the longest stretch.
         k_grid: The K of the array columns of a token table; a run knows its own.
         seed: Seed of the bootstrap, the shuffles and the draws.
 
     Returns:
-        Seven tables. Rollouts on which the rule could not fire stand in the first with a reason,
+        Nine tables. Rollouts on which the rule could not fire stand in the first with a reason,
         and count nowhere else.
 
     Raises:
@@ -136,6 +144,7 @@ def agreement_traps(
         repeat_ngram=repeat_ngram,
         control_rollouts=control_rollouts,
         draws=draws,
+        block=block,
         trace=trace,
         seed=seed,
     )
@@ -161,6 +170,7 @@ def _tables_of(
         lengths,
         thresholds,
         {rule: int(cuts.kept.sum()) for rule, cuts in observed.items()},
+        block=options.block,
         draws=options.draws,
         seed=options.seed,
     )
@@ -170,6 +180,8 @@ def _tables_of(
         "agreement_traps": per_rollout(checkpoint),
         "trap_phases": trap_phases(checkpoint, main),
         "trap_summary": trap_summary(checkpoint, main),
+        "trap_persistence": trap_persistence(checkpoint, main),
+        "trap_outcomes": trap_outcomes(checkpoint),
         "trap_cuts": trap_cuts(checkpoint, observed, shuffled, released),
         "trap_sensitivity": trap_sensitivity(checkpoint),
         "trap_map": trap_map(checkpoint),

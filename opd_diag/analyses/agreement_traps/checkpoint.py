@@ -270,7 +270,8 @@ def _read_quantities(
     first, last = ends
     if first != last:
         other = first if tokens.checkpoints[0] == last else last
-        readers["gain"] = lambda: read("forward_kl", first) - read("forward_kl", last)
+        readers["gain_reverse_kl"] = lambda: read("reverse_kl", first) - read("reverse_kl", last)
+        readers["gain_forward_kl"] = lambda: read("forward_kl", first) - read("forward_kl", last)
         readers["grad_logits_other"] = lambda: read("grad_logits", other)
     quantities = {}
     for name, reader in readers.items():

@@ -22,8 +22,9 @@ from opd_diag.stats.ragged import ranges, sequence_sums, starts_of
 from opd_diag.tables.source import Source, finished_result
 
 ETAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-SIGNALS = ("reverse_kl", "grad_logits", "gain", "grad_logits_other", "correct")
-UNITS = {"correct": "share", "reverse_kl": "nat", "gain": "nat"}
+GAINS = ("gain_reverse_kl", "gain_forward_kl")
+SIGNALS = ("reverse_kl", "grad_logits", *GAINS, "grad_logits_other", "correct")
+UNITS = {"correct": "share", "reverse_kl": "nat", **dict.fromkeys(GAINS, "nat")}
 
 NO_SECOND = "needs a second checkpoint"
 NO_OUTCOME = "no rollout says whether it is correct"
@@ -140,7 +141,7 @@ def _comparisons(
     others = _others(checkpoint, cuts.kept, released)
     none = np.zeros(lengths.size), np.zeros(lengths.size)
     free = {"shuffled KL": shuffled.cuts.kept.mean(axis=0), "release points": released}
-    placing = {"reverse_kl", "grad_logits"} | ({"gain"} if checkpoint.name in ends else set())
+    placing = {"reverse_kl", "grad_logits", *(GAINS if checkpoint.name in ends else ())}
     for signal, (running, missing) in _signals(checkpoint).items():
         kept, everything = _sums(running, cut), _sums(running, whole)
         for name, keeping in {"shuffled KL": None, **others}.items():

@@ -33,6 +33,7 @@ class Options:
     repeat_ngram: int = 32
     control_rollouts: int = 2000
     draws: int = 20
+    block: int = 16
     trace: int | None = None
     seed: int = 0
 
@@ -49,6 +50,7 @@ class Options:
             buffer=self.buffer,
             control_rollouts=self.control_rollouts,
             draws=self.draws,
+            block=self.block,
         )
         _at_least(
             0,

@@ -20,7 +20,8 @@ UNITS = {
     "reverse_kl": "nat",
     "grad_logits": "nat/logit",
     "grad_logits_other": "nat/logit",
-    "gain": "nat",
+    "gain_reverse_kl": "nat",
+    "gain_forward_kl": "nat",
     "advantage_std": "nat",
     "teacher_entropy": "nat",
 }  # the others are shares

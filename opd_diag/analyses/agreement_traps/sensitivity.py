@@ -34,8 +34,10 @@ def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
     thresholds = checkpoint.sample_thresholds(rules)
     observed = find_cuts(kl, lengths, rules, thresholds)
     draws = min(options.draws, MOST_DRAWS)
-    shuffled = shuffled_cuts(kl, lengths, rules, thresholds, draws=draws, seed=options.seed)
-    signal = "gain" if "gain" in checkpoint.quantities else "grad_logits"
+    shuffled = shuffled_cuts(
+        kl, lengths, rules, thresholds, block=options.block, draws=draws, seed=options.seed
+    )
+    signal = "gain_forward_kl" if "gain_forward_kl" in checkpoint.quantities else "grad_logits"
     terms = _terms(checkpoint, rules, observed, shuffled, checkpoint.quantities[signal].sample)
     prompts = Prompts(checkpoint.prompt[checkpoint.sample], seed=options.seed)
     sums = {name: tuple(prompts.sums(side) for side in pair) for name, pair in terms.items()}

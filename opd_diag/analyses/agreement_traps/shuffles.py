@@ -1,8 +1,10 @@
-"""The null: the same rule on the same rollouts, their tokens shuffled inside each rollout.
+"""The null: the same rule on the same rollouts, blocks of their tokens shuffled in each rollout.
 
-A shuffle keeps every value and only takes away their order, and a token keeps its other columns
-with its KL. What the rule finds there it finds without any persistence: a cut placed at low KL
-keeps more KL per token, and more of all that goes with KL, by construction.
+A shuffle keeps every value and takes away the order of the blocks, and a token keeps its other
+columns with its KL. Single tokens (blocks of 1) are no null for a rule on windows: any
+autocorrelation of neighbours makes longer runs than they do. Blocks keep it inside of them. What
+the rule does on shuffled blocks it does without persistence: a cut placed at low KL keeps more KL
+per token, and more of all that goes with KL, by construction.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,9 @@ from opd_diag.analyses.agreement_traps.rule import (
     find_cuts,
 )
 from opd_diag.analyses.agreement_traps.same_tokens import find_lows, shift_thresholds
-from opd_diag.stats.ragged import blocks, starts_of
+from opd_diag.stats.ragged import blocks, index_in_sequence, ranges, sequence_sums, starts_of
+
+TENTHS = 10
 
 
 class Shuffled(NamedTuple):
@@ -46,6 +50,7 @@ def shuffled_rules(
     thresholds: Mapping[tuple[int, float], Floats],
     budgets: Mapping[Rule, int],
     *,
+    block: int,
     draws: int,
     seed: int,
 ) -> dict[Rule, Shuffled]:
@@ -56,6 +61,7 @@ def shuffled_rules(
         lengths: Tokens of each rollout.
         thresholds: Threshold of each rollout, the one that it has unshuffled.
         budgets: The rules, and how many tokens each keeps unshuffled.
+        block: Tokens that stay together.
         draws: Number of shuffles.
         seed: Seed of the shuffles: the same ones for every rule.
     """
@@ -63,7 +69,7 @@ def shuffled_rules(
     cuts: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
     phases = {rule: {name: np.zeros((2, lengths.size, 4)) for name in samples} for rule in rules}
     kept = {rule: {name: np.zeros((2, lengths.size)) for name in samples} for rule in rules}
-    for order in shuffles(lengths, draws=draws, seed=seed):
+    for order in shuffles(lengths, block=block, draws=draws, seed=seed):
         kl = samples["reverse_kl"][order]
         drawn = find_cuts(kl, lengths, rules, thresholds)
         held = _keep_budgets(kl, lengths, thresholds, budgets)
@@ -151,35 +157,91 @@ def shuffled_cuts(
     rules: Sequence[Rule],
     thresholds: Mapping[tuple[int, float], Floats],
     *,
+    block: int,
     draws: int,
     seed: int,
+    course: Floats | None = None,
 ) -> dict[Rule, Cuts]:
-    """Apply rules to shuffled rollouts; every field of the cuts has shape (draws, rollouts)."""
-    drawn = [
-        find_cuts(kl[order], lengths, rules, thresholds)
-        for order in shuffles(lengths, draws=draws, seed=seed)
-    ]
+    """Apply rules to shuffled rollouts; every field of the cuts has shape (draws, rollouts).
+
+    Args:
+        kl: KL of every token, nat. Shape (tokens,).
+        lengths: Tokens of each rollout.
+        rules: The rules.
+        thresholds: Threshold of each rollout, the one that it has unshuffled.
+        block: Tokens that stay together.
+        draws: Number of shuffles.
+        seed: Seed of the shuffles: the same ones for every rule.
+        course: Factor at each place that stays where it is, from `steady_course`; only what
+            remains of KL is shuffled. Shape (tokens,).
+    """
+    rest = kl if course is None else kl / course
+    drawn = []
+    for order in shuffles(lengths, block=block, draws=draws, seed=seed):
+        moved = rest[order] if course is None else rest[order] * course
+        drawn.append(find_cuts(moved, lengths, rules, thresholds))
     return {
         rule: Cuts(*(np.stack(field) for field in zip(*(one[rule] for one in drawn), strict=True)))
         for rule in rules
     }
 
 
-def shuffles(lengths: Integers, *, draws: int, seed: int) -> Iterator[Integers]:
-    """Draw orders that shuffle the tokens inside each rollout. Shape (tokens,) each."""
+def steady_course(kl: Values, lengths: Integers) -> Floats:
+    """Fit the steady rise or fall of KL along the responses: a line in log KL, one for all.
+
+    It is fitted to the tenths of the response, over rollouts scaled to a mean of 1, by the mean of
+    square roots, which heavy tails do not carry off.
+
+    Args:
+        kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
+        lengths: Tokens of each rollout. Shape (rollouts,).
+
+    Returns:
+        Factor at each token, above 0. Shape (tokens,).
+    """
+    row = np.repeat(np.arange(lengths.size), lengths)
+    place = (index_in_sequence(lengths) + 0.5) / lengths[row]
+    mean = sequence_sums(kl, lengths)[0] / np.maximum(lengths, 1)
+    scaled = np.sqrt(np.maximum(kl, 0) / np.where(mean > 0, mean, np.inf)[row])
+    tenth = (place * TENTHS).astype(np.int64)
+    count = np.bincount(tenth, minlength=TENTHS)
+    level = np.bincount(tenth, scaled, TENTHS) / np.maximum(count, 1)
+    known = level > 0
+    if known.sum() < 2:
+        return np.ones(kl.size)
+    centre = (np.arange(TENTHS)[known] + 0.5) / TENTHS
+    slope = np.polyfit(centre, 2 * np.log(level[known]), 1)[0]
+    return np.asarray(np.exp(slope * (place - 0.5)))
+
+
+def shuffles(lengths: Integers, *, block: int, draws: int, seed: int) -> Iterator[Integers]:
+    """Draw orders that shuffle blocks of tokens inside each rollout. Shape (tokens,) each.
+
+    Where the first block ends is drawn too, so the first and the last one may be shorter.
+    """
     rng = np.random.default_rng(seed)
-    parts = [(tokens, _owners(lengths[rows])) for rows, tokens in blocks(lengths)]
+    parts = [(tokens, lengths[rows]) for rows, tokens in blocks(lengths)]
     for _ in range(draws):
         order = np.empty(int(lengths.sum()), np.int64)
-        for tokens, rollout in parts:
+        for tokens, sizes in parts:
+            rollout, starts, counts = _pieces(sizes, rng.integers(block, size=sizes.size), block)
             mixed = rng.permutation(rollout.size)
-            # Stable: each rollout gets its tokens back in the order in which they were drawn.
+            # Stable: each rollout gets its blocks back in the order in which they were drawn.
             mixed = mixed[np.argsort(rollout[mixed], kind="stable")]
-            order[tokens] = tokens.start + mixed
+            moved = starts[mixed] if block == 1 else ranges(starts[mixed], counts[mixed])
+            order[tokens] = tokens.start + moved
         yield order
 
 
-def _owners(lengths: Integers) -> Integers:
-    """Number the rollout of each token of a block; small integers are sorted by radix."""
+def _pieces(lengths: Integers, first: Integers, block: int) -> tuple[Numbers, Integers, Integers]:
+    """Cut rollouts into blocks, the first of so many tokens: rollout, start, number of tokens."""
+    short = np.minimum(first, lengths)
+    some = (short > 0).astype(np.int64)
+    counts = some - (short - lengths) // block
+    # Small integers are sorted by radix.
     kind = np.uint16 if lengths.size <= np.iinfo(np.uint16).max else np.int64
-    return np.repeat(np.arange(lengths.size).astype(kind), lengths)
+    rollout = np.repeat(np.arange(lengths.size).astype(kind), counts)
+    start = short[rollout] + (index_in_sequence(counts) - some[rollout]) * block
+    stop = np.minimum(start + block, lengths[rollout])
+    start = np.maximum(start, 0)
+    return rollout, start + starts_of(lengths)[rollout], stop - start

@@ -13,11 +13,14 @@ from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table, spread
+from opd_diag.tables.columns.agreement_traps import LOW
 
-LOST = ("grad_logits", "gain")
+LOST = ("grad_logits", "gain_reverse_kl", "gain_forward_kl")
 
 ONE_CHECKPOINT = "needs a second checkpoint"
-NO_TOTAL = "the total does not exclude 0, so it has no shares"
+NO_TOTAL = "the interval of the total is not above 0, so it has no shares"
+CRUDE = "crude, between prompts too; see trap_outcomes for the comparison within prompts"
+NO_RATIO = "the interval of the shuffled is not above 0"
 
 
 class Measure(NamedTuple):
@@ -54,6 +57,7 @@ def trap_summary(checkpoint: Checkpoint, shuffled: Shuffled) -> pl.DataFrame:
         The table `trap_summary`.
     """
     measures = [
+        *_thresholds(checkpoint),
         *_of_cuts(checkpoint, shuffled),
         *_lost(checkpoint, shuffled),
         *_outcomes(checkpoint, shuffled),
@@ -90,15 +94,20 @@ def _against_shuffled(checkpoint: Checkpoint, measures: Sequence[Measure]) -> di
         for side in ("x", "m")
     )
     x0, m0 = (prompts.sums(np.stack([c[side] for c in controls], axis=1)) for side in (0, 1))
-    quotient = prompts.quotient(x, m, x0, m0)
+    null, quotient = prompts.ratio(x0, m0), prompts.quotient(x, m, x0, m0)
+    of_nothing = null.low <= 0  # a share of a sum with both signs can be 0 or below
+    ratio = {
+        name: np.where(of_nothing, np.nan, end)
+        for name, end in interval_columns("ratio", quotient).items()
+    }
     numbers = {
         "n_control": np.full(len(compared), sample.size),
         **interval_columns("observed", prompts.ratio(x, m)),
-        **interval_columns("shuffled", prompts.ratio(x0, m0)),
-        **interval_columns("ratio", quotient),
+        **interval_columns("shuffled", null),
+        **ratio,
     }
     reason = np.full(len(measures), "", object)
-    reason[compared] = quotient.reason
+    reason[compared] = np.where(of_nothing, NO_RATIO, quotient.reason)
     return {
         **{
             name: spread(values, np.array(compared), len(measures))
@@ -106,6 +115,21 @@ def _against_shuffled(checkpoint: Checkpoint, measures: Sequence[Measure]) -> di
         },
         "ratio_reason": [text or None for text in reason],
     }
+
+
+def _thresholds(checkpoint: Checkpoint) -> list[Measure]:
+    """Write the threshold, and beside it the KL of a token."""
+    eligible = checkpoint.eligible.astype(np.float64)
+    threshold = np.where(checkpoint.eligible, checkpoint.threshold, 0)
+    kl = checkpoint.quantities["reverse_kl"].sums.sum(axis=1) * eligible
+    tokens = checkpoint.lengths * eligible
+    note = None
+    if tokens.sum() and threshold.sum() > LOW * kl.sum() / tokens.sum() * eligible.sum():
+        note = "more than half of the mean KL: a window below it is not low"
+    return [
+        Measure("threshold", "all", "nat", threshold, eligible, note=note),
+        Measure("mean_kl", "all", "nat", kl, tokens, note="of the tokens of the same rollouts"),
+    ]
 
 
 def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
@@ -146,7 +170,11 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
         measure("nothing_kept", "share", "the cut is the first token"),
         measure("tokens_saved", "share"),
         measure("stretch_tokens", "tokens"),
-        measure("windows_below_after", "share", "windows after the rule fired that stay below"),
+        measure(
+            "windows_below_after",
+            "share",
+            "windows after the rule fired that stay below; a ratio under 1 comes from clumps of KL",
+        ),
         measure("longest_run", "windows", "longest run below the threshold, 0 where there is none"),
         measure("kl_per_token_kept", "nat", "a cut at low KL raises it by construction"),
         measure("kl_after_cut", "share", "low by construction"),
@@ -200,7 +228,7 @@ def _lost(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
             measures.append(empty._replace(note=ONE_CHECKPOINT))
             continue
         i = signals.index(name)
-        if not (mean.low[i] > 0 or mean.high[i] < 0):
+        if not mean.low[i] > 0:
             measures.append(empty._replace(note=NO_TOTAL))
             continue
         total = totals[:, i]
@@ -227,8 +255,10 @@ def _outcomes(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     ):
         control = (chance * (flag & base)[checkpoint.sample], chance * base[checkpoint.sample])
         measures += [
-            _share(name, "triggered", flag & base & fired, base & fired)._replace(control=control),
-            _share(name, "untriggered", flag & base & rest, base & rest),
+            _share(name, "triggered", flag & base & fired, base & fired)._replace(
+                control=control, note=CRUDE
+            ),
+            _share(name, "untriggered", flag & base & rest, base & rest)._replace(note=CRUDE),
         ]
     return measures
 

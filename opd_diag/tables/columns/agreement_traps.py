@@ -8,6 +8,15 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
+LOW = 0.5  # a threshold above so large a share of the mean KL is not low
+LONGER = 0.25  # an excess of the longest run over shuffled blocks up to this share is small
+
+# Values of `comparison` in `trap_outcomes`.
+CRUDE = "crude, between prompts too"
+WITHIN = "within prompts"
+LANDMARK = "within prompts, those that run at a landmark"
+AT_TRIGGER = "within prompts, those that run where it fires"
+
 _CHECKPOINT = Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False)  # fmt: skip
 
 
@@ -66,7 +75,7 @@ TRAP_PHASES = (
     Column("n_rollouts", pl.UInt32, "rollouts", "Rollouts behind it.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts behind it.", nullable=False),
     *_interval("value", "see unit", "Mean over tokens; advantage_std: standard deviation over them."),
-    *_interval("shuffled", "see unit", "The same rule on tokens shuffled inside each rollout (control rollouts; split `all` only)."),
+    *_interval("shuffled", "see unit", "The same rule on blocks of tokens shuffled inside each rollout (control rollouts; split `all` only)."),
     Column("reason", pl.String, "-", "Why there is no interval, or what weakens it."),
 )  # fmt: skip
 
@@ -80,11 +89,40 @@ TRAP_SUMMARY = (
     *_interval("value", "see unit", "The estimate, over all rollouts on which the rule could fire."),
     Column("n_control", pl.UInt32, "rollouts", "Rollouts of the control."),
     *_interval("observed", "see unit", "The estimate on the rollouts of the control."),
-    *_interval("shuffled", "see unit", "The same rule on them with tokens shuffled inside each rollout."),
-    *_interval("ratio", "ratio", "Observed over shuffled; 1: no more than without persistence."),
+    *_interval("shuffled", "see unit", "The same rule on them with blocks of tokens shuffled inside each rollout."),
+    *_interval("ratio", "ratio", "Observed over shuffled; 1: as without persistence."),
     Column("ratio_reason", pl.String, "-", "Why the ratio has no interval, or what weakens it."),
     Column("note", pl.String, "-", "What a reader has to know of the measure."),
     Column("reason", pl.String, "-", "Why the value has no interval, or what weakens it."),
+)  # fmt: skip
+
+TRAP_PERSISTENCE = (
+    _CHECKPOINT,
+    Column("block", pl.UInt32, "tokens", "Tokens that the shuffle keeps together; 1: single tokens, which no autocorrelation survives.", nullable=False),
+    Column("keeps_course", pl.Boolean, "-", "Whether the steady rise or fall of KL along the response stays where it is.", nullable=False),
+    Column("draws", pl.UInt32, "-", "Shuffles.", nullable=False),
+    Column("n", pl.UInt32, "rollouts", "Rollouts of the control.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
+    *_interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
+    *_interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
+    *_interval("difference", "windows", "The first minus the second."),
+    *_interval("ratio", "ratio", "The first over the second."),
+    Column("p", pl.Float64, "-", "Of the hypothesis that the run is at most a quarter longer than shuffled: the larger of a test by the shuffles and of sign flips over prompts."),
+    Column("reason", pl.String, "-", "Why the difference has no interval, or what weakens it."),
+)  # fmt: skip
+
+TRAP_OUTCOMES = (
+    _CHECKPOINT,
+    Column("comparison", pl.String, "-", "Which rollouts are compared with which.", nullable=False),
+    Column("at_token", pl.UInt32, "tokens", "The landmark: rollouts of at least so many tokens, by whether the rule fired before."),
+    Column("n", pl.UInt32, "rollouts", "Rollouts with an outcome.", nullable=False),
+    Column("n_fired", pl.UInt32, "rollouts", "Those of them on which the rule fired, before the landmark where there is one.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts that tell something: with rollouts of both kinds.", nullable=False),
+    *_interval("wrong_fired", "share", "Share wrong where the rule fired; within prompts each weighs n1 n0 / (n1 + n0)."),
+    *_interval("wrong_others", "share", "Share wrong of the others, weighed alike."),
+    *_interval("difference", "share", "The first minus the second."),
+    Column("p", pl.Float64, "-", "Exact two-sided p of moving the triggers among the rollouts compared; null for the crude difference."),
+    Column("reason", pl.String, "-", "Why there is no difference, or what weakens its interval."),
 )  # fmt: skip
 
 TRAP_CUTS = (
@@ -119,9 +157,9 @@ TRAP_SENSITIVITY = (
     *_interval("prevalence", "share", "Share of rollouts on which the rule fires."),
     *_interval("tokens_kept", "share", "Share of the tokens before the cut."),
     *_interval("persistence", "share", "Windows after the rule fired that stay below the threshold."),
-    *_interval("shuffled_persistence", "share", "The same with tokens shuffled inside each rollout."),
+    *_interval("shuffled_persistence", "share", "The same with blocks of tokens shuffled inside each rollout."),
     *_interval("persistence_ratio", "ratio", "Observed over shuffled."),
-    Column("signal", pl.String, "-", "gain with a second checkpoint, else grad_logits.", nullable=False),
+    Column("signal", pl.String, "-", "gain_forward_kl with a second checkpoint, else grad_logits.", nullable=False),
     *_interval("signal_kept", "ratio", "Signal per token kept over signal per token; null where the total does not exceed 0."),
     Column("reason", pl.String, "-", "Why persistence_ratio has no interval, or what weakens it."),
 )  # fmt: skip
@@ -151,6 +189,8 @@ TABLES = {
     "agreement_traps": AGREEMENT_TRAPS,
     "trap_phases": TRAP_PHASES,
     "trap_summary": TRAP_SUMMARY,
+    "trap_persistence": TRAP_PERSISTENCE,
+    "trap_outcomes": TRAP_OUTCOMES,
     "trap_cuts": TRAP_CUTS,
     "trap_sensitivity": TRAP_SENSITIVITY,
     "trap_map": TRAP_MAP,

@@ -10,7 +10,7 @@ from opd_diag.analyses.agreement_traps import agreement_traps, summary_lines
 from opd_diag.analyses.agreement_traps.checkpoint import read_checkpoint, sample_prompts
 from opd_diag.analyses.agreement_traps.cuts import trap_cuts
 from opd_diag.analyses.agreement_traps.options import Options
-from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules, shuffles
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules, shuffles, steady_course
 from opd_diag.analyses.agreement_traps.summary import trap_summary
 from opd_diag.datasets import null_run, save_run, trap_run
 from opd_diag.errors import OptionError, TableError
@@ -78,9 +78,10 @@ def test_planted_stretches_stand_out_from_shuffled_tokens(found):
     assert run["ratio_low"] > 1
     assert run["observed"] > 2 * run["shuffled"]
     assert (
-        phase(found, "gain", "agreement")["value_high"] < phase(found, "gain", "pre")["value_low"]
+        phase(found, "gain_forward_kl", "agreement")["value_high"]
+        < phase(found, "gain_forward_kl", "pre")["value_low"]
     )
-    gain = compared(found, "gain", "shuffled KL")
+    gain = compared(found, "gain_forward_kl", "shuffled KL")
     assert gain["difference_low"] > 0
     assert compared(found, "grad_logits_other", "shuffled KL")["difference_low"] > 0
 
@@ -99,8 +100,8 @@ def test_low_kl_is_told_apart_by_outcome_and_repetition(data, found):
     assert repeats["value_low"] > 0.3
     assert phase(found, "in_repeat", "agreement", "repeat", "no repeats")["value"] == 0
     text = " ".join(summary_lines(found))
-    assert "Low KL alone is no fault" in text
-    assert "a setting, no finding" in text
+    assert "Low KL is also what training wants" in text
+    assert "a setting, no finding" in measure(found, "prevalence")["note"]
 
 
 def test_tables_agree_with_a_look_at_the_tokens(data, found):
@@ -165,7 +166,11 @@ def test_what_falls_after_the_cut(data, found):
     first, last = (data.tokens.filter(checkpoint=name) for name in ("step0", "step1"))
     tokens = first.with_columns(gain=first["forward_kl"] - last["forward_kl"]).join(rows, "rollout")
     after = tokens.filter(pl.col("position") >= pl.col("cut_token"))
-    for name, column in (("kl", "reverse_kl"), ("grad_logits", "grad_logits"), ("gain", "gain")):
+    for name, column in (
+        ("kl", "reverse_kl"),
+        ("grad_logits", "grad_logits"),
+        ("gain_forward_kl", "gain"),
+    ):
         share = after[column].cast(pl.Float64).sum() / tokens[column].cast(pl.Float64).sum()
         assert measure(found, f"{name}_after_cut")["value"] == pytest.approx(share)
     onset = rows["cut_token"].drop_nulls().mean()
@@ -200,7 +205,7 @@ def test_the_grid_holds_what_a_call_with_its_numbers_finds(data, found):
     assert row["tokens_kept"] == pytest.approx(kept)
     stay = measure(other, "windows_below_after")["observed"]
     assert row["persistence"] == pytest.approx(stay)
-    gain = compared(other, "gain", "shuffled KL")
+    gain = compared(other, "gain_forward_kl", "shuffled KL")
     assert row["signal_kept"] == pytest.approx(gain["kept"] / gain["all_tokens"])
 
 
@@ -219,7 +224,14 @@ def test_no_text_calls_a_token_trapped(found):
 
 def test_under_noise_observed_over_shuffled_covers_1():
     names = ("prevalence", "windows_below_after", "longest_run", "kl_per_token_kept")
-    signals = ("reverse_kl", "grad_logits", "gain", "grad_logits_other", "correct")
+    signals = (
+        "reverse_kl",
+        "grad_logits",
+        "gain_reverse_kl",
+        "gain_forward_kl",
+        "grad_logits_other",
+        "correct",
+    )
     hits = dict.fromkeys((*names, *signals), 0)
     seeds = range(20)
     for seed in seeds:
@@ -247,6 +259,7 @@ def noise(seed):
         found.sample_lengths,
         found.sample_thresholds([rule]),
         {rule: int(observed.kept.sum())},
+        block=1,
         draws=10,
         seed=seed,
     )
@@ -257,12 +270,37 @@ def noise(seed):
 def test_shuffles_move_tokens_inside_their_rollout_only():
     lengths = np.array([3, 0, 5, 1])
     rollout = np.repeat(np.arange(4), lengths)
-    orders = list(shuffles(lengths, draws=50, seed=0))
+    orders = list(shuffles(lengths, block=1, draws=50, seed=0))
     for order in orders:
         assert np.array_equal(rollout[order], rollout)
         assert np.array_equal(np.sort(order), np.arange(9))
     # Every order of three is as likely: 50 draws miss one of the six once in 1,500.
     assert len({tuple(order[:3]) for order in orders}) == 6
+
+
+def test_shuffles_keep_blocks_together():
+    lengths = np.array([40, 7, 0, 64])
+    rollout = np.repeat(np.arange(4), lengths)
+    for order in shuffles(lengths, block=16, draws=50, seed=0):
+        assert np.array_equal(rollout[order], rollout)
+        assert np.array_equal(np.sort(order), np.arange(111))
+        # Neighbours part only between blocks: at most one more than 40 / 16, 7 / 16 and 64 / 16.
+        parted = (np.diff(order) != 1).sum()
+        assert parted <= 3 + 1 + 4 + 2
+    first = [order[:7] for order in shuffles(lengths[1:2], block=16, draws=50, seed=0)]
+    assert len({tuple(one) for one in first}) > 3  # where the first block ends is drawn
+
+
+def test_a_steady_fall_is_fitted_and_heavy_tails_do_not_carry_it_off():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(100, 300, 200)
+    place = np.concatenate([(np.arange(n) + 0.5) / n for n in lengths])
+    level = np.repeat(np.exp(rng.normal(size=200)), lengths)
+    kl = level * np.exp(-2 * place + 1.5 * rng.normal(size=place.size))
+    kl *= rng.random(place.size) < 0.5
+    slope = np.polyfit(place, np.log(steady_course(kl, lengths)), 1)[0]
+    assert slope == pytest.approx(-2, abs=0.1)
+    assert steady_course(np.zeros(20), np.array([20])).tolist() == [1] * 20
 
 
 def test_the_control_holds_whole_prompts():
@@ -323,7 +361,7 @@ def test_nothing_at_all_can_be_judged(short):
     assert found.trap_trace.is_empty()
     for name, table in found._asdict().items():
         check_table(table, TABLES[name], name)
-    assert "fires on 0 of 0 rollouts, 24 too short" in summary_lines(found)[1]
+    assert "fires on 0 of 0 rollouts, 24 too short" in summary_lines(found)[0]
 
 
 def test_thresholds_of_another_checkpoint_or_a_number(data):
@@ -345,8 +383,8 @@ def test_thresholds_of_another_checkpoint_or_a_number(data):
 
 def test_one_checkpoint_has_no_gain_and_says_so(short):
     found = agreement_traps(short.tokens, short.rollouts, window=16, draws=1)
-    assert measure(found, "gain_after_cut")["note"] == "needs a second checkpoint"
-    row = compared(found, "gain", "prefix, same share")
+    assert measure(found, "gain_forward_kl_after_cut")["note"] == "needs a second checkpoint"
+    row = compared(found, "gain_forward_kl", "prefix, same share")
     assert row["difference"] is None
     assert row["reason"] == "needs a second checkpoint"
     assert "release-points" in compared(found, "grad_logits", "release points")["reason"]
@@ -400,6 +438,7 @@ def test_the_rollout_to_trace_can_be_chosen(data):
         ({"repeat_ngram": 33}, OptionError, "repeat_ngram: 33; expected 1 to 32"),
         ({"control_rollouts": 0}, OptionError, "control_rollouts: 0; expected 1 or more"),
         ({"draws": 0}, OptionError, "draws: 0; expected 1 or more"),
+        ({"block": 0}, OptionError, "block: 0; expected 1 or more"),
         ({"seed": -1}, OptionError, "seed: -1; expected 0 or more"),
         ({"threshold": -0.1}, OptionError, "threshold: -0.1; expected a number above 0"),
         ({"threshold": "step9"}, OptionError, "threshold: 'step9'; expected a number"),
