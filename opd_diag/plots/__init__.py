@@ -54,6 +54,8 @@ from opd_diag.plots.token_strip import token_strip
 from opd_diag.plots.trap_controls import (
     trap_cuts,
     trap_cuts_correct,
+    trap_outcomes,
+    trap_persistence,
     trap_phases,
     trap_phases_gradient,
     trap_phases_shares,
@@ -106,6 +108,8 @@ __all__ = [
     "trap_cuts",
     "trap_cuts_correct",
     "trap_map",
+    "trap_outcomes",
+    "trap_persistence",
     "trap_phases",
     "trap_phases_gradient",
     "trap_phases_shares",

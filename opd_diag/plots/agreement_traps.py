@@ -20,7 +20,6 @@ from opd_diag.plots.style import (
 )
 
 OUTCOMES = {True: "correct", False: "wrong", None: "outcome unknown"}
-PHASE_COLOURS = {"agreement": 4, "post": 5}
 DASHES = ("-", (0, (5, 1)), (0, (2, 1)))
 MOST_SPLIT = 2  # checkpoints: the lines of more cannot be told apart
 LEAST_SHOWN = 1e-4  # nat: below this all is one colour
@@ -128,17 +127,17 @@ def trap_trace(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(position, rows["kl"], color=CONTROL, alpha=0.4, linewidth=0.7, label="KL")
         ax.plot(position, rows["mean_kl"], color=colour(0), label="mean of the window ending here")
         ax.plot(position, rows["threshold"], color=THRESHOLD, linestyle="--", label="threshold")
-        for phase, shade in PHASE_COLOURS.items():
-            inside = rows.filter(pl.col("phase") == phase)["position"]
-            if not inside.is_empty():
-                ends = float(inside[0]) - 0.5, float(inside[-1]) + 0.5
-                words = "low-KL stretch" if phase == "agreement" else "after it"
-                ax.axvspan(*ends, color=colour(shade), alpha=0.15, linewidth=0, label=words)
-        ax.set_ylim(bottom=0)
+        inside = rows.filter(pl.col("phase") == "agreement")["position"]
+        if not inside.is_empty():
+            ends = float(inside[0]) - 0.5, float(inside[-1]) + 0.5
+            ax.axvspan(*ends, color=colour(4), alpha=0.15, linewidth=0, label="low-KL stretch")
+        # Single tokens reach far above any window: what stands out of the frame is cut off.
+        highest = rows.select(pl.max_horizontal("mean_kl", "threshold").max()).item()
+        ax.set_ylim(0, 2.5 * highest if highest else None)
         ax.set_xlabel("position (tokens)")
         ax.set_ylabel("KL(student ‖ teacher) (nat)")
         ax.set_title(f"{name}: rollout {rows['rollout'][0]}, {rows.height:,} tokens")
-        ax.legend(loc="upper right")
+        legend_below(ax)
         return ax
 
 

@@ -79,16 +79,20 @@ CAPTIONS: Mapping[str, str] = {
     "trap_cuts_correct": "Share of kept tokens that belong to correct rollouts, for the low-KL "
     "cut and for other cuts of equal size.",
     "trap_map": "One row is a rollout, dark is low KL; points mark where the rule cuts.",
+    "trap_outcomes": "Share wrong where the rule fires minus elsewhere: the crude difference mixes "
+    "prompts; all others are within prompts, the last rows among rollouts that run as long.",
+    "trap_persistence": "Longest run below the threshold: a stretch is a run longer than blocks "
+    "of tokens as wide as a window make when they are shuffled.",
     "trap_phases": "Means before, in and after the low-KL stretch, each beside the same on "
-    "shuffled tokens.",
+    "shuffled blocks of tokens.",
     "trap_phases_gradient": "Gradient norms before, in and after the stretch, each beside the "
-    "same on shuffled tokens.",
+    "same on shuffled blocks of tokens.",
     "trap_phases_shares": "Shares of tokens before, in and after the stretch, each beside the "
-    "same on shuffled tokens.",
-    "trap_sensitivity": "One point is a setting of the rule: above 1 low KL persists longer than "
-    "shuffled KL.",
-    "trap_summary": "What the rule finds over what it finds in shuffled KL: an interval that "
-    "holds 1 is no finding.",
+    "same on shuffled blocks of tokens.",
+    "trap_sensitivity": "One point is a setting of the rule: above 1 the longest run below the "
+    "threshold is longer than in shuffled blocks.",
+    "trap_summary": "What the rule does over what it does on shuffled blocks of tokens: 1 needs "
+    "no persistence of low KL.",
     "trap_trace": "One rollout: the rule fires where the window mean stays below the threshold.",
     "overview": "One figure of each analysis: the finding beside what chance gives.",
     "rollout": "One rollout, token by token: the colour is the column named above the scale.",
@@ -110,6 +114,6 @@ DEFAULT = (
     "teachability_contrast",
     "teachability_selectors",
     "trap_map",
-    "trap_phases",
-    "trap_summary",
+    "trap_persistence",
+    "trap_outcomes",
 )

@@ -13,7 +13,7 @@ from opd_diag.plots.rock_tokens import rock_tokens
 from opd_diag.plots.score_summary import score_positions, score_summary
 from opd_diag.plots.style import SINGLE, on_page, style
 from opd_diag.plots.teachability import teachability_contrast
-from opd_diag.plots.trap_controls import trap_summary
+from opd_diag.plots.trap_controls import trap_persistence
 
 COLUMNS = 2
 # Where the student stands, then of each analysis what it finds beside what chance gives.
@@ -23,7 +23,7 @@ PANELS: Mapping[str, Callable[..., Axes]] = {
     "release_summary": release_summary,
     "rock_tokens": rock_tokens,
     "teachability_contrast": teachability_contrast,
-    "trap_summary": trap_summary,
+    "trap_persistence": trap_persistence,
 }
 
 

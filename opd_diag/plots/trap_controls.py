@@ -5,7 +5,22 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, WIDE, band, bars, colour, counted, nothing, panel, style
+from opd_diag.plots.style import (
+    CONTROL,
+    TALL,
+    WIDE,
+    band,
+    bars,
+    colour,
+    counted,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
+from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK, WITHIN
+
+CONTROLS = ("#C8C8C8", CONTROL, "#4D4D4D", "#000000")  # shuffles, from single tokens to wide blocks
 
 PHASES = ("pre", "agreement", "post", "untriggered")
 PHASE_WORDS = ("before", "in the stretch", "after", "rule did\nnot fire")
@@ -13,7 +28,8 @@ QUANTITIES = {
     "reverse_kl": "KL(student ‖ teacher)",
     "advantage_std": "advantage, standard deviation",
     "teacher_entropy": "teacher entropy",
-    "gain": "fixed-context gain",
+    "gain_reverse_kl": "fixed-context gain, reverse KL",
+    "gain_forward_kl": "fixed-context gain, forward KL",
     "grad_logits": "gradient norm",
     "grad_logits_other": "gradient norm, other checkpoint",
     "teacher_top_prob": "teacher's top probability",
@@ -22,28 +38,35 @@ QUANTITIES = {
     "correct": "tokens in correct rollouts",
 }
 MEASURES = {
+    "longest_run": "longest run below",
     "prevalence": "rollouts on which it fires",
     "tokens_saved": "tokens saved",
-    "windows_below_after": "windows after it fired\nthat stay below",
-    "longest_run": "longest run below",
     "stretch_tokens": "length of the stretch",
     "kl_per_token_kept": "KL per token kept",
 }
-SIGNALS = ("gain", "grad_logits_other", "grad_logits")
+SIGNALS = ("gain_reverse_kl", "gain_forward_kl", "grad_logits_other", "grad_logits")
+COMPARISONS = {
+    CRUDE: "crude",
+    WITHIN: "within prompts",
+    LANDMARK: "running at\ntoken {at}",
+    AT_TRIGGER: "running where\nit fires",
+}
 
 
 def trap_phases(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the quantities in nat in every phase, beside shuffled tokens.
+    """Draw the quantities in nat in every phase, beside shuffled blocks of tokens.
 
     Args:
         table: `trap_phases`; its first checkpoint is drawn.
         ax: Where to draw; None: a new figure.
     """
-    return _phases(table, ("reverse_kl", "advantage_std", "teacher_entropy", "gain"), "nat", ax)
+    return _phases(
+        table, ("reverse_kl", "advantage_std", "teacher_entropy", *SIGNALS[:2]), "nat", ax
+    )
 
 
 def trap_phases_gradient(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the gradient norms in every phase, beside shuffled tokens.
+    """Draw the gradient norms in every phase, beside shuffled blocks of tokens.
 
     Args:
         table: `trap_phases`; its first checkpoint is drawn.
@@ -53,7 +76,7 @@ def trap_phases_gradient(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes
 
 
 def trap_phases_shares(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the shares in every phase, beside shuffled tokens.
+    """Draw the shares in every phase, beside shuffled blocks of tokens.
 
     Args:
         table: `trap_phases`; its first checkpoint is drawn.
@@ -78,7 +101,7 @@ def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | Non
             at = [PHASES.index(phase) + 0.16 * (i - (len(drawn) - 1) / 2) for phase in own["phase"]]
             bars(ax, at, *_interval(own, "value"), colour=colour(i), label=QUANTITIES[name])
             beside = [place + 0.06 for place in at]
-            label = None if i else "the same, tokens shuffled"
+            label = None if i else "the same, blocks shuffled"
             bars(ax, beside, *_interval(own, "shuffled"), colour=CONTROL, label=label)
         fired = max(rows.filter(pl.col("phase") == "agreement")["n_rollouts"].to_list(), default=0)
         ax.set_xticks(range(len(PHASES)), PHASE_WORDS)
@@ -90,7 +113,7 @@ def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | Non
 
 
 def trap_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the rule's figures over those on shuffled tokens: 1 is what needs no persistence.
+    """Draw the rule's figures over those on shuffled blocks of tokens.
 
     Args:
         table: `trap_summary`.
@@ -101,19 +124,86 @@ def trap_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         rows = table.filter(pl.col("group") == "all", pl.col("ratio").is_not_null())
         rows = rows.filter(pl.col("measure").is_in(MEASURES))
         if rows.is_empty():
-            return nothing(ax, "no measure has a ratio to shuffled tokens")
+            return nothing(ax, "no measure has a ratio to shuffled blocks")
         order = list(MEASURES)
         for i, name in enumerate(rows["checkpoint"].unique(maintain_order=True)):
             own = rows.filter(pl.col("checkpoint") == name)
             at = [order.index(measure) + 0.2 * i for measure in own["measure"]]
             label = f"{name} ({counted(own['n_control'][0], 'rollout')})"
             bars(ax, at, *_interval(own, "ratio"), colour=colour(i), label=label, horizontal=True)
-        ax.axvline(1, color=CONTROL, linestyle="--", label="no persistence")
+        ax.axvline(1, color=CONTROL, linestyle="--", label="as shuffled")
         ax.set_yticks(range(len(order)), [MEASURES[measure] for measure in order])
         ax.invert_yaxis()
         ax.set_xlabel("observed / shuffled (ratio)")
-        ax.set_title("What the rule finds beyond shuffled tokens")
+        ax.set_title("The rule against shuffled blocks of tokens")
         _legend(ax)
+        return ax
+
+
+def trap_persistence(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the longest run below the threshold, beside that of shuffled blocks of every size.
+
+    Args:
+        table: `trap_persistence`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=TALL)
+        rows = table.filter(pl.col("longest_run").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, "the rule could fire on no rollout")
+        names = rows["checkpoint"].unique(maintain_order=True).to_list()
+        sizes = rows["block", "keeps_course"].unique().sort("block", "keeps_course").rows()
+        step = 0.7 / (len(sizes) + 1)
+        for i, name in enumerate(names):
+            own = rows.filter(pl.col("checkpoint") == name)
+            label = "observed" if not i else None
+            bars(ax, [i], *_interval(own[:1], "longest_run"), colour=colour(1), label=label)
+        for j, (block, keeps_course) in enumerate(sizes):
+            own = rows.filter(block=block, keeps_course=keeps_course)
+            at = [names.index(name) + (j + 1) * step for name in own["checkpoint"]]
+            words = f"blocks of {block} shuffled" if block > 1 else "single tokens shuffled"
+            label = f"{words}, steady course kept" if keeps_course else words
+            shade = CONTROLS[j % len(CONTROLS)]
+            bars(ax, at, *_interval(own, "shuffled"), colour=shade, label=label)
+        ax.set_xticks([i + len(sizes) * step / 2 for i in range(len(names))], names)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("checkpoint")
+        ax.set_ylabel("longest run below the threshold (windows)")
+        n = counted(max(rows["n"].to_list()), "rollout")
+        ax.set_title(f"Low-KL runs against shuffled blocks of tokens ({n})")
+        legend_below(ax)
+        return ax
+
+
+def trap_outcomes(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw by how much more often rollouts are wrong where the rule fires, within prompts.
+
+    Args:
+        table: `trap_outcomes`.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        ax = panel(ax, size=TALL)
+        rows = table.filter(pl.col("difference_low").is_not_null())
+        if rows.is_empty():
+            return nothing(ax, "too few outcomes to compare")
+        key = ["comparison", "at_token"]
+        known = table.select(key).unique(maintain_order=True)
+        kinds = known.join(rows, on=key, how="semi", nulls_equal=True).rows()
+        for i, name in enumerate(rows["checkpoint"].unique(maintain_order=True)):
+            own = rows.filter(pl.col("checkpoint") == name)
+            at = [kinds.index(kind) + 0.2 * i for kind in own.select(key).iter_rows()]
+            values = _interval(own, "difference")
+            bars(ax, at, *values, colour=colour(i), label=str(name), horizontal=True)
+        ax.axvline(0, color=CONTROL, linestyle="--", label="no difference")
+        words = [COMPARISONS[kind].format(at=token) for kind, token in kinds]
+        ax.set_yticks(range(len(kinds)), words)
+        ax.invert_yaxis()
+        ax.set_xlabel("wrong where it fires minus wrong elsewhere (share of rollouts)")
+        ax.set_ylabel("what is compared")
+        ax.set_title(f"Outcomes of {counted(rows['n'][0], 'rollout')}, by whether the rule fires")
+        legend_below(ax)
         return ax
 
 
@@ -125,7 +215,7 @@ def trap_cuts(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; None: a new figure.
     """
     known = table.filter(pl.col("kept").is_not_null())["signal"].to_list()
-    signal = next((name for name in SIGNALS if name in known), "gain")
+    signal = next((name for name in SIGNALS if name in known), SIGNALS[0])
     return _cuts(table, signal, ax)
 
 
@@ -182,7 +272,7 @@ def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
 
 
 def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw persistence beyond shuffled tokens against prevalence, over the grid of settings.
+    """Draw the longest run over that of shuffled blocks against prevalence, over all settings.
 
     Args:
         table: `trap_sensitivity`; its first checkpoint is drawn.
@@ -190,9 +280,9 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     with style():
         ax = panel(ax, size=WIDE)
-        rows = table.filter(pl.col("persistence_ratio").is_not_null())
+        rows = table.filter(pl.col("ratio").is_not_null())
         if rows.is_empty():
-            return nothing(ax, "no setting has a ratio to shuffled tokens")
+            return nothing(ax, "no setting has a ratio to shuffled blocks")
         checkpoint = rows["checkpoint"][0]
         rows = rows.filter(pl.col("checkpoint") == checkpoint)
         for i, window in enumerate(rows["window"].unique().sort()):
@@ -200,23 +290,23 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             bars(
                 ax,
                 own["prevalence"].to_list(),
-                *_interval(own, "persistence_ratio"),
+                *_interval(own, "ratio"),
                 colour=colour(i),
                 label=f"window of {window} tokens",
             )
         setting = rows.filter("is_setting")
         ax.plot(
             setting["prevalence"],
-            setting["persistence_ratio"],
+            setting["ratio"],
             "o",
             markersize=11,
             markerfacecolor="none",
             markeredgecolor="#000000",
             label="the setting asked for",
         )
-        ax.axhline(1, color=CONTROL, linestyle="--", label="no persistence")
+        ax.axhline(1, color=CONTROL, linestyle="--", label="as shuffled")
         ax.set_xlabel("prevalence (share of rollouts)")
-        ax.set_ylabel("windows that stay below,\nobserved / shuffled (ratio)")
+        ax.set_ylabel("longest run below,\nobserved / shuffled (ratio)")
         n = counted(max(rows["n"].to_list()), "rollout")
         ax.set_title(f"{checkpoint}: {counted(rows.height, 'setting')}, {n}")
         _legend(ax)

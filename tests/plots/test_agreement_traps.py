@@ -20,6 +20,8 @@ FIGURES = {
     plots.trap_summary: "trap_summary",
     plots.trap_cuts: "trap_cuts",
     plots.trap_cuts_correct: "trap_cuts",
+    plots.trap_persistence: "trap_persistence",
+    plots.trap_outcomes: "trap_outcomes",
     plots.trap_sensitivity: "trap_sensitivity",
 }
 NAMES = [figure.__name__ for figure in FIGURES]
@@ -90,12 +92,12 @@ def test_phases_stand_beside_shuffled_tokens(tables):
     ax = plots.trap_phases(tables.trap_phases)
     drawn = points(ax, "KL(student ‖ teacher)").get_ydata()
     np.testing.assert_allclose(drawn, rows["value"].drop_nulls())
-    shuffled = points(ax, "the same, tokens shuffled").get_ydata()
+    shuffled = points(ax, "the same, blocks shuffled").get_ydata()
     np.testing.assert_allclose(shuffled, rows["shuffled"].drop_nulls())
 
 
 def test_the_curve_of_cuts_holds_kept_and_its_interval(tables):
-    rows = tables.trap_cuts.filter(checkpoint="step0", signal="gain").sort("tokens_kept")
+    rows = tables.trap_cuts.filter(checkpoint="step0", signal="gain_reverse_kl").sort("tokens_kept")
     ax = plots.trap_cuts(tables.trap_cuts)
     own = rows.filter(rule="prefix, same share")
     np.testing.assert_allclose(points(ax, "low-KL cut").get_ydata(), own["kept"])
@@ -106,7 +108,7 @@ def test_the_curve_of_cuts_holds_kept_and_its_interval(tables):
 
 
 def test_without_a_second_checkpoint_the_gradient_is_drawn(tables):
-    lone = pl.col("signal").is_in(["gain", "grad_logits_other"])
+    lone = pl.col("signal").is_in(["gain_reverse_kl", "gain_forward_kl", "grad_logits_other"])
     blank = pl.when(lone).then(None).otherwise("kept").alias("kept")
     ax = plots.trap_cuts(tables.trap_cuts.with_columns(blank))
     assert ax.get_ylabel().startswith("gradient norm per token kept (nat/logit)")
@@ -114,16 +116,33 @@ def test_without_a_second_checkpoint_the_gradient_is_drawn(tables):
 
 def test_ratios_are_held_against_one(tables):
     ax = plots.trap_summary(tables.trap_summary)
-    assert set(points(ax, "no persistence").get_xdata()) == {1}
+    assert set(points(ax, "as shuffled").get_xdata()) == {1}
     rows = tables.trap_summary.filter(checkpoint="step0", group="all", measure="longest_run")
     drawn = points(ax, "step0 (32 rollouts)").get_xdata()
     assert rows["ratio"][0] in drawn
 
 
+def test_the_run_stands_beside_every_shuffle(tables):
+    rows = tables.trap_persistence
+    ax = plots.trap_persistence(rows)
+    assert points(ax, "observed").get_ydata() == rows["longest_run"][0]
+    widest = rows.filter("keeps_course")
+    line = points(ax, "blocks of 64 shuffled, steady course kept")
+    np.testing.assert_allclose(line.get_ydata(), widest["shuffled"])
+    assert len(ax.get_legend_handles_labels()[1]) == 5
+
+
+def test_every_comparison_of_outcomes_has_its_row(tables):
+    rows = tables.trap_outcomes.filter(pl.col("difference_low").is_not_null(), checkpoint="step0")
+    ax = plots.trap_outcomes(tables.trap_outcomes)
+    np.testing.assert_allclose(points(ax, "step0").get_xdata(), rows["difference"])
+    assert len(ax.get_yticks()) == rows.height
+
+
 def test_the_setting_asked_for_is_marked(tables):
     ax = plots.trap_sensitivity(tables.trap_sensitivity)
     rows = tables.trap_sensitivity.filter("is_setting", checkpoint="step0")
-    assert points(ax, "the setting asked for").get_ydata() == rows["persistence_ratio"][0]
+    assert points(ax, "the setting asked for").get_ydata() == rows["ratio"][0]
 
 
 def test_up_to_two_checkpoints_are_split_by_outcome_and_more_are_not(tables):

@@ -41,9 +41,7 @@ def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
     terms = _terms(checkpoint, rules, observed, shuffled, checkpoint.quantities[signal].sample)
     prompts = Prompts(checkpoint.prompt[checkpoint.sample], seed=options.seed)
     sums = {name: tuple(prompts.sums(side) for side in pair) for name, pair in terms.items()}
-    x, m = sums["persistence"]
-    x0, m0 = sums["shuffled_persistence"]
-    persistence = prompts.quotient(x, m, x0, m0)
+    quotient = prompts.quotient(*sums["longest_run"], *sums["shuffled"])
     total = prompts.ratio(*(side[:, :1] for side in sums["signal"]))
     kept = prompts.quotient(*sums["signal_kept"], *sums["signal"])
     if not total.low[0] > 0:  # relative to nothing
@@ -61,11 +59,11 @@ def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
             "n_prompts": prevalence.clusters,
             **interval_columns("prevalence", prevalence),
             **interval_columns("tokens_kept", prompts.ratio(*sums["tokens_kept"])),
-            **interval_columns("persistence", prompts.ratio(x, m)),
-            **interval_columns("shuffled_persistence", prompts.ratio(x0, m0)),
-            **interval_columns("persistence_ratio", persistence),
+            **interval_columns("longest_run", prompts.ratio(*sums["longest_run"])),
+            **interval_columns("shuffled", prompts.ratio(*sums["shuffled"])),
+            **interval_columns("ratio", quotient),
             **interval_columns("signal_kept", kept),
-            "reason": persistence.reason,
+            "reason": quotient.reason,
         },
         checkpoint=checkpoint.name,
         signal=signal,
@@ -115,8 +113,8 @@ def _terms(
     return {
         "prevalence": (stack("triggered"), able),
         "tokens_kept": (stack("kept"), able * lengths[:, None]),
-        "persistence": (stack("below_after"), stack("windows_after")),
-        "shuffled_persistence": (mean("below_after"), mean("windows_after")),
+        "longest_run": (stack("longest_run"), able),
+        "shuffled": (mean("longest_run"), able),
         "signal_kept": tuple(able * np.stack(side, axis=1) for side in zip(*kept, strict=True)),
         "signal": tuple(able * side[:, None] for side in whole),
     }

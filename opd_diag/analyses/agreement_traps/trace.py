@@ -11,6 +11,8 @@ from opd_diag.stats.windows import moving_means
 from opd_diag.tables.columns.agreement_traps import TRAP_TRACE
 from opd_diag.tables.schema import empty_table
 
+SIDE = 0.1  # share of a rollout that is enough to see what stands before and after a stretch
+
 
 def trap_trace(checkpoint: Checkpoint) -> pl.DataFrame:
     """Write one rollout token by token.
@@ -43,11 +45,14 @@ def trap_trace(checkpoint: Checkpoint) -> pl.DataFrame:
 
 
 def _chosen(checkpoint: Checkpoint) -> int | None:
-    """Take the rollout asked for, or the one whose stretch is longest."""
+    """Take the rollout asked for, or the longest stretch with tokens on both sides of it."""
     if checkpoint.options.trace is not None:
         rollouts = checkpoint.rollouts["rollout"].to_numpy()
         return int(np.searchsorted(rollouts, checkpoint.options.trace))
     if not checkpoint.eligible.any():
         return None
-    stretch = checkpoint.cuts.stretch_end - checkpoint.cuts.kept
-    return int(np.where(checkpoint.eligible, stretch, -1).argmax())
+    cuts, side = checkpoint.cuts, SIDE * checkpoint.lengths
+    before, after = cuts.kept >= side, checkpoint.lengths - cuts.stretch_end >= side
+    stretch = cuts.stretch_end - cuts.kept
+    keys = (stretch, before & after, before, checkpoint.fired, checkpoint.eligible)
+    return int(np.lexsort(keys)[-1])

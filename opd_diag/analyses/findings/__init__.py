@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtri
 
+from opd_diag.analyses.agreement_traps.findings import findings as agreement_traps
 from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings.report import summary_lines
 from opd_diag.analyses.questions import QUESTIONS
@@ -24,7 +25,10 @@ Asked: TypeAlias = Callable[..., list[Finding]]
 
 POWER = 0.8  # with which `smallest` would have been shown
 
-ANSWERED_BY: Mapping[str, Asked] = {"release_points": release_points}
+ANSWERED_BY: Mapping[str, Asked] = {
+    "release_points": release_points,
+    "agreement_traps": agreement_traps,
+}
 """Who answers the questions of each analysis, from the result tables that its parameters name."""
 
 

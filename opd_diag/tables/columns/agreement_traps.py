@@ -156,12 +156,12 @@ TRAP_SENSITIVITY = (
     Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
     *_interval("prevalence", "share", "Share of rollouts on which the rule fires."),
     *_interval("tokens_kept", "share", "Share of the tokens before the cut."),
-    *_interval("persistence", "share", "Windows after the rule fired that stay below the threshold."),
-    *_interval("shuffled_persistence", "share", "The same with blocks of tokens shuffled inside each rollout."),
-    *_interval("persistence_ratio", "ratio", "Observed over shuffled."),
+    *_interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
+    *_interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
+    *_interval("ratio", "ratio", "The first over the second."),
     Column("signal", pl.String, "-", "gain_forward_kl with a second checkpoint, else grad_logits.", nullable=False),
     *_interval("signal_kept", "ratio", "Signal per token kept over signal per token; null where the total does not exceed 0."),
-    Column("reason", pl.String, "-", "Why persistence_ratio has no interval, or what weakens it."),
+    Column("reason", pl.String, "-", "Why the ratio has no interval, or what weakens it."),
 )  # fmt: skip
 
 TRAP_MAP = (

@@ -76,7 +76,7 @@ def test_planted_stretches_stand_out_from_shuffled_tokens(found):
     stay, run = measure(found, "windows_below_after"), measure(found, "longest_run")
     assert stay["ratio_low"] > 1
     assert run["ratio_low"] > 1
-    assert run["observed"] > 2 * run["shuffled"]
+    assert run["observed"] > 1.5 * run["shuffled"]
     assert (
         phase(found, "gain_forward_kl", "agreement")["value_high"]
         < phase(found, "gain_forward_kl", "pre")["value_low"]
@@ -194,17 +194,16 @@ def test_longer_rollouts_have_quarters_of_their_own(data):
 def test_the_grid_holds_what_a_call_with_its_numbers_finds(data, found):
     grid = found.trap_sensitivity.filter(checkpoint="step0")
     own = grid.filter("is_setting").row(0, named=True)
-    stay = measure(found, "windows_below_after")
+    run = measure(found, "longest_run")
     assert own["prevalence"] == pytest.approx(measure(found, "prevalence")["value"])
-    assert own["persistence"] == pytest.approx(stay["observed"])
+    assert own["longest_run"] == pytest.approx(run["observed"])
     options = {"window": 32, "eta": 0.5, "consecutive": 16, "grace": 64}
     other = agreement_traps(data.tokens, data.rollouts, checkpoint="step0", draws=1, **options)
     row = grid.filter(**options).row(0, named=True)
     assert row["prevalence"] == pytest.approx(measure(other, "prevalence")["value"])
     kept = 1 - measure(other, "tokens_saved")["value"]
     assert row["tokens_kept"] == pytest.approx(kept)
-    stay = measure(other, "windows_below_after")["observed"]
-    assert row["persistence"] == pytest.approx(stay)
+    assert row["longest_run"] == pytest.approx(measure(other, "longest_run")["observed"])
     gain = compared(other, "gain_forward_kl", "shuffled KL")
     assert row["signal_kept"] == pytest.approx(gain["kept"] / gain["all_tokens"])
 
