@@ -9,7 +9,7 @@ import opd_diag as od
 from opd_diag.plots.saving import save_figure
 
 # One figure of each analysis: the one that sets the finding beside what chance would give.
-FIGURES = ("release_summary", "rock_tokens", "teachability_contrast", "trap_summary")
+FIGURES = ("release_summary", "rock_tokens", "teachability_contrast", "trap_persistence")
 GALLERY = Path(__file__).parent / "gallery"
 DPI = 110
 
