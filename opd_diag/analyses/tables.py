@@ -1,6 +1,6 @@
 """From arrays to result tables: the one builder of all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ def interval_columns(name: str, interval: Interval, *, share: bool = False) -> d
 
 
 def result_table(
-    name: str, values: Mapping[str, Any] | pl.DataFrame, **constants: object
+    name: str,
+    values: Mapping[str, Any] | pl.DataFrame | Sequence[Mapping[str, Any]],
+    **constants: object,
 ) -> pl.DataFrame:
     """Build a result table and check it against its schema.
 
@@ -37,7 +39,8 @@ def result_table(
 
     Args:
         name: Name of the table, one of `opd_diag.tables.columns.RESULTS`.
-        values: Arrays, lists or series by column; or a frame. A single value stands in every row.
+        values: Arrays, lists or series by column; or a frame; or several such parts of the table,
+            one below the other. A single value stands in every row.
         **constants: Values that are the same in every row, such as `checkpoint`.
 
     Raises:
@@ -45,7 +48,12 @@ def result_table(
     """
     columns = RESULTS[name]
     types = polars_schema(columns)
-    frame = values if isinstance(values, pl.DataFrame) else _frame(values)
+    if isinstance(values, pl.DataFrame):
+        frame = values
+    elif isinstance(values, Mapping):
+        frame = _frame(values)
+    else:
+        frame = pl.concat(map(_frame, values), how="diagonal_relaxed")
     frame = frame.with_columns(pl.lit(value).alias(key) for key, value in constants.items())
     frame = frame.with_columns(
         pl.when(cs.float().is_finite()).then(cs.float()),

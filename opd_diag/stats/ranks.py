@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special, stats
 
 from opd_diag.stats.intervals import Floats, Interval, cluster_counts, percentile
 
@@ -34,6 +35,21 @@ def descending_ranks(scores: npt.ArrayLike) -> Integers:
     ranks = np.empty(values.shape, np.int64)
     np.put_along_axis(ranks, order, np.arange(1, values.shape[-1] + 1), axis=-1)
     return np.where(np.isneginf(values), np.iinfo(np.int64).max, ranks)
+
+
+def normal_scores(values: npt.ArrayLike) -> Floats:
+    """Replace values by the normal quantiles of their ranks; equal values get one score.
+
+    Args:
+        values: Shape (n,). Finite.
+
+    Returns:
+        Phi^-1((rank - 1/2) / n) with average ranks from 1. Shape (n,).
+
+    Source: van der Waerden 1952; Hazen's plotting position.
+    """
+    ranks = stats.rankdata(np.asarray(values, np.float64))
+    return np.asarray(special.ndtri((ranks - 0.5) / max(len(ranks), 1)))
 
 
 def top_agreement(

@@ -28,6 +28,20 @@ def rounded_budget(share: float, n: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return np.floor(share * np.asarray(n) + 0.5).astype(np.int64)
 
 
+def ties_by_value(
+    values: npt.NDArray[np.floating], order: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Make an order for `choose`: larger values first, and among equal ones by another order.
+
+    Args:
+        values: Not negative; read as float32. Shape (n,). Finite.
+        order: The other order, of which the higher 32 bits count. Shape (n,).
+    """
+    # The bits of a float that is not negative rise with it.
+    bits = np.asarray(values, np.float32).view(np.uint32).astype(np.uint64)
+    return np.asarray(((np.uint64(2**32 - 1) - bits) << np.uint64(32)) | (order >> np.uint64(32)))
+
+
 def choose(
     score: Floats,
     budgets: Sequence[float],
