@@ -18,8 +18,7 @@ def teachability(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Checkpoint after training, or the ones before and after it; "
-            "default: the first and the last.",
+            help="Checkpoint after training, or the ones before and after it; default: the last.",
             rich_help_panel=analyze.SELECTION,
         ),
     ] = None,
@@ -29,17 +28,30 @@ def teachability(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Checkpoint of the features: only the one before training.",
+            help="Checkpoint of the features; default: the one before the gain starts, if any.",
             rich_help_panel=analyze.SELECTION,
         ),
     ] = None,
+    gain_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Checkpoint from which gain is measured; default: the second of three or more.",
+            rich_help_panel=analyze.SELECTION,
+        ),
+    ] = None,
+    kl: Annotated[
+        Literal["auto", "forward_kl", "reverse_kl"],
+        typer.Option(help="Direction that leads: the trained one; auto: the one that fell more."),
+    ] = "auto",
     divergence: Annotated[
         Literal["full", "union"],
         typer.Option(help="KL over the whole vocabulary, or over the union of both top 16."),
     ] = "full",
     scale: Annotated[
-        Literal["rank", "paper"], typer.Option(help="Percentile ranks, or the clipped scale.")
-    ] = "rank",
+        Literal["paper", "rank"],
+        typer.Option(help="Clipped between the 5th and 95th percentile, or percentile ranks."),
+    ] = "paper",
     k: Annotated[int, typer.Option(metavar="K", help="K of the teacher's mass.")] = 16,
     within: Annotated[
         Literal["run", "prompt"], typer.Option(help="Where matched pairs are sought.")

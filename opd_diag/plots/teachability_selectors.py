@@ -20,7 +20,8 @@ from opd_diag.tables.columns.teachability import RANDOM
 
 BUDGET = 0.10
 DASHES = ("-", "--")  # the palette is used twice: seven colours, up to eleven selectors
-NOT_DRAWN = ("position", "local entropy", "local divergence", "local position")
+NOT_DRAWN = ("position",)
+LOCAL = "local compatibility"  # what is drawn of the model `local`
 DEFINITIONS = {
     "teacher_mass": "teacher's mass on the student's top K",
     "overlap": "overlap of both top K",
@@ -124,6 +125,7 @@ def teachability_models(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax = panel(ax, size=(WIDE[0], 5.5))
         rows = table.filter(pl.col("standard").is_not_null(), kl=KL)
         rows = rows.filter(pl.col("model") != "base", ~pl.col("term").is_in(NOT_DRAWN))
+        rows = rows.filter((pl.col("model") != "local") | (pl.col("term") == LOCAL))
         if rows.is_empty():
             return nothing(ax, why(table))
         labels = [

@@ -15,6 +15,7 @@ from opd_diag.analyses.findings.report import summary_lines
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.analyses.release_points.findings import findings as release_points
 from opd_diag.analyses.tables import result_table
+from opd_diag.analyses.teachability.findings import findings as teachability
 from opd_diag.errors import TableError
 from opd_diag.stats.holm import holm
 from opd_diag.tables.run import Run, open_run
@@ -28,6 +29,7 @@ POWER = 0.8  # with which `smallest` would have been shown
 ANSWERED_BY: Mapping[str, Asked] = {
     "release_points": release_points,
     "agreement_traps": agreement_traps,
+    "teachability": teachability,
 }
 """Who answers the questions of each analysis, from the result tables that its parameters name."""
 

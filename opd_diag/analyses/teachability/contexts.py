@@ -9,7 +9,7 @@ import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.teachability.features import with_features
-from opd_diag.analyses.teachability.options import DIVERGENCES, Options
+from opd_diag.analyses.teachability.options import DIVERGENCES, KLS, Checkpoints, Options
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import TableError
 from opd_diag.stats.hashing import seeded_hash
@@ -20,7 +20,6 @@ from opd_diag.tables.source import Source
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-KLS = ("forward_kl", "reverse_kl")
 RELATIVE_FLOOR = 0.01  # nat; below it a relative gain is noise over nothing
 TRAINED, SAME_PROMPT, HELD_OUT = "trained-on", "trained prompt", "held-out"
 
@@ -33,9 +32,10 @@ class Contexts(NamedTuple):
     """Tokens in the loss at fixed contexts, whole prompts one after the other.
 
     Attributes:
-        first: Checkpoint before training: all features are its own.
-        last: Checkpoint after training; None: there is no gain.
-        tokens: rollout, position, token_id, the features, `<kl>` before training and `<kl>_gain`.
+        checkpoints: Where the features come from, where the gain starts and where it ends.
+        kls: Both directions of KL, the one that leads first.
+        tokens: rollout, position, token_id, the features, `<kl>` where the gain starts and
+            `<kl>_gain`.
         table: Where further columns are read.
         rows: Row of `table` of each token. Shape (n,).
         rollouts: Rows of the rollouts with tokens, in the order of `tokens`.
@@ -49,8 +49,8 @@ class Contexts(NamedTuple):
         seed: Seed of every draw.
     """
 
-    first: str
-    last: str | None
+    checkpoints: Checkpoints
+    kls: tuple[str, ...]
     tokens: pl.DataFrame
     table: TokenTable
     rows: Integers
@@ -65,9 +65,15 @@ class Contexts(NamedTuple):
     seed: int
 
     @property
-    def head(self) -> dict[str, str]:
-        """The first two columns of every result table."""
-        return {"checkpoint": self.last or self.first, "features_from": self.first}
+    def head(self) -> dict[str, str | None]:
+        """The first columns of every result table."""
+        first, start, last, _ = self.checkpoints
+        return {"checkpoint": last or first, "features_from": first, "gain_from": start}
+
+    @property
+    def has_gain(self) -> bool:
+        """Whether there are two checkpoints."""
+        return self.checkpoints.last is not None
 
     @property
     def n(self) -> int:
@@ -78,9 +84,12 @@ class Contexts(NamedTuple):
         """Return a column of `tokens`. Shape (n,)."""
         return self.tokens[name].to_numpy()
 
-    def read(self, name: str) -> npt.NDArray[Any]:
-        """Read a further column of the checkpoint of the features. Shape (n,) or (n, K grid)."""
-        return np.asarray(self.table.column(name, self.first)[self.rows])
+    def read(self, name: str, checkpoint: str | None = None) -> npt.NDArray[Any]:
+        """Read a further column, by default of the checkpoint of the features.
+
+        Shape (n,), or (n, K grid) for a column that holds one value per K.
+        """
+        return np.asarray(self.table.column(name, checkpoint)[self.rows])
 
     def gain(self, kl: str) -> npt.NDArray[np.float32]:
         """Return the gain of each token in nat. Shape (n,)."""
@@ -96,9 +105,9 @@ class Contexts(NamedTuple):
 
 
 def read_contexts(
-    source: Source, first: str, last: str | None, rollouts: pl.DataFrame, options: Options
+    source: Source, checkpoints: Checkpoints, rollouts: pl.DataFrame, options: Options
 ) -> Contexts:
-    """Read the tokens of chosen rollouts under one or two checkpoints.
+    """Read the tokens of chosen rollouts under the checkpoints of features and gain.
 
     Raises:
         OptionError: If K is not in the grid.
@@ -106,24 +115,29 @@ def read_contexts(
     """
     divergence = DIVERGENCES[options.divergence]
     scores = tuple(dict.fromkeys((*_SCORES, divergence, *KLS)))
-    checkpoints = (first,) if last is None else (first, last)
-    table = read_tokens(source, rollouts, checkpoints, columns=("in_loss", *scores, *_SUPPORT))
+    table = read_tokens(source, rollouts, checkpoints.all, columns=("in_loss", *scores, *_SUPPORT))
     table = table.where(table.column("in_loss"))
     known = (pl.col(name).is_not_null().alias(f"{name} known") for name in _SUPPORT)
     frame = table.frame([*_KEYS, *scores, pl.col("teacher_mass"), *known])
     needed = ["teacher_entropy", "grad_logits", *KLS]
-    if last is not None:
-        after = table.frame(KLS, last)
-        frame = frame.with_columns((frame[kl] - after[kl]).alias(f"{kl}_gain") for kl in KLS)
+    if checkpoints.last is not None:
+        before, after = (table.frame(KLS, name) for name in checkpoints[1:3])
+        # The divergence of the features keeps its own checkpoint; the KL is where the gain starts.
+        frame = frame.with_columns(
+            frame[divergence].alias("divergence"),
+            *(before[kl] for kl in KLS),
+            *((before[kl] - after[kl]).alias(f"{kl}_gain") for kl in KLS),
+        )
         needed += [f"{kl}_gain" for kl in KLS]
+    else:
+        frame = frame.with_columns(frame[divergence].alias("divergence"))
     total = frame.height
     described = with_features(
         frame.with_row_index("row").lazy(),
         source.k_grid,
-        divergence=options.divergence,
         scale=options.scale,
         k=options.k,
-    ).drop("student_entropy")
+    ).drop("student_entropy", "teacher_mass")
     complete = described.filter(pl.all_horizontal(f"{name} known" for name in _SUPPORT))
     tokens = complete.drop(f"{name} known" for name in _SUPPORT).drop_nulls(needed).collect()
     if tokens.is_empty():
@@ -133,8 +147,8 @@ def read_contexts(
         tokens = tokens[rows]
     lengths = kept["n"].to_numpy()
     return Contexts(
-        first,
-        last,
+        checkpoints,
+        _leading_first(tokens, options.kl),
         tokens.drop("row"),
         table,
         tokens["row"].to_numpy(),
@@ -144,10 +158,21 @@ def read_contexts(
         starts_of(lengths)[run_starts(prompt)],
         seeded_hash(tokens["rollout"].to_numpy(), tokens["position"].to_numpy(), seed=options.seed),
         total - tokens.height,
-        {kl: _noise_floor(source, checkpoints, kl, options.noise_floor) for kl in KLS},
+        {kl: _noise_floor(source, checkpoints.all, kl, options.noise_floor) for kl in KLS},
         source.k_grid,
         options.seed,
     )
+
+
+def _leading_first(tokens: pl.DataFrame, kl: str) -> tuple[str, ...]:
+    """Put the direction asked for first, or else the one that fell by the larger share."""
+    if kl == "auto":
+        if f"{KLS[0]}_gain" not in tokens:
+            return KLS
+        sums = tokens.select(pl.col(*KLS, *(f"{name}_gain" for name in KLS)).cast(pl.Float64).sum())
+        total = sums.row(0, named=True)
+        kl = max(KLS, key=lambda name: total[f"{name}_gain"] / (total[name] or 1.0))
+    return (kl, *(name for name in KLS if name != kl))
 
 
 def _by_prompt(
@@ -236,7 +261,7 @@ def _context(contexts: Contexts, trained_steps: Sequence[int] | None) -> pl.Expr
     rollout of such a prompt is a new context of a known prompt. What remains was held out, as far
     as the rollouts at hand can tell.
     """
-    names = contexts.first, contexts.last
+    names = contexts.checkpoints[1:3]
     known: Sequence[int | None] = [_step_of(contexts.rollouts, name) for name in names]
     begin, end = trained_steps or known
     if begin is None or end is None or begin >= end:

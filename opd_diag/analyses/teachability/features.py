@@ -33,7 +33,7 @@ def teachability_features(
     policy: str | None = None,
     step: int | None = None,
     divergence: str = "full",
-    scale: str = "rank",
+    scale: str = "paper",
     k: int = 16,
     k_grid: Sequence[int] = K_GRID,
 ) -> pl.LazyFrame:
@@ -54,7 +54,8 @@ def teachability_features(
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
         divergence: `full` for forward_kl over the whole vocabulary, `union` for union_kl.
-        scale: `rank` for the percentile rank, `paper` for the 5th to 95th percentile, clipped.
+        scale: `paper` for the 5th to 95th percentile, clipped; `rank` for the percentile rank,
+            under which a product of ranks prefers tokens with little to learn.
         k: K of the teacher's mass, one of the grid.
         k_grid: The K of the array columns of a token table; a run knows its own.
 
@@ -67,8 +68,7 @@ def teachability_features(
         OptionError: If divergence, scale or K is unknown, or `checkpoint` is the last of several.
         TableError: If checkpoint, policy or step is unknown, or a column is missing.
 
-    Source: arXiv 2605.26844 (D_learn, D_incompat, soft-OR), 2604.14084 (TIP, quadrants); ranks in
-        place of the clipped scale are an opd-diag default: the clip ties the top 5 %.
+    Source: arXiv 2605.26844 (D_learn, D_incompat, soft-OR), 2604.14084 (TIP, quadrants).
     """
     source = as_source(run, rollouts, k_grid=k_grid)
     name = features_checkpoint(source, checkpoint)
@@ -79,22 +79,20 @@ def teachability_features(
     if policy is not None or step is not None:
         kept = choose_rollouts(source.rollouts, policy, step)["rollout"].to_list()
         tokens = tokens.filter(pl.col("rollout").is_in(kept))
-    described = with_features(
-        tokens.filter("in_loss"), source.k_grid, divergence=divergence, scale=scale, k=k
-    )
+    in_loss = tokens.filter("in_loss").with_columns(divergence=DIVERGENCES[divergence])
+    described = with_features(in_loss, source.k_grid, scale=scale, k=k)
     return described.select(*KEYS, *RAW, *SCALED, *SCORES, "quadrant")
 
 
 def with_features(
-    tokens: pl.LazyFrame, k_grid: Sequence[int], *, divergence: str, scale: str, k: int
+    tokens: pl.LazyFrame, k_grid: Sequence[int], *, scale: str, k: int
 ) -> pl.LazyFrame:
     """Add the features to tokens of one checkpoint, and leave out those that lack one.
 
     Args:
-        tokens: Columns student_entropy, teacher_mass and the divergence.
+        tokens: Columns student_entropy, teacher_mass and divergence.
         k_grid: The K of teacher_mass.
-        divergence: See `teachability_features`.
-        scale: See there.
+        scale: See `teachability_features`.
         k: See there.
 
     Raises:
@@ -103,7 +101,6 @@ def with_features(
     require_one_of("k", k, tuple(k_grid))
     raw = tokens.with_columns(
         pl.col("student_entropy").alias("entropy"),
-        pl.col(DIVERGENCES[divergence]).alias("divergence"),
         pl.col("teacher_mass").arr.get(list(k_grid).index(k)).alias("compatibility"),
     )
     scaled = raw.drop_nulls(RAW).with_columns(

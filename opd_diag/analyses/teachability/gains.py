@@ -10,7 +10,6 @@ import polars as pl
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import (
-    KLS,
     RELATIVE_FLOOR,
     Contexts,
     Floats,
@@ -24,7 +23,9 @@ from opd_diag.tables.columns.teachability import PLANE
 
 Q3 = 3
 CONSTANT = "constant"
+FEWEST_TOKENS = 50  # of a group or cell with an interval
 NO_TOKENS = "no tokens"
+TOO_FEW_TOKENS = f"fewer than {FEWEST_TOKENS} tokens"
 WITHIN_NOISE = "within the noise floor"
 
 _LABELS = ("bin", "bin_low", "bin_high", "other_bin", "other_low", "other_high")
@@ -45,45 +46,51 @@ def gains_table(contexts: Contexts, units: Units) -> pl.DataFrame:
             labels[name] += block.labels.get(name, [None] * width)
     sums = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
 
-    def averaged(name: str, over: str = "n") -> Interval:
-        return contexts.prompts.ratio(sums[name], sums[over])
-
     n = sums["n"]
+    small = n.sum(axis=0) < FEWEST_TOKENS
+
+    def averaged(name: str, over: str = "n") -> Interval:
+        """Estimate a ratio, without an interval where there are few tokens."""
+        ratio = contexts.prompts.ratio(sums[name], sums[over])
+        low, high = (np.where(small, np.nan, end) for end in (ratio.low, ratio.high))
+        return ratio._replace(low=low, high=high)
+
     columns: dict[str, Any] = contexts.head | labels
     columns |= {"n": n.sum(axis=0), "n_prompts": (n > 0).sum(axis=0)}
     columns |= interval_columns("compatibility", averaged("compatibility"), share=True)
-    frames = []
-    for kl in KLS:
+    parts = []
+    for kl in contexts.kls:
         floor = contexts.noise_floor[kl]
         columns |= {"kl": kl, "noise_floor": floor} | interval_columns("base", averaged(kl))
         columns["n_relative"] = sums[f"{kl} relative n"].sum(axis=0)
         reason = np.full(len(constant), ONE_CHECKPOINT)
-        if contexts.last is not None:
+        if contexts.has_gain:
             gain = averaged(f"{kl} gain")
-            relative = averaged(f"{kl} relative", f"{kl} relative n")
-            columns |= interval_columns("gain", gain) | interval_columns("relative", relative)
-            small = (np.abs(gain.estimate) <= floor) & (floor > 0)
-            reason = np.where(small, WITHIN_NOISE, gain.reason)
+            columns |= interval_columns("gain", gain)
+            columns |= interval_columns("relative", averaged(f"{kl} gain", kl))
+            columns["relative_median"] = _medians(contexts, units, kl, labels)
+            within = (np.abs(gain.estimate) <= floor) & (floor > 0)
+            reason = np.where(within, WITHIN_NOISE, gain.reason)
+            reason = np.where(small & (reason == ""), TOO_FEW_TOKENS, reason)
             reason = np.where(columns["n"] == 0, NO_TOKENS, reason)
-        columns["reason"] = np.where(constant, CONSTANT, reason)
-        frames.append(result_table("teachability", columns))
-    return pl.concat([*frames, _missing(contexts)])
+        parts.append(columns | {"reason": np.where(constant, CONSTANT, reason)})
+    if contexts.missing:
+        parts.append(_missing(contexts))
+    return result_table("teachability", parts)
 
 
-def _missing(contexts: Contexts) -> pl.DataFrame:
-    """Tell how many tokens were left out; no row where none was."""
-    columns = contexts.head | {
+def _missing(contexts: Contexts) -> dict[str, Any]:
+    """Tell how many tokens were left out."""
+    return contexts.head | {
         "group": "missing",
         "feature": "all",
-        "kl": list(KLS),
+        "kl": list(contexts.kls),
         "n": contexts.missing,
         "n_prompts": 0,
         "n_relative": 0,
-        "noise_floor": [contexts.noise_floor[kl] for kl in KLS],
+        "noise_floor": [contexts.noise_floor[kl] for kl in contexts.kls],
         "reason": "a score is null",
     }
-    table = result_table("teachability", columns)
-    return table if contexts.missing else table.clear()
 
 
 class _Block(NamedTuple):
@@ -174,12 +181,30 @@ def _weights(contexts: Contexts) -> dict[str, npt.NDArray[Any] | None]:
     """Give what is summed: tokens, compatibility, and KL and gain of both directions."""
     weights: dict[str, npt.NDArray[Any] | None] = {"n": None}
     weights["compatibility"] = contexts.column("compatibility").astype(np.float64)
-    for kl in KLS:
-        base = contexts.column(kl).astype(np.float64)
-        gain = np.zeros_like(base) if contexts.last is None else contexts.gain(kl)
-        large = base > max(contexts.noise_floor[kl], RELATIVE_FLOOR)
-        weights[kl] = base
-        weights[f"{kl} gain"] = gain.astype(np.float64)
-        weights[f"{kl} relative n"] = large.astype(np.float64)
-        weights[f"{kl} relative"] = np.divide(gain, base, out=np.zeros_like(base), where=large)
+    for kl in contexts.kls:
+        weights[kl] = contexts.column(kl).astype(np.float64)
+        weights[f"{kl} relative n"] = _large(contexts, kl).astype(np.float64)
+        if contexts.has_gain:
+            weights[f"{kl} gain"] = contexts.gain(kl).astype(np.float64)
     return weights
+
+
+def _large(contexts: Contexts, kl: str) -> npt.NDArray[np.bool_]:
+    """Tell which tokens have a KL that a gain can be a share of."""
+    floor = max(contexts.noise_floor[kl], RELATIVE_FLOOR)
+    return np.asarray(contexts.column(kl) > floor)
+
+
+def _medians(
+    contexts: Contexts, units: Units, kl: str, labels: dict[str, list[Any]]
+) -> list[float | None]:
+    """Give the median relative gain of the tokens of each whole group; None in its bins."""
+    large = _large(contexts, kl)
+    relative = contexts.gain(kl)[large] / contexts.column(kl)[large]
+    unit, in_q3 = units.unit[large], contexts.column("quadrant")[large] == Q3
+    medians: dict[str, float] = {}
+    for group, members in _groups(units, "all"):
+        kept = in_q3 if group == "Q3" else members[unit]
+        medians[group] = float(np.median(relative[kept])) if kept.any() else np.nan
+    rows = zip(labels["group"], labels["feature"], strict=True)
+    return [medians[group] if feature == "all" else None for group, feature in rows]

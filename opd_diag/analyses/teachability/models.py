@@ -10,8 +10,9 @@ from scipy import stats
 
 from opd_diag.analyses.reasons import FEW, ONE_CHECKPOINT, TOO_FEW
 from opd_diag.analyses.tables import result_table
-from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
+from opd_diag.analyses.teachability.contexts import Contexts, Floats
 from opd_diag.analyses.teachability.features import paper_scores
+from opd_diag.analyses.teachability.options import KLS
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.stats.added import Remainder, added_r2, added_r2_jointly, permuted_r2, remainder
 from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEWEST_CLUSTERS
@@ -22,41 +23,56 @@ BASE = ("entropy", "divergence", "entropy x divergence", "position", "teacher en
 FULL = (*BASE, "compatibility", "divergence x compatibility")
 PARTS = ("d_learn", "d_incompat")
 OFFSETS = ("entropy", "divergence", "position")  # a token's own minus the mean of its neighbours
-LOCAL_BASE = (*BASE, *(f"local {name}" for name in OFFSETS))
+# How steeply the gain rises with an offset may itself rise with entropy and divergence.
+SLOPES = (
+    ("entropy", "entropy"),
+    ("entropy", "divergence"),
+    ("divergence", "entropy"),
+    ("divergence", "divergence"),
+    ("divergence squared", "divergence"),
+)
+LOCAL_BASE = (
+    *(f"local {name}" for name in OFFSETS),
+    *(f"{name} x local {offset}" for name, offset in SLOPES),
+)
 LOCAL = (*LOCAL_BASE, "local compatibility")
 TRIMMED_SHARE = 0.005
-DRAWS = 100
+DRAWS = 40
 
 COLLINEAR = "a term or the gain does not vary, or terms are collinear"
 NOTES = {
     "full": "not the test of compatibility: a gain that is not linear in divergence makes its "
     "terms differ from 0 too; read `local`",
     "parts": "partly measures the spreads of the two scores",
-    "local": "the test: what entropy, divergence and position tell in any form is taken out of "
-    "compatibility first, as far as the nearest tokens know it",
+    "local": "what entropy, divergence and position tell in any form is taken out of compatibility "
+    "and gain first, as far as the nearest tokens know it",
 }
 
 
 def models_table(contexts: Contexts, sample: Sample | str) -> pl.DataFrame:
     """Fit the nested models, on all tokens and without the largest gains."""
-    if contexts.last is None:
-        return _unanswered(contexts, "base", ONE_CHECKPOINT)
+    if not contexts.has_gain:
+        return result_table("teachability_models", _unanswered(contexts, "base", ONE_CHECKPOINT))
     models = {"base": BASE, "full": FULL, "parts": PARTS}
     whole = _columns(contexts)
-    parts = paper_scores(contexts.tokens)
-    if parts["d_learn"].null_count():
+    scores = paper_scores(contexts.tokens)
+    if scores["d_learn"].null_count():
         del models["parts"]
     else:
-        whole |= {name: parts[name].to_numpy() for name in PARTS}
-    del parts
-    frames = [_fits(contexts, whole, BASE, models, contexts.starts)]
+        whole |= {name: scores[name].to_numpy() for name in PARTS}
+    del scores
+    parts = _fits(contexts, whole, BASE, models, contexts.starts)
     if isinstance(sample, str):
-        frames += [_unanswered(contexts, "local", sample)]
-        return pl.concat(frames)
-    sampled = sampled_columns(contexts, sample)
-    local = sampled | {"local compatibility": sample.local(sampled["compatibility"])}
-    frames.append(_fits(contexts, local, LOCAL_BASE, {"local": LOCAL}, sample.starts))
-    return _with_null(pl.concat(frames), contexts, sample, local)
+        parts.append(_unanswered(contexts, "local", sample))
+        return result_table("teachability_models", parts)
+    local = local_columns(contexts, sample)
+    local["local compatibility"] = sample.local(local["compatibility"])
+    parts += _fits(contexts, local, LOCAL_BASE, {"local": LOCAL}, sample.starts)
+    null = _null(contexts, sample, local)
+    for part in parts:
+        if not part["trimmed"]:
+            part |= null.get((part["model"], part["kl"]), {})
+    return result_table("teachability_models", parts)
 
 
 def base_remainder(columns: Mapping[str, Floats], terms: Sequence[str]) -> Remainder:
@@ -65,18 +81,30 @@ def base_remainder(columns: Mapping[str, Floats], terms: Sequence[str]) -> Remai
     return remainder(np.column_stack([columns[name] for name in terms]), responses)
 
 
-def sampled_columns(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
-    """Return all terms but local compatibility, and the gains, of the sampled tokens.
+def local_columns(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
+    """Return the terms of `local` but local compatibility, and the local gains.
 
-    Where tokens are sparse the neighbours of one lie to one side of it, so local compatibility
-    still holds some of its entropy, divergence and position. How far it lies from the mean of its
-    neighbours in each takes that out.
+    `local` is a token's own value minus the mean of its 50 nearest tokens, which takes out what
+    entropy, divergence and position tell in any form. Where tokens are sparse the neighbours of one
+    lie to one side of it: the offsets of these coordinates, with slopes that change along
+    entropy and divergence, take that out too. Entropy and divergence are the normal scores in which
+    neighbours are sought.
     """
-    columns = {
-        name: np.asarray(values, np.float64)
-        for name, values in _columns(contexts, sample.rows).items()
+    sampled = _sampled(contexts, sample)
+    h, d = sample.points[:, 0], sample.points[:, 1]
+    at = {"entropy": h, "divergence": d, "divergence squared": d * d}
+    offsets = dict(zip(OFFSETS, sample.local(sample.points[:, :3]).T, strict=True))
+    return {
+        **{f"local {name}": values for name, values in offsets.items()},
+        **{f"{name} x local {offset}": at[name] * offsets[offset] for name, offset in SLOPES},
+        "compatibility": sampled["compatibility"],
+        **{f"{kl}_gain": sample.local(sampled[f"{kl}_gain"]) for kl in KLS},
     }
-    return columns | {f"local {name}": sample.local(columns[name]) for name in OFFSETS}
+
+
+def _sampled(contexts: Contexts, sample: Sample) -> dict[str, Floats]:
+    columns = _columns(contexts, sample.rows)
+    return {name: np.asarray(values, np.float64) for name, values in columns.items()}
 
 
 def _columns(
@@ -101,11 +129,11 @@ def _fits(
     without_c: Sequence[str],
     models: Mapping[str, Sequence[str]],
     starts: npt.NDArray[np.int64],
-) -> pl.DataFrame:
+) -> list[dict[str, Any]]:
     names = list(columns)
     everything = moments([columns[name] for name in names], starts)
-    frames = []
-    for kl in KLS:
+    parts = []
+    for kl in contexts.kls:
         response = names.index(f"{kl}_gain")
         for trimmed in (False, True):
             used = _trim(everything, columns, response, starts) if trimmed else everything
@@ -114,8 +142,8 @@ def _fits(
                 fit = least_squares(used, [names.index(term) for term in terms], response)
                 columns_of = fit_columns(fit, base, model, terms, used)
                 head = contexts.head | {"kl": kl, "model": model, "trimmed": trimmed}
-                frames.append(result_table("teachability_models", head | columns_of))
-    return pl.concat(frames)
+                parts.append(head | columns_of)
+    return parts
 
 
 def _trim(
@@ -180,15 +208,13 @@ def fit_columns(
     return columns | {"reason": TOO_FEW if clusters < FEWEST_CLUSTERS else few}
 
 
-def _with_null(
-    table: pl.DataFrame,
-    contexts: Contexts,
-    sample: Sample,
-    columns: Mapping[str, Floats],
-) -> pl.DataFrame:
-    """Put the permutation null beside delta_r2 of `full` and `local`."""
-    left, left_local = (base_remainder(columns, terms) for terms in (BASE, LOCAL_BASE))
-    c, local, d = (columns[name] for name in ("compatibility", "local compatibility", "divergence"))
+def _null(
+    contexts: Contexts, sample: Sample, columns: Mapping[str, Floats]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Give delta_r2 of `full` and `local` on the sample, and its permutation null."""
+    raw = _sampled(contexts, sample)
+    left, left_local = base_remainder(raw, BASE), base_remainder(columns, LOCAL_BASE)
+    c, d, local = raw["compatibility"], raw["divergence"], columns["local compatibility"]
     draws = [
         added_r2_jointly(left, np.column_stack([c[order], d * c[order]]))
         for order in (np.arange(len(c)), *sample.permutations(DRAWS, contexts.seed))
@@ -200,27 +226,20 @@ def _with_null(
             permuted_r2(left_local, local[:, None], sample.cell)[0],
         ),
     }
-    rows = [
-        {
-            "model": model,
-            "kl": kl,
-            "trimmed": False,
+    return {
+        (model, kl): {
             "n_null": len(c),
             "sample_delta_r2": float(observed[j]),
             "null_delta_r2": float(null[j]),
         }
         for model, (observed, null) in added.items()
         for j, kl in enumerate(KLS)
-    ]
-    keys = ["model", "kl", "trimmed"]
-    bare = table.drop("n_null", "sample_delta_r2", "null_delta_r2")
-    joined = bare.join(pl.DataFrame(rows), on=keys, how="left", maintain_order="left")
-    return joined.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
+    }
 
 
-def _unanswered(contexts: Contexts, model: str, reason: str) -> pl.DataFrame:
-    columns = contexts.head | {
-        "kl": list(KLS),
+def _unanswered(contexts: Contexts, model: str, reason: str) -> dict[str, Any]:
+    return contexts.head | {
+        "kl": list(contexts.kls),
         "model": model,
         "trimmed": False,
         "term": "constant",
@@ -229,4 +248,3 @@ def _unanswered(contexts: Contexts, model: str, reason: str) -> pl.DataFrame:
         "note": NOTES.get(model),
         "reason": reason,
     }
-    return result_table("teachability_models", columns)

@@ -1,9 +1,12 @@
-"""Say in a few sentences what was learned, whether compatibility mattered, and who would know."""
+"""Describe in a few lines what `teachability` measured; what it answers stands in the findings."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from opd_diag.analyses import wording
+from opd_diag.tables.columns.teachability import MATCHED, RANDOM
 
 if TYPE_CHECKING:
     from opd_diag.analyses.teachability import Teachability
@@ -11,10 +14,11 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 BUDGET = 0.10
-KL_NAMES = {"forward_kl": "KL(teacher ‖ student)", "reverse_kl": "KL(student ‖ teacher)"}
+SHOWN_SELECTORS = 3
+NAMES = {"forward_kl": "KL(teacher ‖ student)", "reverse_kl": "KL(student ‖ teacher)"}
 MECHANICAL = (
-    "Every selector with D in it holds the very KL that the gain is taken from: some gain falls "
-    "to it under any change of the student."
+    "Every selector with divergence in it holds the very KL that a gain is taken from: some gain "
+    "falls to it under any change of the student."
 )
 
 
@@ -24,116 +28,81 @@ def summary_lines(result: "Teachability") -> list[str]:
     Args:
         result: The tables of `teachability`.
     """
+    table = result.teachability_kl
+    lines = [
+        _kl(table.filter(kl=kl, group="all")) for kl in table["kl"].unique(maintain_order=True)
+    ]
     gains = result.teachability
-    whole = gains.filter(group="all", feature="all")
-    lines = [_gain(row) for row in whole.iter_rows(named=True)]
+    lead = table["kl"][0]
     lines += [
-        f"{row['n']:,} tokens left out: {row['reason']}."
-        for row in gains.filter(group="missing", kl="forward_kl").iter_rows(named=True)
+        f"{wording.count(row['n'])} tokens left out: {row['reason']}."
+        for row in gains.filter(group="missing", kl=lead).to_dicts()
     ]
-    if whole["gain"].null_count():
+    whole = gains.filter(group="all", feature="all", kl=lead).row(0, named=True)
+    if whole["gain"] is None:
         return lines
-    groups = gains.filter(
-        pl.col("feature").eq("all") & ~pl.col("group").is_in(["all", "missing"]), kl="forward_kl"
+    lines.append(
+        f"Below: features of {whole['features_from']}, gain in {NAMES[lead]} from "
+        f"{whole['gain_from']} to {whole['checkpoint']}: {wording.estimate(whole, 'gain', 'nat')} "
+        f"a token."
     )
-    lines += [
-        f"{row['group']}: {row['n'] / whole['n'][0]:.0%} of tokens, "
-        f"gain {_interval(row, 'gain', 'nat')}."
-        for row in groups.iter_rows(named=True)
+    groups = gains.filter(
+        pl.col("feature").eq("all") & ~pl.col("group").is_in(["all", "missing"]), kl=lead
+    ).to_dicts()
+    parts = [
+        f"{row['group']} ({wording.share(row['n'] / whole['n'])} of tokens) "
+        f"{wording.estimate(row, 'gain', 'nat')}"
+        for row in groups
     ]
-    if not groups["group"].is_in(["trained-on", "trained prompt", "held-out"]).any():
-        lines.append("Whether these contexts were trained on is not known from policy and step.")
-    contrast, models = result.teachability_contrast, result.teachability_models
-    lines.append(_matched(contrast.row(by_predicate=_headline("matched"), named=True)))
-    lines += _model(models)
-    lines.append(_thirds(contrast.row(by_predicate=_headline("Q3 thirds"), named=True)))
-    return lines + _selectors(result.teachability_selectors)
+    lines.append(f"Gain by group: {'; '.join(parts)}.")
+    contrast = result.teachability_contrast.filter(kl=lead)
+    lines.append(_matched(contrast.filter(contrast=MATCHED).row(0, named=True)))
+    return lines + _selectors(result.teachability_selectors.filter(kl=lead), lead)
 
 
-def _headline(contrast: str) -> pl.Expr:
-    return (pl.col("contrast") == contrast) & (pl.col("kl") == "forward_kl")
-
-
-def _gain(row: Row) -> str:
-    name = KL_NAMES[row["kl"]]
-    if row["gain"] is None:
-        return f"{name} of {row['checkpoint']}: {_interval(row, 'base', 'nat')}; {row['reason']}."
-    weak = f" ({row['reason']})" if row["reason"] else ""
-    moved = f"fell by {_interval(row, 'gain', 'nat')}"
-    if row["gain"] < 0:
-        ends = {"gain_low": "gain_high", "gain_high": "gain_low", "gain": "gain"}
-        rise = {name: -row[end] if row[end] is not None else None for name, end in ends.items()}
-        moved = f"rose by {_interval({**row, **rise}, 'gain', 'nat')}"
+def _kl(rows: pl.DataFrame) -> str:
+    first, last = rows.row(0, named=True), rows.row(-1, named=True)
+    text = (
+        f"{NAMES[first['kl']]}: {wording.estimate(first, 'mean', 'nat')} under "
+        f"{first['checkpoint']}"
+    )
+    if rows.height == 1:
+        return f"{text} ({first['reason']})."
     return (
-        f"{name} {moved} a token from {row['features_from']} to {row['checkpoint']}, from "
-        f"{row['base']:.3f}; the mean relative gain, of tokens above max(noise floor, 0.01), is "
-        f"{_interval(row, 'relative', 'of their KL')}{weak}."
+        f"{text}, {wording.estimate(last, 'mean', 'nat')} under {last['checkpoint']}; change "
+        f"{wording.estimate(last, 'change', 'nat')} a token, "
+        f"{wording.estimate(last, 'relative', 'share')} of the KL (median token "
+        f"{wording.share(last['relative_median'])})."
     )
 
 
 def _matched(row: Row) -> str:
-    question = "Does compatibility matter, given entropy, divergence and position? "
-    if row["difference_low"] is None:
-        return f"{question}No answer: {row['reason']}."
-    verdict = "not seen"
-    if row["difference_low"] > 0:
-        verdict = "compatible tokens gain more"
-    elif row["difference_high"] < 0:
-        verdict = "compatible tokens gain less"
+    if row["difference"] is None:
+        return f"Compatible against incompatible tokens: {wording.MISSING} ({row['reason']})."
     weak = f" ({row['reason']})" if row["reason"] else ""
     return (
-        f"{question}{verdict}: {row['n_pairs']:,} matched pairs ({row['share_matched']:.0%} of the "
-        f"top third) differ in gain by {_interval(row, 'difference', 'nat')}; with compatibility "
-        f"permuted by {row['null_low']:.4f} to {row['null_high']:.4f}{weak}."
+        f"{wording.count(row['n_pairs'])} pairs alike in entropy, divergence and position, of high "
+        f"and low compatibility, differ in gain by {wording.estimate(row, 'difference', 'nat')}, "
+        f"less what these tell by {wording.estimate(row, 'adjusted', 'nat')}; with "
+        f"compatibility permuted by {wording.number(row['null_low'])} to "
+        f"{wording.number(row['null_high'])}{weak}."
     )
 
 
-def _model(models: pl.DataFrame) -> list[str]:
-    test = (pl.col("term") == "local compatibility") & ~pl.col("trimmed")
-    rows = models.filter(test & (pl.col("kl") == "forward_kl")).to_dicts()
-    return [
-        f"Least squares: gain changes by {_interval(row, 'coefficient', 'nat')} per unit of local "
-        f"compatibility, which fits {row['delta_r2']:.2%} of its variance "
-        f"(permuted: up to {row['null_delta_r2']:.2%})."
-        for row in rows
-        if row["coefficient"] is not None
-    ]
-
-
-def _thirds(row: Row) -> str:
-    if row["difference"] is None:
-        return f"Q3, top minus bottom third of compatibility: {row['reason']}."
-    return (
-        f"Q3, top minus bottom third of compatibility: {_interval(row, 'difference', 'nat')}; "
-        f"entropy and divergence alone give {row['null']:.4f}. Descriptive: this is no test of "
-        "compatibility."
-    )
-
-
-def _selectors(table: pl.DataFrame) -> list[str]:
+def _selectors(table: pl.DataFrame, lead: str) -> list[str]:
     near = (pl.col("budget") - BUDGET).abs()
-    rows = table.filter(near == near.min(), kl="forward_kl")
-    measured = rows.filter(pl.col("over_random").is_not_null())
-    lines = []
-    for row in measured.sort("gain", descending=True).head(3).iter_rows(named=True):
-        share = "no share, since all gain is not above 0"
-        if row["captured"] is not None:
-            share = _interval(row, "captured", "of all gain")
-        lines.append(
-            f"{row['selector']} at {row['budget']:.0%} of tokens: gain "
-            f"{_interval(row, 'gain', 'nat')}, above random by "
-            f"{_interval(row, 'over_random', 'nat')}, {share}."
-        )
+    rows = table.filter(near == near.min())
+    measured = rows.filter(pl.col("gain").is_not_null(), pl.col("selector") != RANDOM)
+    best = measured.sort("gain", descending=True).head(SHOWN_SELECTORS).to_dicts()
+    lines = [
+        f"{row['selector']} at {wording.share(row['budget'])} of tokens: gain "
+        f"{wording.estimate(row, 'gain', 'nat')}, minus that of all tokens "
+        f"{wording.estimate(row, 'over_mean', 'nat')}; of all gain "
+        f"{wording.estimate(row, 'captured', 'share')}."
+        for row in best
+    ]
     lines.append(MECHANICAL)
-    absent = rows.filter(n=0)
-    lines += [f"{row['selector']}: {row['reason']}." for row in absent.iter_rows(named=True)]
+    absent = rows.filter(n=0).to_dicts()
+    if absent:
+        lines.append("; ".join(f"{row['selector']}: {row['reason']}" for row in absent) + ".")
     return lines
-
-
-def _interval(row: Row, name: str, unit: str) -> str:
-    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if value is None:
-        return f"unknown {unit}"
-    if low is None:
-        return f"{value:.4f} {unit} (no interval: {row['reason']})"
-    return f"{value:.4f} {unit} [{low:.4f}, {high:.4f}]"

@@ -9,23 +9,27 @@ import polars as pl
 
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
+from opd_diag.analyses.teachability.contexts import Contexts, Floats
 from opd_diag.analyses.teachability.gains import CONSTANT
-from opd_diag.analyses.teachability.options import Options
+from opd_diag.analyses.teachability.options import KLS, Options
 from opd_diag.stats.hashing import hashed_uniform
-from opd_diag.stats.selection import choose
-from opd_diag.tables.columns.teachability import RANDOM
+from opd_diag.stats.holm import holm
+from opd_diag.stats.selection import choose, ties_by_value
+from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.tables.columns.teachability import DIVERGENCE, RANDOM, REGRESSION
 from opd_diag.tables.source import Source, finished_result
 
 FEATURE_SELECTORS = {
     "D_learn": "d_learn",
-    "D": "divergence",
+    DIVERGENCE: "divergence",
     "D_incompat": "d_incompat",
     "TIP": "tip",
     "soft-OR": "soft_or",
     "H": "entropy",
     "C": "compatibility",
 }
+SCALED_SELECTORS = ("D_learn", "D_incompat", "TIP", "soft-OR")
+"""Those whose scale ties tokens: raw divergence orders them."""
 RESULTS = {
     "rock-free": "rock_tokens",
     "before-release": "release_points",
@@ -40,7 +44,7 @@ class Chosen(NamedTuple):
 
     Attributes:
         level: Index of the smallest budget that chooses each token. Shape (n,). None: no selector.
-        tied: Tokens picked by the hash among equal scores, for each budget.
+        tied: Tokens picked among equal scores, for each budget.
         sums: What the chosen add up to in each prompt; shape (prompts, budgets) each.
         reason: Why there is no selector.
     """
@@ -56,8 +60,9 @@ def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[
     budgets = options.budgets
     groups = contexts.rollout if options.budget_per == "rollout" else None
     weights = {"n": None, "position": contexts.column("position").astype(np.float64)}
-    if contexts.last is not None:
+    if contexts.has_gain:
         weights |= {kl: contexts.gain(kl).astype(np.float64) for kl in KLS}
+    by_value = ties_by_value(contexts.column("divergence"), contexts.order)
     width = len(budgets) + 1
     prompts = contexts.prompts.count
     chosen = {}
@@ -66,7 +71,8 @@ def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[
             none = np.zeros(len(budgets), np.int64)
             chosen[name] = Chosen(None, none, {}, reason)
             continue
-        choice = choose(score, budgets, contexts.order, groups)
+        order = by_value if name in SCALED_SELECTORS else contexts.order
+        choice = choose(score, budgets, order, groups)
         key = contexts.prompts.code * width + choice.level
         sums = {
             of: np.bincount(key, value, prompts * width).reshape(prompts, width)[:, :-1]
@@ -80,7 +86,7 @@ def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[
 def selectors_table(
     contexts: Contexts, chosen: Mapping[str, Chosen], options: Options
 ) -> pl.DataFrame:
-    """Average the gain of what each selector chooses, beside a random choice of the same size."""
+    """Average the gain of what each selector chooses, against all tokens and against divergence."""
     budgets = options.budgets
     there = {name: choice for name, choice in chosen.items() if choice.level is not None}
     sums = {
@@ -107,37 +113,52 @@ def selectors_table(
         "n_prompts": 0,
         "reason": np.repeat([c.reason for c in chosen.values() if c.level is None], len(budgets)),
     }
-    frames = []
-    for kl in KLS:
-        measured = _gain_columns(contexts, sums, kl, len(budgets))
-        frames.append(result_table("teachability_selectors", columns | measured | {"kl": kl}))
+    parts = []
+    for kl in contexts.kls:
+        measured = _gain_columns(contexts, sums, kl, list(there), len(budgets))
+        parts.append(columns | measured | {"kl": kl})
         if len(there) < len(chosen):
-            frames.append(result_table("teachability_selectors", none | {"kl": kl}))
-    order = pl.Enum(list(chosen))
-    return pl.concat(frames).sort("kl", pl.col("selector").cast(order), maintain_order=True)
+            parts.append(none | {"kl": kl})
+    table = result_table("teachability_selectors", parts)
+    orders = {"kl": pl.Enum(contexts.kls), "selector": pl.Enum(list(chosen))}
+    return table.sort(
+        *(pl.col(name).cast(order) for name, order in orders.items()), maintain_order=True
+    )
 
 
 def _gain_columns(
-    contexts: Contexts, sums: Mapping[str, Floats], kl: str, budgets: int
+    contexts: Contexts, sums: Mapping[str, Floats], kl: str, names: list[str], budgets: int
 ) -> dict[str, Any]:
-    if contexts.last is None:
+    if not contexts.has_gain:
         return {"reason": ONE_CHECKPOINT}
     prompts = contexts.prompts
     x, n = sums[kl], sums["n"]
     gain = prompts.ratio(x, n)
     columns = interval_columns("gain", gain)
-    # Random comes last: its columns, once for each selector.
-    chance, chance_n = (np.tile(a[:, -budgets:], a.shape[1] // budgets) for a in (x, n))
-    over = interval_columns("over_random", prompts.difference(x, n, chance, chance_n))
-    for values in over.values():
-        values[-budgets:] = np.nan
+    whole = contexts.prompt_sums(contexts.gain(kl))[:, None]
+    tokens = prompts.sums(np.ones(contexts.n))[:, None]
+    columns |= interval_columns("over_mean", prompts.difference(x, n, whole, tokens))
     reason = np.where(n.sum(axis=0) == 0, NOTHING_CHOSEN, gain.reason)
-    whole = contexts.prompt_sums(contexts.gain(kl))
-    if whole.sum() > 0:
-        columns |= interval_columns("captured", prompts.ratio(x, whole[:, None]))
-    else:
-        reason = np.where(reason == "", NOTHING_GAINED, reason)
-    return columns | over | {"reason": reason}
+    if whole.sum() <= 0:
+        columns["reason"] = np.where(reason == "", NOTHING_GAINED, reason)
+        return columns
+    captured = prompts.ratio(x, whole)
+    columns |= interval_columns("captured", captured)
+    reason = np.where(reason == "", captured.reason, reason)
+    if DIVERGENCE in names:
+        place = names.index(DIVERGENCE) * budgets
+        above = x - np.tile(x[:, place : place + budgets], len(names))
+        over = interval_columns("over_divergence", prompts.ratio(above, whole))
+        asked = np.repeat([name not in (DIVERGENCE, RANDOM) for name in names], budgets)
+        asked &= n.sum(axis=0) > 0
+        columns |= {name: np.where(asked, values, np.nan) for name, values in over.items()}
+        if contexts.checkpoints.out_of_time:
+            p = np.where(asked, sign_flip_p(above, seed=contexts.seed), np.nan)
+            adjusted = np.column_stack([holm(of) for of in p.reshape(-1, budgets).T])
+            columns |= {"p": p, "p_adjusted": adjusted.ravel()}
+    if not contexts.checkpoints.out_of_time:
+        reason = np.where(reason == "", REGRESSION, reason)
+    return columns | {"reason": reason}
 
 
 def _scores(contexts: Contexts, source: Source) -> Iterator[tuple[str, Floats | None, str]]:
@@ -145,6 +166,7 @@ def _scores(contexts: Contexts, source: Source) -> Iterator[tuple[str, Floats | 
 
     The largest score is chosen first, -inf never. One after the other: each is a number per token.
     """
+    first = contexts.checkpoints.features_from
     for name, feature in FEATURE_SELECTORS.items():
         if contexts.constant(feature) or not np.ptp(contexts.column(feature)):
             yield name, None, CONSTANT
@@ -152,10 +174,10 @@ def _scores(contexts: Contexts, source: Source) -> Iterator[tuple[str, Floats | 
             yield name, contexts.column(feature), ""
     for name, result in RESULTS.items():
         table = finished_result(source, result)
-        rows = None if table is None else table.filter(pl.col("checkpoint") == contexts.first)
+        rows = None if table is None else table.filter(pl.col("checkpoint") == first)
         if rows is None or rows.is_empty():
             command = result.replace("_", "-")
-            why = f"no result {result!r} of {contexts.first!r}: run `opd-diag analyze {command}`"
+            why = f"no result {result!r} of {first!r}: run `opd-diag analyze {command}`"
             yield name, None, why
             continue
         allowed = _not_rock(contexts, rows) if name == "rock-free" else _kept(contexts, rows, name)

@@ -9,15 +9,16 @@ import polars as pl
 
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.analyses.teachability.contexts import KLS, Contexts, Floats
+from opd_diag.analyses.teachability.contexts import Contexts, Floats
 from opd_diag.analyses.teachability.gains import CONSTANT
 from opd_diag.analyses.teachability.models import (
     LOCAL,
     LOCAL_BASE,
     base_remainder,
     fit_columns,
-    sampled_columns,
+    local_columns,
 )
+from opd_diag.analyses.teachability.options import KLS
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.stats import bootstrap
 from opd_diag.stats.added import added_r2, permuted_r2
@@ -59,11 +60,8 @@ def support_table(contexts: Contexts, sample: Sample | str) -> pl.DataFrame:
         "reason": mean.reason,
     }
     tested = _tested(contexts, sample)
-    frames = [
-        result_table("teachability_support", columns | {"kl": kl} | test)
-        for kl, test in tested.items()
-    ]
-    return pl.concat(frames)
+    parts = [columns | {"kl": kl} | test for kl, test in tested.items()]
+    return result_table("teachability_support", parts)
 
 
 def definitions(
@@ -108,24 +106,25 @@ def _correlations(sums: Floats, seed: int) -> dict[str, Any]:
 
 def _tested(contexts: Contexts, sample: Sample | str) -> dict[str, dict[str, Any]]:
     """Fit the model `local` with each definition in turn, beside its permutation null."""
-    if contexts.last is None or isinstance(sample, str):
-        reason = ONE_CHECKPOINT if contexts.last is None else str(sample)
-        return {kl: {"reason": reason} for kl in KLS}
-    columns = sampled_columns(contexts, sample)
+    if not contexts.has_gain or isinstance(sample, str):
+        reason = ONE_CHECKPOINT if not contexts.has_gain else str(sample)
+        return {kl: {"reason": reason} for kl in contexts.kls}
+    columns = local_columns(contexts, sample)
     left = base_remainder(columns, LOCAL_BASE)
     local = np.column_stack(
         [sample.local(values[sample.rows]) for _, _, values in definitions(contexts)]
     )
     added, null = added_r2(left, local), permuted_r2(left, local, sample.cell)
     names = [*LOCAL_BASE, *(f"{kl}_gain" for kl in KLS)]
-    results: dict[str, dict[str, list[Any]]] = {kl: {} for kl in KLS}
+    results: dict[str, dict[str, list[Any]]] = {kl: {} for kl in contexts.kls}
     for j in range(local.shape[1]):
         parts = [columns[name] for name in names]
         sums = moments([*parts, local[:, j]], sample.starts)
-        for i, kl in enumerate(KLS):
+        for kl in contexts.kls:
             terms = [*range(len(LOCAL_BASE)), len(names)]
             fit = least_squares(sums, terms, names.index(f"{kl}_gain"))
             row = fit_columns(fit, None, "local", LOCAL, sums)
+            i = KLS.index(kl)
             test: dict[str, Any] = {"n_local": len(local), "reason": row["reason"]}
             if fit is None:
                 test["reason"] = CONSTANT

@@ -5,13 +5,17 @@ import polars as pl
 from opd_diag.tables.schema import Column
 
 PLANE = "entropy x divergence"  # the feature of the cells of both
-RANDOM = "random"  # the selector that all are held against
+RANDOM = "random"  # the selector that knows nothing
+DIVERGENCE = "D"  # the selector that all are held against
+THIRDS, MATCHED = "Q3 thirds", "matched"  # the contrasts
+REGRESSION = "regression to the mean not excluded"
 
 _HEAD = (
     Column("checkpoint", pl.String, "-", "Student after training, whose KL is subtracted; the only one where there is one.", nullable=False),
-    Column("features_from", pl.String, "-", "Student before training: every feature comes from it alone.", nullable=False),
+    Column("features_from", pl.String, "-", "Student that every feature comes from.", nullable=False),
+    Column("gain_from", pl.String, "-", "Student whose KL the gain starts from; null: there is no gain. Where it is `features_from` itself, noise in its KL is taken for gain (regression to the mean)."),
 )  # fmt: skip
-_KL = Column("kl", pl.String, "-", "Which KL the gain is measured on: `forward_kl` or `reverse_kl`.", nullable=False)  # fmt: skip
+_KL = Column("kl", pl.String, "-", "Which KL the gain is measured on: `forward_kl` or `reverse_kl`; the one that leads text and figures stands first.", nullable=False)  # fmt: skip
 _REASON = Column("reason", pl.String, "-", "Why there is no value or interval, or what weakens it.")
 _NOTE = Column("note", pl.String, "-", "How the row must be read.")
 
@@ -37,11 +41,12 @@ TEACHABILITY = (
     _KL,
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts with such tokens.", nullable=False),
-    *_interval("compatibility", "share", "Mean compatibility before training."),
-    *_interval("base", "nat", "Mean KL before training."),
-    *_interval("gain", "nat", "Mean KL before training minus mean KL after it, at the same contexts."),
-    Column("n_relative", pl.UInt64, "tokens", "Tokens whose KL before training exceeds max(noise floor, 0.01 nat).", nullable=False),
-    *_interval("relative", "share", "Mean over these tokens of gain / KL before training."),
+    *_interval("compatibility", "share", "Mean compatibility under `features_from`."),
+    *_interval("base", "nat", "Mean KL under `gain_from`."),
+    *_interval("gain", "nat", "Mean KL under `gain_from` minus mean KL under `checkpoint`, at the same contexts."),
+    Column("n_relative", pl.UInt64, "tokens", "Tokens whose KL under `gain_from` exceeds max(noise floor, 0.01 nat).", nullable=False),
+    *_interval("relative", "share", "Summed gain over summed KL under `gain_from`, of all tokens."),
+    Column("relative_median", pl.Float64, "share", "Median over those tokens of gain / KL; of whole groups, not of their bins."),
     Column("noise_floor", pl.Float64, "nat", "95th percentile of |difference| between two scorings of the same checkpoint.", nullable=False),
     _REASON,
 )  # fmt: skip
@@ -49,14 +54,14 @@ TEACHABILITY = (
 TEACHABILITY_MODELS = (
     *_HEAD,
     _KL,
-    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: base, and entropy, divergence, position and compatibility, each minus its mean over the nearest tokens. `parts`: d_learn and d_incompat.", nullable=False),
+    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: the gain minus its mean over the 50 nearest tokens, by compatibility, entropy, divergence and position, each minus the same, with slopes that change along entropy and divergence (normal scores). `parts`: d_learn and d_incompat.", nullable=False),
     Column("trimmed", pl.Boolean, "-", "Whether the 0.5 % of tokens with the largest |gain| are left out.", nullable=False),
     Column("term", pl.String, "-", "Term of the model.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
     *_interval("coefficient", "nat per unit of term", "Least-squares coefficient; its interval is cluster-robust."),
     *_interval("standard", "SD per SD", "The same in standard deviations of gain and term over all tokens."),
-    Column("r2", pl.Float64, "share", "Variance of the gain that the model fits."),
+    Column("r2", pl.Float64, "share", "Variance of the gain that the model fits; of `local`, of the local gain."),
     Column("delta_r2", pl.Float64, "share", "What its terms with compatibility fit beyond its other terms on the same tokens."),
     Column("n_null", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts on which the null is drawn."),
     Column("sample_delta_r2", pl.Float64, "share", "delta_r2 on that sample."),
@@ -71,22 +76,25 @@ TEACHABILITY_CONTRAST = (
     Column("contrast", pl.String, "-", "`Q3 thirds`: top minus bottom third of compatibility inside Q3, descriptive. `matched`: high minus low local compatibility in pairs alike in entropy, divergence and position.", nullable=False),
     Column("within", pl.String, "-", "Whether pairs are sought in the whole `run` or inside the `prompt`; null: no pairs."),
     Column("n", pl.UInt64, "tokens", "Tokens that are compared: of Q3, or of the seeded sample of prompts.", nullable=False),
-    Column("n_prompts", pl.UInt32, "prompts", "Prompts of the tokens; for pairs, of their high token.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts of the tokens that are compared.", nullable=False),
     Column("n_pairs", pl.UInt64, "pairs", "Pairs; null: no pairs."),
     *_interval("share_matched", "share", "Pairs over tokens of the top third."),
     Column("compatibility_gap", pl.Float64, "share", "Mean compatibility of the tokens compared as high minus that of the low ones."),
     Column("gain_top", pl.Float64, "nat", "Mean gain of the tokens of high compatibility."),
     Column("gain_bottom", pl.Float64, "nat", "Mean gain of those of low compatibility."),
     *_interval("difference", "nat", "gain_top - gain_bottom."),
-    Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 20 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias, the interval is the test."),
+    *_interval("adjusted", "nat", "The same in matched pairs, from each token's gain minus the mean gain of the 50 nearest tokens: what entropy, divergence and position tell of it is taken out."),
+    Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 10 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias and are no test."),
     Column("null_low", pl.Float64, "nat", "`Q3 thirds`: lower end of its 95 % interval over prompts; `matched`: smallest of the permutations."),
     Column("null_high", pl.Float64, "nat", "Upper end, or the largest."),
-    Column("entropy_before", pl.Float64, "SD", "High minus low mean of student entropy before matching."),
-    Column("entropy_after", pl.Float64, "SD", "The same in the pairs."),
-    Column("divergence_before", pl.Float64, "SD", "High minus low mean of divergence before matching."),
-    Column("divergence_after", pl.Float64, "SD", "The same in the pairs."),
+    Column("entropy_before", pl.Float64, "normal scores", "High minus low mean of student entropy before matching."),
+    Column("entropy_after", pl.Float64, "normal scores", "The same in the pairs."),
+    Column("divergence_before", pl.Float64, "normal scores", "High minus low mean of divergence before matching."),
+    Column("divergence_after", pl.Float64, "normal scores", "The same in the pairs."),
     Column("position_before", pl.Float64, "SD", "High minus low mean of position before matching."),
     Column("position_after", pl.Float64, "SD", "The same in the pairs."),
+    Column("twofold", pl.Float64, "share", "Pairs whose divergence differs more than twofold."),
+    Column("p", pl.Float64, "probability", "Of `adjusted` being 0: signs of whole prompts flipped. Null where regression to the mean is not excluded or the pairs are not balanced."),
     _NOTE,
     _REASON,
 )  # fmt: skip
@@ -100,11 +108,14 @@ TEACHABILITY_SELECTORS = (
     Column("n", pl.UInt64, "tokens", "Tokens chosen.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts of the chosen tokens.", nullable=False),
     Column("actual_budget", pl.Float64, "share", "Share chosen; smaller where too few tokens may be chosen."),
-    Column("tied_share", pl.Float64, "share", "Share of the chosen that the seeded hash picked among equal scores."),
+    Column("tied_share", pl.Float64, "share", "Share of the chosen that were picked among equal scores: by raw divergence, then by a seeded hash."),
     *_interval("position", "tokens", "Mean position of the chosen."),
     *_interval("gain", "nat", "Mean gain of the chosen."),
-    *_interval("over_random", "nat", "gain minus that of as many tokens chosen at random."),
-    *_interval("captured", "share", "Share of all gain that the chosen hold."),
+    *_interval("over_mean", "nat", "gain minus the mean gain of all tokens."),
+    *_interval("captured", "share", "Share of all gain that the chosen hold; null where all gain is not above 0."),
+    *_interval("over_divergence", "share", "captured minus that of as many tokens of the largest divergence."),
+    Column("p", pl.Float64, "probability", "Of no difference from divergence: signs of whole prompts flipped. Null where regression to the mean is not excluded."),
+    Column("p_adjusted", pl.Float64, "probability", "The same, adjusted by Holm for the selectors at this budget."),
     _REASON,
 )  # fmt: skip
 
@@ -142,8 +153,23 @@ TEACHABILITY_SUPPORT = (
     _REASON,
 )  # fmt: skip
 
+TEACHABILITY_KL = (
+    Column("checkpoint", pl.String, "-", "Student.", nullable=False),
+    _KL,
+    Column("group", pl.String, "-", "Tokens: `all`, or of `correct` or `wrong` rollouts.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens in the loss.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
+    *_interval("mean", "nat", "Mean KL."),
+    *_interval("change", "nat", "Mean KL minus that under the first checkpoint, paired by token."),
+    *_interval("relative", "share", "Summed change over the summed KL under the first checkpoint."),
+    Column("relative_median", pl.Float64, "share", "Median change / KL of the tokens whose first KL exceeds max(noise floor, 0.01 nat)."),
+    Column("p", pl.Float64, "probability", "Of no change: signs of whole prompts flipped."),
+    _REASON,
+)  # fmt: skip
+
 TABLES = {
     "teachability": TEACHABILITY,
+    "teachability_kl": TEACHABILITY_KL,
     "teachability_models": TEACHABILITY_MODELS,
     "teachability_contrast": TEACHABILITY_CONTRAST,
     "teachability_selectors": TEACHABILITY_SELECTORS,

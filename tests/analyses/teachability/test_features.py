@@ -27,7 +27,9 @@ def by_hand(h, d, c):
 
 @pytest.mark.parametrize("divergence", ["full", "union"])
 def test_features_are_percentile_ranks_and_their_products(data, divergence):
-    found = teachability_features(data.tokens, data.rollouts, divergence=divergence, k=8).collect()
+    found = teachability_features(
+        data.tokens, data.rollouts, divergence=divergence, k=8, scale="rank"
+    ).collect()
     rows = before(data)
     raw = [
         rows["student_entropy"].to_numpy(),
@@ -43,7 +45,7 @@ def test_features_are_percentile_ranks_and_their_products(data, divergence):
 
 
 def test_the_published_scale_is_clipped_between_two_quantiles(data):
-    found = teachability_features(data.tokens, data.rollouts, scale="paper").collect()
+    found = teachability_features(data.tokens, data.rollouts).collect()
     rows = before(data)
     raw = [rows[name].to_numpy().astype(float) for name in ("student_entropy", "forward_kl")] + [
         rows["teacher_mass"].to_numpy()[:, K_GRID.index(16)].astype(float)
@@ -90,7 +92,7 @@ def test_a_constant_feature_scales_to_null(data):
     ("options", "message"),
     [
         ({"divergence": "js"}, "divergence: 'js'; expected one of full, union"),
-        ({"scale": "z"}, "scale: 'z'; expected one of rank, paper"),
+        ({"scale": "z"}, "scale: 'z'; expected one of paper, rank"),
         ({"k": 7}, "k: 7; expected one of 2, 4, 8, 16, 32, 64"),
     ],
 )

@@ -4,21 +4,16 @@ import pytest
 
 from opd_diag.analyses.teachability.contexts import read_contexts, units_of
 from opd_diag.analyses.teachability.gains import gains_table
-from opd_diag.analyses.teachability.options import Options
+from opd_diag.analyses.teachability.options import Options, choose_pair
 from opd_diag.datasets import null_run, teachable_run
 from opd_diag.errors import TableError
 from opd_diag.tables.source import as_source, choose_rollouts
 
 
-def contexts_of(tokens, rollouts, *, last="b", noise_floor=None):
+def contexts_of(tokens, rollouts, *, noise_floor=None):
     source = as_source(tokens, rollouts)
-    return read_contexts(
-        source,
-        "a",
-        last,
-        choose_rollouts(rollouts),
-        Options(noise_floor=noise_floor),
-    )
+    pair = choose_pair(source, None, None, None)
+    return read_contexts(source, pair, choose_rollouts(rollouts), Options(noise_floor=noise_floor))
 
 
 def table_of(tokens, rollouts, *, trained_steps=None, **options):
@@ -62,8 +57,10 @@ def test_means_equal_those_of_the_rows(data):
             assert row["gain"] == pytest.approx(kept[f"{kl}_gain"].mean())
             large = kept.filter(pl.col(kl) > 0.01)
             assert row["n_relative"] == large.height
-            relative = (large[f"{kl}_gain"] / large[kl].cast(pl.Float64)).mean()
-            assert row["relative"] == pytest.approx(relative)
+            share = kept[f"{kl}_gain"].sum() / kept[kl].cast(pl.Float64).sum()
+            assert row["relative"] == pytest.approx(share)
+            relative = (large[f"{kl}_gain"] / large[kl].cast(pl.Float64)).median()
+            assert row["relative_median"] == pytest.approx(relative)
             assert row["gain_low"] < row["gain"] < row["gain_high"]
 
 
@@ -134,7 +131,8 @@ def test_scoring_twice_gives_no_gain_beyond_the_noise_floor():
 
 def test_the_relative_gain_counts_tokens_above_the_floor_only(data):
     tokens, rollouts = data
-    table = table_of(tokens, rollouts, noise_floor=0.3).filter(feature="all", group="all")
+    table = table_of(tokens, rollouts, noise_floor=0.3)
+    table = table.filter(feature="all", group="all", kl="forward_kl")
     base = tokens.filter(pl.col("checkpoint") == "a")["forward_kl"]
     assert table["n_relative"][0] == (base > 0.3).sum()
 

@@ -45,11 +45,12 @@ COLUMNS = {
 
 
 def top(rows, name, budget):
-    """The rows of the largest scores, which have no ties at the cuts of this run."""
-    scores = rows[COLUMNS[name]].to_numpy()
-    order = np.argsort(-scores, kind="stable")
+    """The rows of the largest scores; what the scale ties, by divergence."""
+    scores, d = rows[COLUMNS[name]].to_numpy(), rows["divergence"].to_numpy()
+    order = np.lexsort((-d, -scores))
     size = int(np.floor(budget * len(scores) + 0.5))
-    assert scores[order[size - 1]] > scores[order[size]]
+    last, left_out = order[size - 1], order[size]
+    assert (scores[last], d[last]) > (scores[left_out], d[left_out])
     return np.sort(order[:size])
 
 
@@ -62,7 +63,6 @@ def test_a_selector_takes_the_largest_scores(data, found, name, budget):
     row = row.row(0, named=True)
     assert row["n"] == chosen.height
     assert row["actual_budget"] == pytest.approx(chosen.height / N)
-    assert row["tied_share"] == 0
     assert row["position"] == pytest.approx(chosen["position"].mean())
     assert row["gain"] == pytest.approx(chosen["gain"].mean())
     assert row["captured"] == pytest.approx(chosen["gain"].sum() / rows["gain"].sum())
@@ -79,14 +79,50 @@ def test_random_tokens_gain_what_all_tokens_gain(found):
     half = rows.filter(budget=0.5).row(0, named=True)
     assert half["gain_low"] < whole < half["gain_high"]
     assert half["captured"] == pytest.approx(0.5, abs=0.05)
-    assert rows["over_random"].null_count() == 3
+    assert half["over_mean_low"] < 0 < half["over_mean_high"]
 
 
-def test_a_planted_effect_puts_d_above_random(found):
+def test_a_planted_effect_puts_d_above_the_mean_of_all_tokens(found):
+    whole = found.teachability.filter(group="all", feature="all", kl="forward_kl")["gain"].item()
     rows = found.teachability_selectors.filter(budget=0.1, kl="forward_kl")
-    over = dict(zip(rows["selector"], rows["over_random_low"], strict=True))
-    assert over["D"] > 0
-    assert over["D_learn"] > 0
+    for name in ("D", "D_learn"):
+        row = rows.filter(selector=name).row(0, named=True)
+        assert row["over_mean"] == pytest.approx(row["gain"] - whole)
+        assert row["over_mean_low"] > 0
+
+
+def test_selectors_are_held_against_divergence(data, found):
+    """With two checkpoints the difference stands there, and no test: D is the gain's own start."""
+    rows = found.teachability_selectors.filter(budget=0.1, kl="forward_kl")
+    captured = dict(zip(rows["selector"], rows["captured"], strict=True))
+    for row in rows.filter(pl.col("over_divergence").is_not_null()).iter_rows(named=True):
+        expected = captured[row["selector"]] - captured["D"]
+        assert row["over_divergence"] == pytest.approx(expected, abs=1e-12)
+        assert row["reason"] in ("few prompts", "regression to the mean not excluded")
+    assert set(rows.filter(n=0)["selector"]) == {"rock-free", "before-release", "outside-trap"}
+    assert rows["p"].null_count() == rows.height
+    later = teachable_run(
+        prompts=16, samples=2, tokens=40, seed=2, checkpoints=("step0", "step1", "step2")
+    )
+    tested = teachability(later.tokens, later.rollouts, budgets=BUDGETS).teachability_selectors
+    tested = tested.filter(budget=0.1, kl="forward_kl")
+    asked = tested.filter(pl.col("p").is_not_null())
+    assert asked["selector"].to_list() == ["D_learn", "D_incompat", "TIP", "soft-OR", "H", "C"]
+    rising = asked.sort("p")
+    holm = (rising["p"] * pl.Series(range(6, 0, -1))).clip(upper_bound=1).cum_max()
+    np.testing.assert_allclose(rising["p_adjusted"], holm)
+
+
+def test_without_a_gain_there_is_no_share(data):
+    order = ["step1", "step0"]
+    turned = data.tokens.sort(
+        pl.col("checkpoint").replace_strict(order, [0, 1]), maintain_order=True
+    )
+    rows = teachability(turned, data.rollouts, budgets=(0.1,)).teachability_selectors
+    assert rows["captured"].null_count() == rows.height
+    assert rows["over_divergence"].null_count() == rows.height
+    reasons = rows.filter(pl.col("n") > 0)["reason"].to_list()
+    assert set(reasons) <= {"few prompts", "all gain is not above 0: no share of it"}
 
 
 def test_overlap_equals_that_of_the_chosen_rows(data, found):
