@@ -20,7 +20,7 @@ Dumps = Annotated[
 FormatName = Annotated[
     Literal[
         "slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "lm-eval", "areal", "ms-swift", "trl",
-        "verl", "kdflow", "labels", "messages", "generic",
+        "verl", "verl-batch", "traces", "kdflow", "labels", "messages", "generic",
     ]
     | None,
     typer.Option(
@@ -169,6 +169,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     tokens = report.get("response_tokens", 0)
     if report.get("loss_tokens", tokens) < tokens:
         lines.append(f"{report['loss_tokens']:,} of {tokens:,} response tokens are in the loss")
+    spans = report.get("several_spans", {})
+    if spans.get("rollouts"):
+        lines.append(
+            f"{spans['rollouts']:,} rollouts have several spans in the loss, up to "
+            f"{spans['most']:,}"
+        )
     return lines
 
 

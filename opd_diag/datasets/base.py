@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.columns.rollouts import ADDED_LATER, ROLLOUTS
 from opd_diag.tables.columns.tokens import K_GRID, token_columns
 from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.tables.schema import polars_schema
@@ -192,6 +192,7 @@ def rollouts_table(
             "token_exact": [True] * count,
             "source": ["generated"] * count,
             "source_row": np.arange(1, count + 1),
+            **{name: [None] * count for name in ADDED_LATER},
         },
         schema=polars_schema(ROLLOUTS),
         strict=False,

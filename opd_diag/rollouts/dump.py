@@ -218,6 +218,7 @@ class Dump:
         """
         lengths = table["response_token_ids"].list.len()
         masks = table["loss_mask"].list.sum()
+        spans = _n_spans(table["loss_mask"])
         detected = self._detected[1] if self._detected else "given"
         return {
             "format": self.format.name,
@@ -230,6 +231,10 @@ class Dump:
             "prompt_ids": dict(prompts),
             "response_tokens": int(lengths.sum()),
             "loss_tokens": int(pl.select(pl.coalesce(masks, lengths).sum()).item()),
+            "several_spans": {
+                "rollouts": int((spans > 1).sum()),
+                "most": max(spans.to_list(), default=1),
+            },
             "teacher_prompts": table.height - table["teacher_prompt_token_ids"].null_count(),
             "empty_responses": int((lengths == 0).sum()),
             "token_exact": int(table["token_exact"].sum()),
@@ -238,6 +243,12 @@ class Dump:
             "skipped": dict(self._skipped),
             "trust_pickle": self._trust_pickle,
         }
+
+
+def _n_spans(masks: pl.Series) -> pl.Series:
+    """Count the unbroken stretches of tokens that count, one where there is no mask."""
+    starts = masks.list.eval(pl.element() & ~pl.element().shift(fill_value=False))
+    return starts.list.sum().fill_null(1)
 
 
 def _object(row: Any) -> dict[str, Any]:

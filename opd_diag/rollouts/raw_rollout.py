@@ -1,5 +1,6 @@
 """One rollout as its dump tells it, in the generic keys: ids or text, every value checked."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,10 @@ class RawRollout:
     finish_reason: str | None
     loss_mask: NDArray[np.bool_] | None
     sampled_logp: NDArray[np.float32] | None
+    trainer_teacher_logp: NDArray[np.float32] | None
+    answer: str | None
+    group: str | None
+    trained: bool | None
     n_prompt: int | None
     n_response: int | None
     source: str
@@ -73,7 +78,11 @@ def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -
         correct=_read_flag(row, "correct"),
         finish_reason=_read_finish(row),
         loss_mask=_read_mask(row, length),
-        sampled_logp=_read_logp(row, length),
+        sampled_logp=_read_logp(row, "sampled_logp", length),
+        trainer_teacher_logp=_read_logp(row, "trainer_teacher_logp", length),
+        answer=_read_answer(row),
+        group=_read_name(row, "group"),
+        trained=_read_flag(row, "trained"),
         n_prompt=_read_whole(row, "n_prompt"),
         n_response=_read_whole(row, "n_response"),
         source=source,
@@ -167,16 +176,27 @@ def _read_mask(row: Row, length: int | None) -> NDArray[np.bool_] | None:
     return array.astype(np.bool_)
 
 
-def _read_logp(row: Row, length: int | None) -> NDArray[np.float32] | None:
-    """Read `sampled_logp`, one number for each response token (nat)."""
-    value = row.get("sampled_logp")
+def _read_logp(row: Row, key: str, length: int | None) -> NDArray[np.float32] | None:
+    """Read one log-prob for each response token (nat)."""
+    value = row.get(key)
     if value is None:
         return None
-    array = _array(value, "sampled_logp", "a list of numbers")
+    array = _array(value, key, "a list of numbers")
     if array.size and (array.dtype.kind not in "iuf" or not (np.abs(array) < 1e30).all()):
-        raise RowError("sampled_logp holds other values; expected finite numbers (nat)")
-    _same_length("sampled_logp", array, length)
+        raise RowError(f"{key} holds other values; expected finite numbers (nat)")
+    _same_length(key, array, length)
     return array.astype(np.float32)
+
+
+def _read_answer(row: Row) -> str | None:
+    """Read a reference answer; a number or a list becomes the text that JSON has for it."""
+    value = row.get("answer")
+    if value is None or isinstance(value, str):
+        return value if value is None else _read_text(value, "answer")
+    try:
+        return _read_text(json.dumps(value, ensure_ascii=False, allow_nan=False), "answer")
+    except (TypeError, ValueError):
+        raise RowError(f"answer is {kind_of(value)}; expected a value of JSON") from None
 
 
 def _read_name(row: Row, key: str) -> str | None:

@@ -18,6 +18,7 @@ from opd_diag.tables.schema import check_table, polars_schema
 _FROM_DUMP = (
     *("step", "policy", "sampled_logp", "finish_reason"),
     *("reward", "correct", "source", "source_row"),
+    *("answer", "group", "trained", "trainer_teacher_logp"),
 )
 
 

@@ -8,12 +8,12 @@ import polars as pl
 from opd_diag.errors import ModelError, OptionError, RolloutError
 from opd_diag.scoring.models.loading import context_of
 from opd_diag.scoring.sequences import Origin
-from opd_diag.tables.rollouts import Rollouts, prompt_halves
+from opd_diag.tables.rollouts import Rollouts, check_rollouts, prompt_halves
 from opd_diag.text.model_files import base_of_adapter, hub_options
 
 CHOICES = ("skip", "error", "cut")
 _NAMED = 5
-_PER_TOKEN = ("response_token_ids", "loss_mask", "sampled_logp")
+_PER_TOKEN = ("response_token_ids", "loss_mask", "sampled_logp", "trainer_teacher_logp")
 
 
 def fit_rollouts(
@@ -65,7 +65,9 @@ def fit_rollouts(
     wanted = pl.col("response_token_ids").list.len().cast(pl.Int64)
     if max_response_tokens is not None:
         wanted = pl.min_horizontal(wanted, max_response_tokens)
-    table = rollouts.table.with_columns(_room=room, _long=(wanted > room) & (wanted > 0))
+    table = check_rollouts(rollouts.table, "rollouts").with_columns(
+        _room=room, _long=(wanted > room) & (wanted > 0)
+    )
     long = table.filter("_long")
     if long.is_empty():
         return rollouts

@@ -27,7 +27,7 @@ from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import remove_leftovers, run_lock
 from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.parquet import write_table
-from opd_diag.tables.rollouts import ROLLOUTS_NAME, Rollouts
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, Rollouts, without_empty
 from opd_diag.tables.run import VOCAB_NAME, Run, open_run
 from opd_diag.text.segments import segmenter_spec
 
@@ -177,7 +177,7 @@ def score(
             folder,
             fingerprint={
                 "schema_version": SCHEMA_VERSION,
-                "rollouts": digest_table(inputs.table),
+                "rollouts": digest_table(without_empty(inputs.table)),
                 "teacher": fingerprint(teacher, **origin),
                 "teacher_bits": teacher_bits,
                 "tokenizer": digest_table(inputs.vocab),

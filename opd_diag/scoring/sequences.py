@@ -9,10 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from opd_diag.errors import RolloutError, faults
-from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.manifest import Part
-from opd_diag.tables.rollouts import Rollouts
-from opd_diag.tables.schema import check_table
+from opd_diag.tables.rollouts import Rollouts, check_rollouts
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
 from opd_diag.text.vocabulary import check_ids, vocab_table
 
@@ -146,7 +144,7 @@ def read_inputs(
         ModelError: If a tokenizer cannot be loaded.
         ModelMismatchError: If two tokenizers differ.
     """
-    table = check_table(rollouts.table, ROLLOUTS, "rollouts")
+    table = check_rollouts(rollouts.table, "rollouts")
     table = table if limit is None else table.head(limit)
     own = load_tokenizer(teacher, fallback=tokenizer, **origin)
     shared = {

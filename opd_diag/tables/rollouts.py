@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.tables.columns.rollouts import ROLLOUTS
+from opd_diag.tables.columns.rollouts import ADDED_LATER, ROLLOUTS
 from opd_diag.tables.parquet import read_parquet
-from opd_diag.tables.schema import check_table
+from opd_diag.tables.schema import check_table, polars_schema
 
 ROLLOUTS_NAME = "rollouts.parquet"
 
@@ -46,7 +46,29 @@ def read_rollouts_table(path: Path) -> pl.DataFrame:
     Raises:
         TableError: If the file is missing, damaged or breaks the schema.
     """
-    return check_table(read_parquet(path), ROLLOUTS, str(path))
+    return check_rollouts(read_parquet(path), str(path))
+
+
+def check_rollouts(table: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Check a rollouts table, and give it the columns that came after the others if it lacks them.
+
+    Args:
+        table: Rollouts.
+        where: The file or table that a message names.
+
+    Raises:
+        TableError: If it breaks the schema.
+    """
+    schema = polars_schema(ROLLOUTS)
+    absent = [name for name in ADDED_LATER if name not in table.columns]
+    table = table.with_columns(pl.lit(None, schema[name]).alias(name) for name in absent)
+    return check_table(table, ROLLOUTS, where)
+
+
+def without_empty(table: pl.DataFrame) -> pl.DataFrame:
+    """Leave out the later columns that hold nothing, so that older tables have the same digest."""
+    empty = [name for name in ADDED_LATER if table[name].null_count() == table.height]
+    return table.drop(empty)
 
 
 def prompt_halves(prompt_ids: Iterable[str]) -> dict[str, int]:

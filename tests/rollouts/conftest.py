@@ -264,10 +264,52 @@ def make_messages(folder: Path) -> Path:
     return write_lines(folder / "7" / "log.jsonl", rows)
 
 
+def make_verl_batch(folder: Path) -> Path:
+    """The batch that `real/make_verl_batch.py` makes, in a plain dict of equal lengths."""
+    both = {"prompts": PROMPT, "responses": RESPONSE, "response_mask": [1, 1, 1]}
+    both |= {"rollout_log_probs": LOGP, "rm_scores": [0.0, 0.0, 1.0]}
+    fields: dict[str, object] = {key: torch.tensor([row, row]) for key, row in both.items()}
+    fields |= {"data_source": ["adding"] * 2, "reward_model": [{"ground_truth": 7}] * 2}
+    path = folder / "7" / "0" / "tq_batch.pt"
+    path.parent.mkdir(parents=True)
+    uid = "0b9f6f0e-6a7e-4a52-9a0c-1f2e3d4c5b6a"
+    content = {"tensordict": fields, "keys": [f"{uid}_0_0", f"{uid}_1_0"], "global_steps": 7}
+    torch.save(content | {"tags": [{}, {}]}, path)
+    return path
+
+
+def make_traces(folder: Path) -> Path:
+    nodes = [
+        {"message": {"role": "user"}, "token_ids": PROMPT, "mask": [False] * 3},
+        {
+            "parent": 0,
+            "message": {"role": "assistant"},
+            "token_ids": RESPONSE,
+            "mask": [True] * 3,
+            "logprobs": LOGP,
+        },
+    ]
+    row = {
+        "id": "episode",
+        "env": {"id": "adding"},
+        "task": {"type": "Adding", "data": {"answer": "7"}, "key": "task"},
+        "traces": [
+            {
+                "id": "trace",
+                "nodes": nodes,
+                "calls": [{"node": 1, "finish_reason": "stop"}],
+                "rewards": {"right": {"score": 1.0, "weight": 1.0}},
+            }
+        ],
+    }
+    return write_lines(folder / "rollouts" / "step_7" / "train" / "all" / "traces.jsonl", [row])
+
+
 @pytest.fixture(
     params=[
         *("slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "verl"),
         *("trl", "ms-swift", "kdflow", "lm-eval", "areal", "labels", "messages"),
+        *("verl-batch", "traces"),
     ]
 )
 def dump(request, tmp_path) -> tuple[str, Path]:

@@ -11,7 +11,7 @@ from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.schema import check_table
 from opd_diag.text.tokenizers import encode_prompt
 
-EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "labels"}
+EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "labels", "verl-batch", "traces"}
 PROMPT, RESPONSE, LOGP = [1, 20, 21], [30, 31, 2], [-0.5, -0.25, -1.0]
 
 
@@ -62,14 +62,63 @@ def test_slime(make, tmp_path) -> None:
     row = first(read.table)
     assert row["prompt_token_ids"] == PROMPT
     assert row["sampled_logp"] == LOGP
-    assert read.table["reward"].to_list() == [1.0, None]
+    assert row["answer"] == "7"
+    assert row["trainer_teacher_logp"] == pytest.approx([-0.1, -0.2, -0.3])
+    assert read.table["reward"].to_list() == [1.0, 1.0]
     assert read.table["finish_reason"].to_list() == ["stop", "length"]
     assert read.table["loss_mask"].to_list() == [None, [True, False, True]]
     assert read.report["skipped"] == {
         "aborted before its prompt was tokenised": 1,
         "removed by the trainer": 1,
     }
-    assert read.report["unknown_keys"]["teacher_log_probs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("reward", "expected"),
+    [
+        ({"a": 1.0}, 1.0),
+        ({"a": 1.0, "b": 0.0}, None),
+        ({"a": 1.0, "score": 0.25, "note": "x"}, 0.25),
+        ({"note": "x"}, None),
+    ],
+)
+def test_slimes_reward_may_be_an_object(tmp_path, slime_file, reward, expected) -> None:
+    read = read_rollouts(slime_file({"reward": reward}))
+    assert read.table["reward"].to_list() == [expected]
+    assert ("reward" in read.report["unknown_keys"]) is (expected is None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher_log_probs": [-9.0] * 3 + [-1.0, -2.0, -3.0]},
+        {"teacher_log_probs": None, "meta_info": {"teacher_log_probs": [-1.0, -2.0, -3.0]}},
+        {"teacher_log_probs": torch.tensor([-1.0, -2.0, -3.0])},
+    ],
+    ids=["with those of the prompt", "in meta_info", "as a tensor"],
+)
+def test_slimes_teacher_is_found_where_it_stands(slime_file, change) -> None:
+    read = read_rollouts(slime_file(change))
+    assert read.table["trainer_teacher_logp"].to_list() == [[-1.0, -2.0, -3.0]]
+
+
+def test_a_slime_dump_without_its_teacher_has_none(slime_file) -> None:
+    read = read_rollouts(slime_file({"teacher_log_probs": None}))
+    assert read.table["trainer_teacher_logp"].to_list() == [None]
+
+
+@pytest.fixture
+def slime_file(make, tmp_path):
+    """The function that writes one sample of slime with other values for some keys."""
+
+    def write(change: dict[str, object]):
+        path = make("slime", tmp_path)
+        content = torch.load(path)
+        content["samples"] = [content["samples"][0] | change]
+        torch.save(content, path)
+        return path
+
+    return write
 
 
 class Hostile:

@@ -19,6 +19,7 @@ from opd_diag.tables.schema import check_table
 NAMES = (
     *("slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "verl"),
     *("trl", "ms-swift", "kdflow", "lm-eval", "areal", "labels", "messages"),
+    *("verl-batch", "traces"),
 )
 # `make fuzz` takes so many times as many examples.
 TIMES = int(os.environ.get("OPD_DIAG_FUZZ", "1"))

@@ -31,6 +31,10 @@ def test_all_keys_arrive(lines, tmp_path) -> None:
         "loss_mask": [1, 0, 1],
         "sampled_logp": [-1, -0.5, 0.0],
         "teacher_prompt_token_ids": [4, 5, 6],
+        "answer": 7,
+        "group": "adding",
+        "trained": False,
+        "trainer_teacher_logp": [-2, -0.25, 0.0],
     }
     path = lines(tmp_path / "a.jsonl", [row])
     got = read_rollouts(path).table.row(0, named=True)
@@ -51,6 +55,10 @@ def test_all_keys_arrive(lines, tmp_path) -> None:
         "token_exact": True,
         "source": str(path),
         "source_row": 1,
+        "answer": "7",
+        "group": "adding",
+        "trained": False,
+        "trainer_teacher_logp": [-2.0, -0.25, 0.0],
     }
 
 
@@ -209,6 +217,9 @@ def test_line_7_that_is_not_json_is_named(lines, tmp_path) -> None:
         ({"sampled_logp": [0.0, 0.0]}, "sampled_logp has 2 values; expected 3"),
         ({"sampled_logp": [0.0, None, 0.0]}, "sampled_logp holds other values"),
         ({"sampled_logp": [0.0, float("-inf"), 0.0]}, "sampled_logp holds other values"),
+        ({"trainer_teacher_logp": [0.0]}, "trainer_teacher_logp has 1 values; expected 3"),
+        ({"answer": float("nan")}, "answer is a number; expected a value of JSON"),
+        ({"group": ["a"]}, "group is a list; expected text"),
         ({"teacher_prompt": [{"role": "user"}]}, "expected text or messages of role, content"),
     ],
 )

@@ -166,8 +166,10 @@ def test_a_mapped_key_comes_before_what_the_format_reads(make, tmp_path, tiny_to
 
 def test_a_mapping_of_unknown_keys_is_refused(lines, tmp_path) -> None:
     path = lines(tmp_path / "a.jsonl", [EXACT])
-    with pytest.raises(OptionError, match="map: answer; expected keys of prompt_token_ids, .*step"):
-        read_rollouts(path, map={"answer": "x"})
+    with pytest.raises(
+        OptionError, match="map: solution; expected keys of prompt_token_ids, .*step"
+    ):
+        read_rollouts(path, map={"solution": "x"})
     with pytest.raises(RolloutError, match=r"told by map \(--map response=KEY\)"):
         read_rollouts(lines(tmp_path / "b.jsonl", [{"question": "x"}]))
 

@@ -16,8 +16,10 @@ from opd_diag.rollouts.formats import (
     prime_rl,
     slime,
     ta_opd,
+    traces,
     trl,
     verl,
+    verl_batch,
     vllm,
 )
 from opd_diag.rollouts.rows import DumpFile, Row
@@ -52,6 +54,8 @@ GENERIC = Format("generic", (), generic.USED, generic.rollouts, fits=generic.fit
 FORMATS = (
     Format("slime", slime.KEYS, slime.USED, slime.rollouts),
     Format("prime-rl", prime_rl.KEYS, prime_rl.USED, prime_rl.rollouts),
+    Format("verl-batch", verl_batch.KEYS, verl_batch.USED, verl_batch.rollouts),
+    Format("traces", (), traces.USED, traces.rollouts, fits=traces.fits),
     Format("nemo-rl", nemo_rl.KEYS, nemo_rl.USED, nemo_rl.rollouts),
     Format("vllm", vllm.KEYS, vllm.USED, vllm.rollouts),
     Format("ta-opd", ta_opd.KEYS, ta_opd.USED, ta_opd.rollouts, fits=ta_opd.holds_strings),
@@ -68,7 +72,10 @@ FORMATS = (
 
 
 # Keys of the formats that know several.
-_TELLING = (*generic.TOKENS, *generic.TEXT, *generic.ALIASES, *messages.KEYS)
+_TELLING = (
+    *(*generic.TOKENS, *generic.TEXT, *generic.ALIASES),
+    *(*messages.KEYS, "traces", "nodes"),
+)
 
 
 def named_format(name: str) -> Format:

@@ -23,6 +23,7 @@ USED = (
     *TEXT,
     *("id", "prompt_id", "step", "policy", "reward", "correct", "finish_reason"),
     *("loss_mask", "sampled_logp", "teacher_prompt", "teacher_prompt_token_ids"),
+    *("answer", "group", "trained", "trainer_teacher_logp"),
 )
 
 

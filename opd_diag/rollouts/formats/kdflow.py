@@ -6,7 +6,7 @@ from typing import Any
 from opd_diag.rollouts.rows import DumpFile, Row
 
 KEYS = ("prompt", "output")
-USED = (*KEYS, "reward_result")
+USED = (*KEYS, "reward_result", "label")
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -19,5 +19,6 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "prompt": row.get("prompt"),
         "response": row.get("output"),
         "reward": reward,
+        "answer": row.get("label"),
         "step": file.number_in_name(r"(?:^|/)(\d+)\.jsonl$"),
     }

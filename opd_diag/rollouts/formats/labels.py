@@ -9,9 +9,10 @@ KEYS = ("input_ids", "labels")
 USED = (
     *KEYS,
     *("attention_mask", "id", "prompt_id", "step", "policy", "reward", "correct"),
+    *("answer", "group"),
 )
 _OUTSIDE = -100
-_CARRIED = ("id", "prompt_id", "step", "policy", "reward", "correct")
+_CARRIED = ("id", "prompt_id", "step", "policy", "reward", "correct", "answer", "group")
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,9 @@ KEYS = ("messages", "conversations")
 USED = (
     *(*KEYS, "choices"),
     *("id", "prompt_id", "step", "policy", "reward", "correct", "finish_reason"),
+    *("answer", "group"),
 )
-_CARRIED = ("prompt_id", "step", "policy", "reward", "correct")
+_CARRIED = ("prompt_id", "step", "policy", "reward", "correct", "answer", "group")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function": "tool"}
 
 

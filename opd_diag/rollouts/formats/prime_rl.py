@@ -6,7 +6,7 @@ from typing import Any
 from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
 
 KEYS = ("token_ids", "loss_mask", "inference_logprobs")
-USED = (*KEYS, "step", "export_step", "rewards", "sample_id")
+USED = (*KEYS, "step", "export_step", "rewards", "sample_id", "env_name")
 
 
 def is_complete(file: DumpFile) -> bool:
@@ -41,5 +41,6 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         # A log-prob that is not finite is written as null.
         "sampled_logp": None if None in logp[start:] else logp[start:],
         "reward": known[-1] if known else None,
+        "group": row.get("env_name"),
         "step": row.get("export_step", row.get("step")),
     }

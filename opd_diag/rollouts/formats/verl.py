@@ -7,7 +7,7 @@ from typing import Any
 from opd_diag.rollouts.rows import DumpFile, Row
 
 KEYS = ("input", "output", "score", "step")
-USED = (*KEYS, "acc", "uid")
+USED = (*KEYS, "acc", "uid", "gts", "data_source")
 # Since 0.9.1 the uid of a prompt goes on with the numbers of the session and of the sample.
 _SAMPLE_OF_UID = re.compile(r"([0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12})_\d+_\d+")
 
@@ -23,4 +23,6 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "reward": row.get("score"),
         "correct": row.get("acc"),
         "step": row.get("step"),
+        "answer": row.get("gts"),
+        "group": row.get("data_source"),
     }

@@ -85,6 +85,8 @@ def score_and_write_part(
     responses = part_responses(job.sequences.responses, part)
     keys = key_columns(inputs.table, part, responses, inputs.vocab, plan.segmenter)
     sampled = flat(inputs.table["sampled_logp"][part.start : part.stop], responses.lengths)
+    # What stands for a token that nobody generated, such as a tool's, is no log-prob of it.
+    sampled = pl.select(pl.when(keys["in_loss"]).then(sampled)).to_series()
     states_folder = StatesFolder(folder)
     known = states_folder.read(number, part.rows, job.teacher.hidden)
     teacher = PartStates(known, wanted=plan.keep_states and known is None)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from opd_diag.errors import OpdDiagError
 from opd_diag.scoring.columns.measures import Measures
@@ -173,8 +174,12 @@ def _of_student(
 
 
 def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
-    lists = inputs.table["sampled_logp"].gather(batch)
-    return flat(lists, job.sequences.responses.lengths[batch]).to_numpy()
+    lengths = job.sequences.responses.lengths[batch]
+    sampled, in_loss = (
+        flat(inputs.table[name].gather(batch), lengths) for name in ("sampled_logp", "loss_mask")
+    )
+    generated = pl.when(in_loss.fill_null(True)).then(sampled)
+    return pl.select(generated).to_series().to_numpy()
 
 
 def _model_findings(job: Job, origin: Origin) -> list[Finding]:

@@ -23,7 +23,14 @@ ROLLOUTS = (
     Column("token_exact", pl.Boolean, "-", "False where ids had to be made from text again.", nullable=False),
     Column("source", pl.String, "-", "File, as given.", nullable=False),
     Column("source_row", pl.UInt32, "-", "Line or row in that file, from 1.", nullable=False),
+    Column("answer", pl.String, "-", "The dump's reference answer."),
+    Column("group", pl.String, "-", "The dump's domain, environment or data source."),
+    Column("trained", pl.Boolean, "-", "Whether the trainer took the rollout; null where the dump does not tell."),
+    Column("trainer_teacher_logp", pl.List(pl.Float32), "nat", "The teacher's log-probs of the response that the trainer saw."),
 )  # fmt: skip
+
+# They came after the others: a table without them is complete, and holds null in them.
+ADDED_LATER = ("answer", "group", "trained", "trainer_teacher_logp")
 
 VOCAB = (
     Column("token_id", pl.Int32, "-", "Id, from 0 without gaps.", nullable=False),

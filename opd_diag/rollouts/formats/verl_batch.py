@@ -1,0 +1,73 @@
+"""Batches that verl keeps to skip a rollout: `{step}/{inner}/tq_batch.pt`, token by token."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+
+KEYS = ("prompts", "responses", "response_mask")
+USED = (
+    *(*KEYS, "loss_mask", "rollout_log_probs", "rm_scores", "key", "global_steps", "uid"),
+    *("data_source", "reward_model", "teacher_ids", "teacher_logprobs", "input_ids"),
+    *("position_ids", "session_id", "tag"),
+)
+
+
+def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
+    """Yield the rollout of a trajectory, whose key is `{uid}_{session}_{index}`."""
+    prompt = need(row, "prompts", list, "a list of token ids")
+    response = need(row, "responses", list, "a list of token ids")
+    mask = need(row, "response_mask", list, "a list of 1 and 0")
+    if not any(mask):
+        file.skipped["no token in the loss"] += 1
+        return
+    key = row.get("key")
+    model = row.get("reward_model")
+    yield {
+        "id": key,
+        "prompt_id": key.split("_")[0] if isinstance(key, str) else row.get("uid"),
+        "prompt_token_ids": prompt,
+        "response_token_ids": response,
+        "loss_mask": None if all(mask) else mask,
+        "sampled_logp": row.get("rollout_log_probs"),
+        "reward": _total(row.get("rm_scores")),
+        "step": row.get("global_steps"),
+        "group": row.get("data_source"),
+        "answer": model.get("ground_truth") if isinstance(model, dict) else None,
+        "trainer_teacher_logp": _teacher(row, prompt, response),
+    }
+
+
+def _total(scores: Any) -> float | None:
+    """Add the rewards of a trajectory's tokens, of which all but the last are 0."""
+    if not isinstance(scores, list) or not scores:
+        return None
+    if not all(isinstance(score, int | float) for score in scores):
+        raise RowError("rm_scores holds other values; expected numbers")
+    return sum(scores)
+
+
+def _teacher(row: Row, prompt: list[Any], response: list[Any]) -> list[Any] | None:
+    """Pick the teacher's log-prob of each response token: row j scores token j + 1.
+
+    With several ids a row only the one that stands there counts; None where one is not among them.
+    """
+    ids, logps = row.get("teacher_ids"), row.get("teacher_logprobs")
+    if not isinstance(ids, list) or not isinstance(logps, list):
+        return None
+    if not len(ids) == len(logps) == len(prompt) + len(response):
+        raise RowError(
+            f"teacher_ids and teacher_logprobs have {len(ids)} and {len(logps)} rows; expected "
+            f"{len(prompt) + len(response)}, one a token"
+        )
+    picked = []
+    for place, token in enumerate(response, start=len(prompt) - 1):
+        those, values = ids[place], logps[place]
+        if not isinstance(those, list) or not isinstance(values, list):
+            those, values = [those], [values]
+        if len(those) != len(values):
+            raise RowError("teacher_ids and teacher_logprobs of a token differ; expected as many")
+        if token not in those:
+            return None
+        picked.append(values[those.index(token)])
+    return picked
