@@ -19,7 +19,6 @@ __all__ = [
     "choose_rollouts",
     "finished_result",
     "gradient_sums",
-    "paired_tokens",
     "vocabulary",
 ]
 
@@ -28,6 +27,7 @@ _OPTIONAL = {
     "step": pl.Int64,
     "correct": pl.Boolean,
     "finish_reason": pl.String,
+    "group": pl.String,
 }
 
 
@@ -120,9 +120,12 @@ def choose_checkpoints(
 
 
 def choose_rollouts(
-    rollouts: pl.DataFrame, policy: str | None = None, step: int | None = None
+    rollouts: pl.DataFrame,
+    policy: str | None = None,
+    step: int | None = None,
+    group: str | None = None,
 ) -> pl.DataFrame:
-    """Take the rollouts of a policy and a training step, sorted by `rollout`.
+    """Take the rollouts of a policy, a training step and a group, sorted by `rollout`.
 
     Optional columns that are absent come back as null.
 
@@ -131,7 +134,7 @@ def choose_rollouts(
     """
     absent = {name: dtype for name, dtype in _OPTIONAL.items() if name not in rollouts.columns}
     frame = rollouts.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in absent.items())
-    for name, value in (("policy", policy), ("step", step)):
+    for name, value in (("policy", policy), ("step", step), ("group", group)):
         if value is None:
             continue
         kept = frame.filter(pl.col(name) == value)
@@ -140,31 +143,3 @@ def choose_rollouts(
             raise TableError(f"{name}: no rollouts of {value!r}; expected one of {known}")
         frame = kept
     return frame.sort("rollout")
-
-
-def paired_tokens(
-    source: Source, first: str, last: str, columns: Sequence[str], shared: Sequence[str] = ()
-) -> pl.DataFrame:
-    """Put the same tokens under two checkpoints side by side.
-
-    Args:
-        source: Where the tokens come from.
-        first: Name of the first checkpoint.
-        last: Name of the last checkpoint.
-        columns: Columns that are wanted from both; they come back as `<name>_first` and
-            `<name>_last`.
-        shared: Columns that are wanted from the first checkpoint alone, under their own name.
-
-    Returns:
-        rollout, position, token_id, the shared columns and the paired ones, sorted by
-        (rollout, position).
-
-    Raises:
-        TableError: If a part of a run is damaged.
-    """
-    keys = ("rollout", "position", "token_id")
-    one = source.tokens(first).select(
-        *keys, *shared, *(pl.col(c).alias(f"{c}_first") for c in columns)
-    )
-    other = source.tokens(last).select(pl.col(c).alias(f"{c}_last") for c in columns)
-    return one.collect().hstack(other.collect())

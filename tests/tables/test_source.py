@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from opd_diag.errors import TableError
-from opd_diag.tables.source import as_source, choose_checkpoints, paired_tokens
+from opd_diag.tables.source import as_source, choose_checkpoints, choose_rollouts
 
 ROLLOUTS = pl.DataFrame({"rollout": [0, 1]})
 
@@ -30,23 +30,6 @@ def test_tokens_come_out_in_order_whatever_the_row_order() -> None:
     order = source.tokens().select("checkpoint", "rollout", "position").collect()
     names = list(source.checkpoints)
     assert order.rows() == [(name, r, p) for name in names for r, p in ((0, 0), (0, 1), (1, 0))]
-
-
-def test_two_checkpoints_stand_side_by_side() -> None:
-    first, last = tokens("a", [1.0, 2.0, 3.0]), tokens("b", [0.1, 0.2, 0.3])
-    source = as_source(pl.concat([first, last.reverse()]), ROLLOUTS)
-    assert source.checkpoints == ("a", "b")
-    pair = paired_tokens(source, "a", "b", ["reverse_kl"], shared=["in_loss"])
-    assert pair.columns == [
-        "rollout",
-        "position",
-        "token_id",
-        "in_loss",
-        "reverse_kl_first",
-        "reverse_kl_last",
-    ]
-    assert pair["reverse_kl_first"].to_list() == [1.0, 2.0, 3.0]
-    assert pair["reverse_kl_last"].to_list() == [0.1, 0.2, 0.3]
 
 
 @pytest.mark.parametrize(
@@ -92,3 +75,20 @@ def test_checkpoints_keep_the_order_of_the_source() -> None:
 def test_tokens_alone_are_refused() -> None:
     with pytest.raises(TableError, match="no rollouts table beside it"):
         as_source(tokens("a", [0.0] * 3))
+
+
+def test_rollouts_are_chosen_by_policy_step_and_group() -> None:
+    table = pl.DataFrame(
+        {
+            "rollout": [3, 1, 2],
+            "policy": ["a", "b", "b"],
+            "step": [0, 0, 1],
+            "group": ["x", "x", "y"],
+        }
+    )
+    assert choose_rollouts(table)["rollout"].to_list() == [1, 2, 3]
+    assert choose_rollouts(table, group="x")["rollout"].to_list() == [1, 3]
+    assert choose_rollouts(table, policy="b", step=1, group="y")["rollout"].to_list() == [2]
+    with pytest.raises(TableError, match="group: no rollouts of 'z'; expected one of x, y"):
+        choose_rollouts(table, group="z")
+    assert choose_rollouts(table.drop("group"))["group"].null_count() == 3

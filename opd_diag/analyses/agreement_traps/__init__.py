@@ -22,8 +22,8 @@ from opd_diag.analyses.agreement_traps.summary import trap_summary
 from opd_diag.analyses.agreement_traps.trace import trap_trace
 from opd_diag.analyses.tokens import require_columns
 from opd_diag.errors import TableError
+from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Source, Tokens, as_source, choose_checkpoints, choose_rollouts
 
@@ -56,7 +56,7 @@ class AgreementTraps(NamedTuple):
     trap_trace: pl.DataFrame
 
 
-@names_missing_columns
+@public_analysis
 def agreement_traps(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

@@ -30,9 +30,9 @@ from opd_diag.analyses.release_points.summary import (
     summary_table,
 )
 from opd_diag.analyses.tokens import TokenTable, read_tokens
+from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.columns.release_points import RELEASE_EXAMPLE
 from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import empty_table
 from opd_diag.tables.source import (
@@ -67,7 +67,7 @@ class ReleasePoints(NamedTuple):
     release_example: pl.DataFrame
 
 
-@names_missing_columns
+@public_analysis
 def release_points(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

@@ -26,7 +26,7 @@ from opd_diag.analyses.rock_tokens.summary import summary_lines
 from opd_diag.analyses.rock_tokens.sums import Sums, beside, prompt_sums, total
 from opd_diag.errors import OptionError
 from opd_diag.stats.ranks import descending_ranks
-from opd_diag.tables.given import names_missing_columns
+from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import (
     Source,
@@ -64,7 +64,7 @@ class RockTokens(NamedTuple):
     rock_example: pl.DataFrame
 
 
-@names_missing_columns
+@public_analysis
 def rock_tokens(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,

@@ -19,8 +19,8 @@ from opd_diag.analyses.teachability.report import summary_lines
 from opd_diag.analyses.teachability.sample import sample_tokens
 from opd_diag.analyses.teachability.selectors import choose_tokens, selectors_table
 from opd_diag.analyses.teachability.support import support_table
+from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.given import names_missing_columns
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_rollouts
 
@@ -49,7 +49,7 @@ class Teachability(NamedTuple):
     teachability_support: pl.DataFrame
 
 
-@names_missing_columns
+@public_analysis
 def teachability(
     run: Run | str | Path | Tokens,
     rollouts: pl.DataFrame | None = None,
