@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -6,11 +7,12 @@ import torch
 
 from opd_diag.errors import RolloutError
 from opd_diag.rollouts import read_rollouts
-from opd_diag.rollouts.formats import FORMATS
+from opd_diag.rollouts.formats import FORMATS, generic
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.schema import check_table
 from opd_diag.text.tokenizers import encode_prompt
 
+GUIDE = Path(__file__).parents[2] / "docs" / "dumps.md"
 EXACT = {"slime", "prime-rl", "nemo-rl", "vllm", "ta-opd", "labels", "verl-batch", "traces"}
 PROMPT, RESPONSE, LOGP = [1, 20, 21], [30, 31, 2], [-0.5, -0.25, -1.0]
 
@@ -51,6 +53,15 @@ def test_a_format_that_does_not_fit_is_one_error(dump, tiny_tokenizer) -> None:
         if other.name not in (name, "generic", "kdflow", "trl", "ms-swift", "prime-rl"):
             with pytest.raises(RolloutError):
                 read_rollouts(path, tokenizer=tiny_tokenizer, format=other.name)
+
+
+def test_the_guide_names_every_format_its_keys_and_every_generic_key() -> None:
+    text = GUIDE.read_text()
+    for form in FORMATS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{form.name}`"))
+        assert form.name == "ta-opd" or all(f"`{key}`" in row for key in form.keys), form.name
+    for key in (*generic.USED, *generic.ALIASES):
+        assert f"`{key}`" in text
 
 
 def first(table: pl.DataFrame) -> dict[str, object]:
