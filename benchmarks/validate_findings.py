@@ -12,9 +12,10 @@ Run: python -m benchmarks.validate_findings [--seeds N] [--kinds KIND ...] [--po
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -24,16 +25,22 @@ from benchmarks.planted_effects import PLANTED
 from opd_diag.analyses.findings import ANSWERED_BY, answer, needed_tables
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.datasets import NULLS, Dataset, ugly_run
+from opd_diag.stats import bootstrap, medians, ranks
 
 SEEDS = 200
 POWER_SEEDS = 40
 PROCESSES = 2
+DRAWS = 99
+ROWS = 30  # of a run with three checkpoints, at most, where no null is asked
 LEVELS = (0.05, 0.01, 0.001)
 # With a trend KL and margin do move along the response.
 NOT_NULL: Mapping[str, Sequence[str]] = {
     "trend": ("margin-falls", "margin-drops", "cut-drops-poor", "low-kl-stretches"),
 }
 COLUMNS = ("checkpoint", "question", "answer", "p", "p_adjusted", "difference", "reason")
+
+Rows: TypeAlias = list[dict[str, Any]]
+Map: TypeAlias = Callable[[Callable[["Job"], Rows], Iterable["Job"]], Iterable[Rows]]
 
 
 class Job(NamedTuple):
@@ -42,6 +49,19 @@ class Job(NamedTuple):
     name: str  # a null, or the question whose effect is planted
     seed: int
     analyses: tuple[str, ...]
+
+
+def few_draws(draws: int) -> None:
+    """Draw intervals with few draws: only `no` reads them, and tests draw for themselves."""
+    for function in (
+        bootstrap.mean,
+        bootstrap.ratio,
+        bootstrap.ratio_difference,
+        bootstrap.ratio_of_ratios,
+        medians.cluster_median,
+        ranks.rank_intervals,
+    ):
+        function.__kwdefaults__["draws"] = draws
 
 
 def ask(run: Dataset, seed: int, analyses: Sequence[str]) -> pl.DataFrame:
@@ -54,28 +74,28 @@ def ask(run: Dataset, seed: int, analyses: Sequence[str]) -> pl.DataFrame:
     return answer(asked, run.tokens["checkpoint"].unique(maintain_order=True).to_list())
 
 
-def do_null(job: Job) -> tuple[Job, list[dict[str, Any]]]:
+def do_null(job: Job) -> Rows:
     run = ugly_run(seed=job.seed, **NULLS[job.name])
-    return job, ask(run, job.seed, job.analyses).select(COLUMNS).to_dicts()
+    return ask(run, job.seed, job.analyses).select(COLUMNS).to_dicts()
 
 
-def do_planted(job: Job) -> tuple[Job, list[dict[str, Any]]]:
+def do_planted(job: Job) -> Rows:
     run = PLANTED[job.name].make(job.seed)
     table = ask(run, job.seed, job.analyses).filter(question=job.name)
-    return job, table.select(COLUMNS).to_dicts()
+    return table.select(COLUMNS).to_dicts()
 
 
-def in_processes(
-    do: Callable[[Job], tuple[Job, list[dict[str, Any]]]], jobs: Sequence[Job], processes: int
-) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
-    """Do jobs in some processes, in their order; 1: in this one."""
+@contextmanager
+def workers(processes: int) -> Iterator[Map]:
+    """Start some processes and give a map over jobs that keeps their order; 1: in this one."""
     if processes == 1:
-        yield from map(do, jobs)
+        few_draws(DRAWS)
+        yield map
         return
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ[name] = "1"  # read by the new processes, which share the cores
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap(do, jobs, chunksize=2)
+    with multiprocessing.get_context("spawn").Pool(processes, few_draws, (DRAWS,)) as pool:
+        yield pool.imap
 
 
 def with_error(count: int, n: int) -> str:
@@ -90,60 +110,72 @@ def is_null(kind: str, question: str) -> bool:
 
 
 def study_nulls(
-    kinds: Sequence[str], seeds: range, analyses: tuple[str, ...], processes: int
-) -> None:
-    print(
-        f"### Nothing is there: {len(seeds)} runs of each null, 48 prompts x 2 x about 150 tokens\n"
-    )
+    kinds: Sequence[str], seeds: range, analyses: tuple[str, ...], run_jobs: Map
+) -> int:
+    """Print how often a null is answered with yes; return the rows that a run was asked."""
+    print(f"### Nothing is there: {len(seeds)} runs of each null\n")
+    print("48 prompts x 2 rollouts x about 150 tokens, three snapshots of one student.")
     print("Share of runs with a false yes, in percent, and the questions that gave one (runs).\n")
     print("| null | any false yes | by question | rows asked |\n|---|---|---|---|")
-    p: dict[str, dict[str, list[float]]] = {}
+    most = 1
+    seen: dict[str, dict[str, list[float]]] = {}
     for kind in kinds:
         false: dict[str, int] = {}
         wrong = 0
-        rows_asked = []
+        asked = []
         jobs = [Job(kind, seed, analyses) for seed in seeds]
-        for _, rows in in_processes(do_null, jobs, processes):
+        for rows in run_jobs(do_null, jobs):
             judged = [row for row in rows if is_null(kind, row["question"])]
             said = {row["question"] for row in judged if row["answer"] == "yes"}
             wrong += bool(said)
-            rows_asked.append(sum(row["p"] is not None for row in rows))
+            asked.append(sum(row["p"] is not None for row in rows))
             for question in said:
                 false[question] = false.get(question, 0) + 1
             for row in judged:
                 if row["p"] is not None:
-                    p.setdefault(row["question"], {}).setdefault(kind, []).append(row["p"])
+                    seen.setdefault(row["question"], {}).setdefault(kind, []).append(row["p"])
         names = ", ".join(f"{name} {count}" for name, count in sorted(false.items())) or "none"
         share = with_error(wrong, len(seeds))
-        print(f"| {kind} | {share} | {names} | {np.mean(rows_asked):.1f} |", flush=True)
+        print(f"| {kind} | {share} | {names} | {np.mean(asked):.1f} |", flush=True)
+        most = max(most, *asked)
     print("\nThe tests one by one: percent of rows with p at most 0.05, 0.01 and 0.001.\n")
     print(f"| question | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     for question in QUESTIONS:
-        if question not in p:
+        if question not in seen:
             continue
         cells = []
         for kind in kinds:
-            values = np.array(p[question].get(kind, []))
-            rates = [f"{100 * (values <= level).mean():.1f}" for level in LEVELS]
+            values = np.array(seen[question].get(kind, []))
+            rates = [f"{100 * np.sum(values <= p) / max(values.size, 1):.1f}" for p in LEVELS]
             cells.append(" / ".join(rates) if values.size else "-")
         print(f"| {question} | {' | '.join(cells)} |")
     print(flush=True)
+    return most
 
 
 def study_power(
-    questions: Sequence[str], seeds: range, analyses: tuple[str, ...], processes: int
+    questions: Sequence[str],
+    seeds: range,
+    analyses: tuple[str, ...],
+    rows_asked: int,
+    run_jobs: Map,
 ) -> None:
-    print(f"### Planted effects: {len(seeds)} runs each, adjusted for all questions asked\n")
-    print("| question | planted | found, % | p at most 0.05, % |\n|---|---|---|---|")
+    print(f"### Planted effects: {len(seeds)} runs each\n")
+    print(
+        f"Found: yes with p at most 0.05 / {rows_asked}, which Holm never asks more than, with "
+        f"{rows_asked} rows in a run. Alone: p at most 0.05.\n"
+    )
+    print("| question | planted | found, % | alone, % |\n|---|---|---|---|")
     for question in questions:
         mine = tuple(a for a in analyses if a == QUESTIONS[question].analysis)
         if not mine:
             continue
         jobs = [Job(question, seed, analyses) for seed in seeds]
         found = small = 0
-        for _, rows in in_processes(do_planted, jobs, processes):
-            found += any(row["answer"] == "yes" for row in rows)
-            small += any((row["p"] or 1) <= LEVELS[0] for row in rows if row["p"] is not None)
+        for rows in run_jobs(do_planted, jobs):
+            p = min((row["p"] for row in rows if row["answer"] == "yes"), default=1.0)
+            found += p <= LEVELS[0] / rows_asked
+            small += any(row["p"] <= LEVELS[0] for row in rows if row["p"] is not None)
         shares = f"{with_error(found, len(seeds))} | {with_error(small, len(seeds))}"
         print(f"| {question} | {PLANTED[question].text} | {shares} |", flush=True)
     print()
@@ -165,11 +197,14 @@ def main() -> None:
     print("## Findings: what is said where nothing is, and what is found where it is\n")
     print(f"{date.today().isoformat()}. Analyses asked: {', '.join(analyses)}.\n")
     first = given.first_seed
-    if given.seeds and given.kinds:
-        study_nulls(given.kinds, range(first, first + given.seeds), analyses, given.processes)
-    if given.power_seeds and given.questions:
-        seeds = range(first, first + given.power_seeds)
-        study_power(given.questions, seeds, analyses, given.processes)
+    rows_asked = ROWS
+    with workers(given.processes) as run_jobs:
+        if given.seeds and given.kinds:
+            seeds = range(first, first + given.seeds)
+            rows_asked = study_nulls(given.kinds, seeds, analyses, run_jobs)
+        if given.power_seeds and given.questions:
+            seeds = range(first, first + given.power_seeds)
+            study_power(given.questions, seeds, analyses, rows_asked, run_jobs)
 
 
 if __name__ == "__main__":
