@@ -19,6 +19,7 @@ GROUND: Mapping[str, Any] = {
     "rollout_effect": 0.3,
     "memory": 0.3,
 }
+SEGMENTS: Mapping[str, Any] = {**GROUND, "tokens": 300, "segment_tokens": 2}
 LONGER: Mapping[str, Any] = {**GROUND, "tokens": 300}
 KL = ("reverse_kl", "forward_kl", "union_kl", "advantage_var", "js")
 NORMS = ("grad_logits", "grad_hidden", "grad_head")
@@ -144,7 +145,7 @@ def falling_margin(seed: int) -> Dataset:
 
 
 def dropping_margin(seed: int) -> Dataset:
-    ground = Ground(seed, **LONGER)
+    ground = Ground(seed, **SEGMENTS)
     ground.scale_margin(np.where(ground.after_a_step(), 0.25, 1.0))
     return ground.run
 
@@ -217,7 +218,9 @@ PLANTED: Mapping[str, Planted] = {
         "a tenth of the types has 4 times the KL and keeps it, the rest loses half", staying_types
     ),
     "margin-falls": Planted("margins fall evenly by 40 % along the response", falling_margin),
-    "margin-drops": Planted("margins fall to a quarter at one point, 300 tokens", dropping_margin),
+    "margin-drops": Planted(
+        "margins fall to a quarter at one point, 150 segments", dropping_margin
+    ),
     "cut-drops-poor": Planted(
         "the same, and KL after it is 0.3 of what it was and does not fall", poor_after_drop
     ),

@@ -6,22 +6,28 @@ keep that below 5 % of runs, whatever the null. Then each question is asked of r
 effect is planted on a null.
 
 Run: python -m benchmarks.validate_findings [--seeds N] [--kinds KIND ...] [--power-seeds N]
-     [--questions QUESTION ...] [--analyses ANALYSIS ...] [--processes N]
+     [--questions QUESTION ...] [--analyses ANALYSIS ...] [--processes N] [--keep FOLDER]
+
+With `--keep`, what an analysis said of a run is kept in the folder and not asked again: after a
+change of one analysis, delete its files there.
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
-from typing import Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import polars as pl
 
 import opd_diag as od
 from benchmarks.planted_effects import PLANTED
+from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings import ANSWERED_BY, answer, needed_tables
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.datasets import NULLS, Dataset, ugly_run
@@ -33,22 +39,45 @@ PROCESSES = 2
 DRAWS = 99
 ROWS = 30  # of a run with three checkpoints, at most, where no null is asked
 LEVELS = (0.05, 0.01, 0.001)
+CHECKPOINTS = ("step0", "step150", "step300")
 # With a trend KL and margin do move along the response.
 NOT_NULL: Mapping[str, Sequence[str]] = {
     "trend": ("margin-falls", "margin-drops", "cut-drops-poor", "low-kl-stretches"),
 }
-COLUMNS = ("checkpoint", "question", "answer", "p", "p_adjusted", "difference", "reason")
-
-Rows: TypeAlias = list[dict[str, Any]]
-Map: TypeAlias = Callable[[Callable[["Job"], Rows], Iterable["Job"]], Iterable[Rows]]
 
 
 class Job(NamedTuple):
-    """One run to make and to ask."""
+    """One analysis of one run.
 
-    name: str  # a null, or the question whose effect is planted
+    Attributes:
+        name: A null, or the question whose effect is planted.
+        seed: Seed of the run and of the analysis.
+        analysis: Whose questions are asked.
+    """
+
+    name: str
     seed: int
-    analyses: tuple[str, ...]
+    analysis: str
+
+
+Ask: TypeAlias = Callable[[Job], list[Finding]]
+Map: TypeAlias = Callable[[Ask, Iterable[Job]], Iterable[list[Finding]]]
+
+
+def ask(run: Dataset, job: Job) -> list[Finding]:
+    """Analyse a run in memory and ask the questions of one analysis."""
+    questions = ANSWERED_BY[job.analysis]
+    tables = getattr(od, job.analysis)(run.tokens, run.rollouts, seed=job.seed)._asdict()
+    return questions(**{name: tables[name] for name in needed_tables(questions)})
+
+
+def ask_null(job: Job) -> list[Finding]:
+    return ask(ugly_run(seed=job.seed, checkpoints=CHECKPOINTS, **NULLS[job.name]), job)
+
+
+def ask_planted(job: Job) -> list[Finding]:
+    said = ask(PLANTED[job.name].make(job.seed), job)
+    return [one for one in said if one.question == job.name]
 
 
 def few_draws(draws: int) -> None:
@@ -64,27 +93,6 @@ def few_draws(draws: int) -> None:
         function.__kwdefaults__["draws"] = draws
 
 
-def ask(run: Dataset, seed: int, analyses: Sequence[str]) -> pl.DataFrame:
-    """Analyse a run in memory and answer the questions of some analyses, as `findings` does."""
-    asked = []
-    for analysis in analyses:
-        question = ANSWERED_BY[analysis]
-        tables = getattr(od, analysis)(run.tokens, run.rollouts, seed=seed)._asdict()
-        asked += question(**{name: tables[name] for name in needed_tables(question)})
-    return answer(asked, run.tokens["checkpoint"].unique(maintain_order=True).to_list())
-
-
-def do_null(job: Job) -> Rows:
-    run = ugly_run(seed=job.seed, **NULLS[job.name])
-    return ask(run, job.seed, job.analyses).select(COLUMNS).to_dicts()
-
-
-def do_planted(job: Job) -> Rows:
-    run = PLANTED[job.name].make(job.seed)
-    table = ask(run, job.seed, job.analyses).filter(question=job.name)
-    return table.select(COLUMNS).to_dicts()
-
-
 @contextmanager
 def workers(processes: int) -> Iterator[Map]:
     """Start some processes and give a map over jobs that keeps their order; 1: in this one."""
@@ -98,6 +106,34 @@ def workers(processes: int) -> Iterator[Map]:
         yield pool.imap
 
 
+class Study:
+    """Ask analyses of many runs, in some processes.
+
+    Args:
+        run_jobs: Does jobs, in order.
+        keep: Folder of what was said before; None: nothing is kept.
+    """
+
+    def __init__(self, run_jobs: Map, keep: Path | None) -> None:
+        self._run_jobs, self._keep = run_jobs, keep
+
+    def said(
+        self, ask: Ask, name: str, analysis: str, seeds: Sequence[int]
+    ) -> dict[int, list[Finding]]:
+        """Return what one analysis says of the runs of some seeds."""
+        path = None if self._keep is None else self._keep / f"{name}.{analysis}.json"
+        known: dict[str, list[dict[str, object]]] = {}
+        if path is not None and path.exists():
+            known = json.loads(path.read_text())
+        jobs = [Job(name, seed, analysis) for seed in seeds if str(seed) not in known]
+        for job, findings in zip(jobs, self._run_jobs(ask, jobs), strict=True):
+            known[str(job.seed)] = [asdict(one) for one in findings]
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(known))
+        return {seed: [Finding(**one) for one in known[str(seed)]] for seed in seeds}  # type: ignore[arg-type]
+
+
 def with_error(count: int, n: int) -> str:
     """Write a share of n runs in percent with its standard error."""
     rate = count / n
@@ -109,80 +145,79 @@ def is_null(kind: str, question: str) -> bool:
     return question not in NOT_NULL.get(kind, ())
 
 
+def false_answers(kind: str, asked: Sequence[Finding]) -> set[str]:
+    """Return the questions that one null run answers with yes, adjusted for all rows."""
+    table = answer(asked, CHECKPOINTS)
+    return {name for name in table.filter(answer="yes")["question"] if is_null(kind, name)}
+
+
 def study_nulls(
-    kinds: Sequence[str], seeds: range, analyses: tuple[str, ...], run_jobs: Map
+    study: Study, kinds: Sequence[str], seeds: Sequence[int], analyses: Sequence[str]
 ) -> int:
-    """Print how often a null is answered with yes; return the rows that a run was asked."""
+    """Print how often a null is answered with yes; return the most rows that a run was asked."""
     print(f"### Nothing is there: {len(seeds)} runs of each null\n")
     print("48 prompts x 2 rollouts x about 150 tokens, three snapshots of one student.")
     print("Share of runs with a false yes, in percent, and the questions that gave one (runs).\n")
     print("| null | any false yes | by question | rows asked |\n|---|---|---|---|")
     most = 1
-    seen: dict[str, dict[str, list[float]]] = {}
+    p: dict[tuple[str, str], list[float]] = {}
     for kind in kinds:
-        false: dict[str, int] = {}
-        wrong = 0
-        asked = []
-        jobs = [Job(kind, seed, analyses) for seed in seeds]
-        for rows in run_jobs(do_null, jobs):
-            judged = [row for row in rows if is_null(kind, row["question"])]
-            said = {row["question"] for row in judged if row["answer"] == "yes"}
-            wrong += bool(said)
-            asked.append(sum(row["p"] is not None for row in rows))
-            for question in said:
-                false[question] = false.get(question, 0) + 1
-            for row in judged:
-                if row["p"] is not None:
-                    seen.setdefault(row["question"], {}).setdefault(kind, []).append(row["p"])
-        names = ", ".join(f"{name} {count}" for name, count in sorted(false.items())) or "none"
-        share = with_error(wrong, len(seeds))
-        print(f"| {kind} | {share} | {names} | {np.mean(asked):.1f} |", flush=True)
-        most = max(most, *asked)
+        said = [study.said(ask_null, kind, analysis, seeds) for analysis in analyses]
+        runs = [[one for part in said for one in part[seed]] for seed in seeds]
+        false = [false_answers(kind, asked) for asked in runs]
+        counts = {name: sum(name in names for names in false) for name in QUESTIONS}
+        by_question = ", ".join(f"{name} {n}" for name, n in counts.items() if n) or "none"
+        rows = [sum(one.p is not None for one in asked) for asked in runs]
+        share = with_error(sum(map(bool, false)), len(seeds))
+        print(f"| {kind} | {share} | {by_question} | {np.mean(rows):.1f} |", flush=True)
+        most = max(most, *rows)
+        for one in (one for asked in runs for one in asked):
+            if one.p is not None and is_null(kind, one.question):
+                p.setdefault((one.question, kind), []).append(one.p)
     print("\nThe tests one by one: percent of rows with p at most 0.05, 0.01 and 0.001.\n")
     print(f"| question | {' | '.join(kinds)} |\n|---|{'---|' * len(kinds)}")
     for question in QUESTIONS:
-        if question not in seen:
-            continue
-        cells = []
-        for kind in kinds:
-            values = np.array(seen[question].get(kind, []))
-            rates = [f"{100 * np.sum(values <= p) / max(values.size, 1):.1f}" for p in LEVELS]
-            cells.append(" / ".join(rates) if values.size else "-")
-        print(f"| {question} | {' | '.join(cells)} |")
+        if any((question, kind) in p for kind in kinds):
+            cells = [_rates(p.get((question, kind), [])) for kind in kinds]
+            print(f"| {question} | {' | '.join(cells)} |")
     print(flush=True)
     return most
 
 
+def _rates(p: Sequence[float]) -> str:
+    return " / ".join(f"{100 * np.mean(np.array(p) <= x):.1f}" for x in LEVELS) if p else "-"
+
+
 def study_power(
+    study: Study,
     questions: Sequence[str],
-    seeds: range,
-    analyses: tuple[str, ...],
-    rows_asked: int,
-    run_jobs: Map,
+    seeds: Sequence[int],
+    analyses: Sequence[str],
+    rows: int,
 ) -> None:
+    """Print how often each question finds what is planted."""
     print(f"### Planted effects: {len(seeds)} runs each\n")
-    print(
-        f"Found: yes with p at most 0.05 / {rows_asked}, which Holm never asks more than, with "
-        f"{rows_asked} rows in a run. Alone: p at most 0.05.\n"
-    )
+    print(f"Found: yes with p at most {LEVEL} / {rows}, more than Holm asks of {rows} rows.")
+    print(f"Alone: p at most {LEVEL} under some checkpoint.\n")
     print("| question | planted | found, % | alone, % |\n|---|---|---|---|")
     for question in questions:
-        mine = tuple(a for a in analyses if a == QUESTIONS[question].analysis)
-        if not mine:
-            continue
-        jobs = [Job(question, seed, analyses) for seed in seeds]
-        found = small = 0
-        for rows in run_jobs(do_planted, jobs):
-            p = min((row["p"] for row in rows if row["answer"] == "yes"), default=1.0)
-            found += p <= LEVELS[0] / rows_asked
-            small += any(row["p"] <= LEVELS[0] for row in rows if row["p"] is not None)
-        shares = f"{with_error(found, len(seeds))} | {with_error(small, len(seeds))}"
-        print(f"| {question} | {PLANTED[question].text} | {shares} |", flush=True)
+        analysis = QUESTIONS[question].analysis
+        if analysis in analyses:
+            said = study.said(ask_planted, question, analysis, seeds)
+            p = [min((_p_of_yes(one) for one in said[seed]), default=1.0) for seed in seeds]
+            shares = [sum(one <= level for one in p) for level in (LEVEL / rows, LEVEL)]
+            cells = " | ".join(with_error(count, len(seeds)) for count in shares)
+            print(f"| {question} | {PLANTED[question].text} | {cells} |", flush=True)
     print()
 
 
+def _p_of_yes(one: Finding) -> float:
+    """The p of a finding that says yes if it alone is asked, else 1."""
+    return one.p if one.p is not None and one.answer(one.p) == "yes" else 1.0
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Count false answers, and find planted effects.")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="null runs of each kind")
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--kinds", nargs="*", choices=list(NULLS), default=list(NULLS))
@@ -192,19 +227,19 @@ def main() -> None:
         "--analyses", nargs="*", choices=list(ANSWERED_BY), default=list(ANSWERED_BY)
     )
     parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="what was said, kept here")
     given = parser.parse_args()
-    analyses = tuple(given.analyses)
     print("## Findings: what is said where nothing is, and what is found where it is\n")
-    print(f"{date.today().isoformat()}. Analyses asked: {', '.join(analyses)}.\n")
-    first = given.first_seed
-    rows_asked = ROWS
+    print(f"{date.today().isoformat()}. Analyses asked: {', '.join(given.analyses)}.\n")
+    first, rows = given.first_seed, ROWS
     with workers(given.processes) as run_jobs:
+        study = Study(run_jobs, given.keep)
         if given.seeds and given.kinds:
             seeds = range(first, first + given.seeds)
-            rows_asked = study_nulls(given.kinds, seeds, analyses, run_jobs)
+            rows = study_nulls(study, given.kinds, seeds, given.analyses)
         if given.power_seeds and given.questions:
             seeds = range(first, first + given.power_seeds)
-            study_power(given.questions, seeds, analyses, rows_asked, run_jobs)
+            study_power(study, given.questions, seeds, given.analyses, rows)
 
 
 if __name__ == "__main__":

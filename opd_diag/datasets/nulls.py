@@ -29,7 +29,7 @@ NULLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "zeros": {"sigma": 2.0, "zeros": 0.7},
         "prompts": {"prompt_effect": 1.0, "rollout_effect": 0.5, "correct_effect": 1.5},
         "topics": {"prompt_effect": 0.7, "topical": 0.5, "bursts": 0.3, "memory": 0.4},
-        "memory": {"memory": 0.6, "segment_effect": 0.4},
+        "memory": {"memory": 0.6, "segment_tokens": 1},
         "lengths": {"rollout_effect": 0.8, "length_spread": 0.5, "length_with_kl": 0.7},
         "snapshots": {"sigma": 2.0, "snapshots": 0.6, "prompt_effect": 0.5},
         "trend": {"trend": -1.0, "segment_effect": 0.5},
@@ -50,7 +50,10 @@ NULLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Options of `ugly_run` by the name of what makes the null ugly; `all` has no trend."""
+"""Options of `ugly_run` by the name of what makes the null ugly; `all` has no trend.
+
+In `memory` every token is a segment, so that rules over segments meet long series with memory.
+"""
 
 
 class _Layout(NamedTuple):
@@ -79,6 +82,7 @@ def ugly_run(
     bursts: float = 0.0,
     memory: float = 0.0,
     segment_effect: float = 0.0,
+    segment_tokens: int = SEGMENT_TOKENS,
     length_spread: float = 0.0,
     length_with_kl: float = 0.0,
     margin_with_kl: float = 0.0,
@@ -117,6 +121,7 @@ def ugly_run(
         bursts: Share of tokens that repeat one of the 20 tokens before.
         memory: Lag-1 autocorrelation of log KL, of the zeros and of log margin.
         segment_effect: Standard deviation of log KL between segments of a response.
+        segment_tokens: Tokens of a segment on average; 1: as many segments as tokens.
         length_spread: Standard deviation of the logarithm of the length.
         length_with_kl: Correlation of that logarithm with the rollout's level of log KL.
         margin_with_kl: Correlation of log margin with log KL.
@@ -139,7 +144,7 @@ def ugly_run(
     )
     at = _layout(lengths, samples)
     ids = _token_ids(rng, at, types, prompts, topical, bursts)
-    segment = _segments(rng, at)
+    segment = _segments(rng, at, segment_tokens)
     effect = segment_effect * rng.standard_normal(at.rollout.size)
     drift = trend * (at.position / np.maximum(lengths - 1, 1)[at.rollout] - 0.5)
     own = _series(rng, at, memory)
@@ -252,8 +257,8 @@ def _draw(rng: np.random.Generator, p: Floats, shape: tuple[int, int]) -> Intege
     return np.searchsorted(np.cumsum(p)[:-1], rng.random(shape)).astype(np.int64)
 
 
-def _segments(rng: np.random.Generator, at: _Layout) -> npt.NDArray[np.uint32]:
-    starts = (rng.random(at.rollout.size) < 1 / SEGMENT_TOKENS) & (at.position > 0)
+def _segments(rng: np.random.Generator, at: _Layout, tokens: int) -> npt.NDArray[np.uint32]:
+    starts = (rng.random(at.rollout.size) < 1 / tokens) & (at.position > 0)
     number = np.cumsum(starts)
     first = starts_of(at.lengths)[at.rollout]
     return (number - number[first]).astype(np.uint32)
