@@ -1,4 +1,4 @@
-"""What the figures of `teachability` share: the direction of KL they show, intervals, and names."""
+"""What the figures of `teachability` share: the direction of KL they show, intervals, names."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,17 @@ from matplotlib.axes import Axes
 
 from opd_diag.plots.style import bars, counted
 
-KL = "forward_kl"
-GAIN = "gain in KL(teacher ‖ student) (nat)"
+NAMES = {"forward_kl": "KL(teacher ‖ student)", "reverse_kl": "KL(student ‖ teacher)"}
+
+
+def leading(table: pl.DataFrame) -> str:
+    """Name the direction of KL that leads: that of the first row."""
+    return table["kl"][0] if table.height else "forward_kl"
+
+
+def gain(kl: str) -> str:
+    """Label an axis of gain."""
+    return f"gain in {NAMES[kl]} (nat)"
 
 
 def interval(
@@ -27,8 +36,8 @@ def interval(
 
 
 def pair(rows: pl.DataFrame) -> str:
-    """Name the two checkpoints."""
-    return f"{rows['features_from'][0]} to {rows['checkpoint'][0]}"
+    """Name the two checkpoints that the gain lies between."""
+    return f"{rows['gain_from'][0] or rows['features_from'][0]} to {rows['checkpoint'][0]}"
 
 
 def counts(rows: pl.DataFrame) -> str:

@@ -15,7 +15,7 @@ from opd_diag.plots.style import (
     panel,
     style,
 )
-from opd_diag.plots.teachability_labels import GAIN, KL, interval, pair, why
+from opd_diag.plots.teachability_labels import gain, interval, leading, pair, why
 from opd_diag.tables.columns.teachability import RANDOM
 
 BUDGET = 0.10
@@ -36,7 +36,7 @@ def teachability_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Ax
         table: `teachability_selectors`.
         ax: Where to draw; None: a new figure.
     """
-    return _by_budget(table, ax, "gain", GAIN, "Gain of the chosen tokens")
+    return _by_budget(table, ax, "gain", gain(leading(table)), "Gain of the chosen tokens")
 
 
 def teachability_selectors_captured(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -52,7 +52,7 @@ def teachability_selectors_captured(table: pl.DataFrame, *, ax: Axes | None = No
 def _by_budget(table: pl.DataFrame, ax: Axes | None, name: str, label: str, title: str) -> Axes:
     with style():
         ax = panel(ax, size=WIDE)
-        rows = table.filter(pl.col(name).is_not_null(), kl=KL)
+        rows = table.filter(pl.col(name).is_not_null(), kl=leading(table))
         if rows.is_empty():
             return nothing(ax, why(table))
         for i, (selector, of) in enumerate(_groups(rows, "selector")):
@@ -123,7 +123,7 @@ def teachability_models(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     with style():
         ax = panel(ax, size=(WIDE[0], 5.5))
-        rows = table.filter(pl.col("standard").is_not_null(), kl=KL)
+        rows = table.filter(pl.col("standard").is_not_null(), kl=leading(table))
         rows = rows.filter(pl.col("model") != "base", ~pl.col("term").is_in(NOT_DRAWN))
         rows = rows.filter((pl.col("model") != "local") | (pl.col("term") == LOCAL))
         if rows.is_empty():
@@ -142,7 +142,7 @@ def teachability_models(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_yticks(range(len(labels)), labels)
         ax.invert_yaxis()
         ax.set_xlabel("standardised coefficient (SD of gain per SD of term)")
-        ax.set_title(f"Least squares of the gain, {pair(rows)}; `local` is the test")
+        ax.set_title(f"Least squares of the gain, {pair(rows)}")
         ax.legend()
         return ax
 
@@ -156,7 +156,7 @@ def teachability_support(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes
     """
     with style():
         ax = panel(ax, size=TALL)
-        rows = table.filter(pl.col("standard").is_not_null(), kl=KL)
+        rows = table.filter(pl.col("standard").is_not_null(), kl=leading(table))
         if rows.is_empty():
             return nothing(ax, why(table))
         ks = rows["k"].unique().sort().to_list()

@@ -31,7 +31,7 @@ WITHOUT_LEGEND = {
 
 @pytest.fixture(scope="module")
 def data():
-    return teachable_run(prompts=12, samples=2, tokens=60, compatibility=0.1)
+    return teachable_run(prompts=12, samples=5, tokens=140, compatibility=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_one_checkpoint_gives_its_reason_where_a_gain_would_stand(figure, alone)
 def test_gain_stands_by_tenths_of_both_scores_beside_the_mean_of_all(tables):
     table = tables.teachability
     ax = plots.teachability(table)
-    rows = table.filter(group="all", kl="forward_kl")
+    rows = table.filter(group="all", kl=table["kl"][0])
     for line, feature in zip(ax.lines, ("d_learn", "d_incompat"), strict=False):
         np.testing.assert_allclose(line.get_ydata(), rows.filter(feature=feature)["gain"])
     assert set(ax.lines[-1].get_ydata()) == {rows.filter(feature="all")["gain"].item()}
@@ -89,29 +89,36 @@ def test_gain_stands_by_tenths_of_both_scores_beside_the_mean_of_all(tables):
 
 def test_the_plane_holds_every_cell_in_its_place(tables):
     table = tables.teachability
-    cells = table.filter(feature="entropy x divergence", kl="forward_kl")
+    cells = table.filter(feature="entropy x divergence", kl=table["kl"][0])
     for figure, name in (
         (plots.teachability_plane, "gain"),
         (plots.teachability_plane_compatibility, "compatibility"),
     ):
         drawn = np.ma.filled(figure(table).images[0].get_array(), np.nan)
         assert drawn.shape == (10, 10)
-        for row in cells.filter(pl.col(name).is_not_null()).iter_rows(named=True):
+        sure = cells.filter(pl.col(f"{name}_low").is_not_null())
+        assert 20 < sure.height < 100
+        for row in sure.iter_rows(named=True):
             assert drawn[row["other_bin"], row["bin"]] == pytest.approx(row[name])
-        assert np.isnan(drawn).sum() == cells[name].null_count()
+        assert np.isnan(drawn).sum() == 100 - sure.height
+        assert (sure["n"] >= 50).all()
+        unsure = cells.filter(pl.col("n") > 0, pl.col(f"{name}_low").is_null())
+        assert len(figure(table).patches) == unsure.height
 
 
 def test_both_contrasts_stand_beside_what_they_are_without_an_effect(tables):
     table = tables.teachability_contrast
     ax = plots.teachability_contrast(table)
-    observed, null = ax.lines[:2]
+    table = table.sort(pl.col("contrast") != "matched", maintain_order=True)
+    observed, adjusted, null = ax.lines[:3]
     np.testing.assert_allclose(observed.get_xdata(), table["difference"])
+    np.testing.assert_allclose(adjusted.get_xdata(), table["adjusted"].drop_nulls())
     np.testing.assert_allclose(null.get_xdata(), table["null"])
     ends = np.array([path.vertices[:, 0] for path in ax.collections[0].get_paths()])
     np.testing.assert_allclose(ends, table.select("difference_low", "difference_high").to_numpy())
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert sum("descriptive" in label for label in labels) == 2
-    assert sum("the answer" in label for label in labels) == 2
+    assert sum("matched pairs" in label for label in labels) == 2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,8 @@ def test_both_contrasts_stand_beside_what_they_are_without_an_effect(tables):
     [(plots.teachability_selectors, "gain"), (plots.teachability_selectors_captured, "captured")],
 )
 def test_every_selector_that_is_there_has_its_line_and_band(figure, name, tables):
-    rows = tables.teachability_selectors.filter(pl.col("gain").is_not_null(), kl="forward_kl")
+    lead = tables.teachability_selectors["kl"][0]
+    rows = tables.teachability_selectors.filter(pl.col("gain").is_not_null(), kl=lead)
     ax = figure(tables.teachability_selectors)
     lines = {line.get_label(): line for line in ax.lines}
     assert set(lines) == set(rows["selector"])
@@ -150,7 +158,7 @@ def test_the_models_show_both_fits_of_every_term(tables):
     ax = plots.teachability_models(table)
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert "local: local compatibility" in labels
-    rows = table.filter(pl.col("standard").is_not_null(), kl="forward_kl")
+    rows = table.filter(pl.col("standard").is_not_null(), kl=table["kl"][0])
     rows = rows.filter(pl.col("model") != "base", pl.col("term") != "position")
     rows = rows.filter((pl.col("model") != "local") | (pl.col("term") == "local compatibility"))
     for line, trimmed in zip(ax.lines, (False, True), strict=False):
@@ -158,7 +166,7 @@ def test_the_models_show_both_fits_of_every_term(tables):
 
 
 def test_the_definitions_stand_side_by_side_at_every_k(tables):
-    table = tables.teachability_support.filter(kl="forward_kl")
+    table = tables.teachability_support.filter(kl=tables.teachability_support["kl"][0])
     ax = plots.teachability_support(tables.teachability_support)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "4", "8", "16", "32", "64"]
     mass = table.filter(definition="teacher_mass").sort("k")
