@@ -74,7 +74,7 @@ def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> 
     n = int(plain.sum())
     if n < FEWEST_TOKENS:
         have = f"{n} tokens with a log-prob" if n else "the rollouts hold no log-probs"
-        detail = f"{have}, so that nobody can tell whether models and tokens fit"
+        detail = f"{have}, so the fit of models and tokens cannot be checked"
         return Alignment(n, None, None, "too few tokens", detail)
     median, p95 = _quantile(plain, 0.5), _quantile(plain, 0.95)
     seen = f"median |difference| {median:.2g} nat, 95th percentile {p95:.2g} nat"
