@@ -40,8 +40,9 @@ DRAWS = 99
 ROWS = 30  # of a run with three checkpoints, at most, where no null is asked
 LEVELS = (0.05, 0.01, 0.001)
 CHECKPOINTS = ("step0", "step150", "step300")
-# With a trend KL and margin do move along the response.
+# With a trend KL and margin do move along the response; KL that falls everywhere falls.
 NOT_NULL: Mapping[str, Sequence[str]] = {
+    "falling": ("reverse-kl-fell", "forward-kl-fell"),
     "trend": ("margin-falls", "margin-drops", "cut-drops-poor", "low-kl-stretches"),
 }
 

@@ -33,6 +33,7 @@ NULLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "lengths": {"rollout_effect": 0.8, "length_spread": 0.5, "length_with_kl": 0.7},
         "snapshots": {"sigma": 2.0, "snapshots": 0.6, "prompt_effect": 0.5},
         "trend": {"trend": -1.0, "segment_effect": 0.5},
+        "falling": {"sigma": 2.0, "zeros": 0.5, "prompt_effect": 0.5, "fall": 0.3},
         "all": {
             "sigma": 2.5,
             "zeros": 0.7,
@@ -88,9 +89,10 @@ def ugly_run(
     margin_with_kl: float = 0.0,
     trend: float = 0.0,
     snapshots: float = 0.3,
+    fall: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """Make a run in which nothing depends on the token, and nothing is learned.
+    """Make a run in which nothing depends on the token, and nothing is learned but by `fall`.
 
     The KL of a token is 0.02 nat times exp(x), at most 30 nat. x is Gaussian with standard
     deviation `sigma` within a rollout, plus the effects below. The checkpoints are exchangeable
@@ -129,6 +131,8 @@ def ugly_run(
             only option under which a series along the response is not null.
         snapshots: Standard deviation of log KL of a token between checkpoints, plus a third of
             it that the tokens of a prompt share; 0: identical checkpoints.
+        fall: Share of its KL that every token has lost by the last checkpoint, the same for all;
+            the only option under which something is learned.
         seed: Seed of every draw.
 
     Returns:
@@ -171,10 +175,11 @@ def ugly_run(
     schema = polars_schema(token_columns(k_grid))
     student: dict[str, npt.NDArray[Any]] = {}
     frames = []
-    for name in checkpoints:
-        if snapshots or not student:
+    for progress, name in zip(np.linspace(0, 1, len(checkpoints)), checkpoints, strict=True):
+        if snapshots or fall or not student:
             noise = snapshots * rng.standard_normal(x.size)
             noise += snapshots * PROMPT_NOISE * rng.standard_normal(prompts)[at.prompt]
+            noise += progress * np.log1p(-fall)
             student = _student(
                 rng, common, logp, noise, snapshots, sigma, zeros, ids, types, k_grid
             )

@@ -164,3 +164,12 @@ def test_columns_hang_together_as_in_a_scored_run():
         assert sign * spearmanr(tokens["reverse_kl"], tokens[name]).statistic > 0.5
     mass = tokens["teacher_mass"].arr.get(3)
     assert spearmanr(tokens["forward_kl"], mass).statistic < -0.5
+
+
+def test_a_fall_takes_the_same_share_from_every_token():
+    run = ugly_run(prompts=200, tokens=60, fall=0.3, snapshots=0.1, seed=12)
+    a, b, c = (t["reverse_kl"].to_numpy() for t in run.tokens.partition_by("checkpoint"))
+    assert np.exp(np.log(c / a).mean()) == pytest.approx(0.7, rel=0.03)
+    assert np.exp(np.log(b / a).mean()) == pytest.approx(0.7**0.5, rel=0.03)
+    low = a < np.median(a)
+    assert np.log(c / a)[low].mean() == pytest.approx(np.log(c / a)[~low].mean(), abs=0.05)
