@@ -137,17 +137,17 @@ def _wrap(line: str, most: int) -> str:
 
 def _slot(ax: Axes) -> tuple[float, float, float, float]:
     """Return left, right, bottom and top of the part of the figure that belongs to an axes."""
-    figure = ax.get_figure(root=True)
+    figure = ax.get_figure()  # the whole figure, or a part of it
     assert figure is not None
-    width, height = figure.bbox.width, figure.bbox.height
+    box = figure.bbox
     spec = ax.get_subplotspec()
     if spec is None:
-        return 0, width, 0, height
+        return box.x0, box.x1, box.y0, box.y1
     rows, columns, _, _ = spec.get_geometry()
     across, down = spec.colspan, spec.rowspan
     return (
-        width * across.start / columns,
-        width * across.stop / columns,
-        height * (1 - down.stop / rows),
-        height * (1 - down.start / rows),
+        box.x0 + box.width * across.start / columns,
+        box.x0 + box.width * across.stop / columns,
+        box.y0 + box.height * (1 - down.stop / rows),
+        box.y0 + box.height * (1 - down.start / rows),
     )

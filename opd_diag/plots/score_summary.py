@@ -43,14 +43,14 @@ def score_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             at = [checkpoints.index(name) + shift for name in own["checkpoint"]]
             interval = own["value"], own["value_low"], own["value_high"]
             bars(ax, at, *interval, colour=colour(list(NAMES).index(column)),
-                 marker=MARKERS[group], label=f"{NAMES[column]}, {group}")  # fmt: skip
+                 marker=MARKERS[group], label=f"{NAMES[column][3:-1]}, {group}")  # fmt: skip
         ax.set_xticks(range(len(checkpoints)), checkpoints)
         ax.set_xlim(-0.5, len(checkpoints) - 0.5)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("checkpoint")
-        ax.set_ylabel("mean over tokens (nat)")
+        ax.set_ylabel("mean KL over tokens (nat)")
         prompts = counted(max(rows["n_prompts"]), "prompt")
-        ax.set_title(f"Distance from the teacher (bars: 95 %, {prompts})")
+        ax.set_title(f"KL between student and teacher (bars: 95 %, {prompts})")
         legend_below(ax)
         return ax
 

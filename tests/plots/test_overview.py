@@ -6,6 +6,7 @@ import pytest
 from opd_diag import plots
 from opd_diag.errors import TableError
 from opd_diag.plots.overview import PANELS
+from opd_diag.plots.saving import save_figure
 from opd_diag.plots.style import style
 from opd_diag.tables.columns import ANALYSES, RESULTS
 from opd_diag.tables.schema import empty_table, polars_schema
@@ -60,3 +61,22 @@ def test_the_page_has_the_width_of_its_place():
     with style("two-columns"):
         assert plots.overview(tables).get_size_inches()[0] == 7.0
     assert plots.overview(tables).get_size_inches().tolist() == [12.8, 12.0]
+
+
+@pytest.mark.parametrize("size", ["screen", "one-column", "two-columns"])
+def test_long_names_in_a_panel_leave_the_others_their_room(size, tmp_path):
+    tables = {
+        "score_summary": score_summary([0.5, 0.4, 0.3]),
+        "score_positions": empty("score_positions"),
+        "rock_tokens": empty("rock_tokens"),
+    }
+    with style(size):
+        page = plots.overview(tables)
+        first, second, _ = page.axes
+        second.set_ylabel("wide " * 20)
+        second.set_yticks([0, 1], ["a very long name of a tick" * 2] * 2)
+        save_figure(page, tmp_path / "x.png")
+        page.draw_without_rendering()
+        box, whole = first.get_window_extent(), page.bbox
+    assert box.width > 0.3 * whole.width
+    assert box.x1 < whole.width / 2

@@ -41,7 +41,7 @@ def test_means_stand_at_their_checkpoints(tables):
     shown = {line.get_label(): line for line in ax.get_lines()}
     assert len(shown) == 6
     rows = tables["score_summary"].filter(column="forward_kl", group="wrong")
-    line = shown["KL(teacher ‖ student), wrong"]
+    line = shown["teacher ‖ student, wrong"]
     assert np.round(line.get_xdata()).tolist() == [0, 1, 2]
     assert line.get_ydata().tolist() == rows["value"].to_list()
 
