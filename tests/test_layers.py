@@ -41,14 +41,6 @@ HEAVY = ("torch", "transformers", "matplotlib", "scipy", "nltk", "numpy", "polar
 LONGEST_MODULE = 400  # lines
 LONGEST_CHAIN = 7  # modules
 
-# Folders that are still deeper, and how deep at most. It only ever shrinks, and ends empty.
-NOT_YET: Mapping[str, int] = {
-    "opd_diag.analyses.agreement_traps": 9,
-    "opd_diag.analyses.teachability": 10,
-}
-# A circle that is still there: the import left out of the graph. It ends empty too.
-CIRCLES_NOT_YET: set[tuple[str, str]] = set()
-
 
 def imports(path: Path) -> list[str]:
     found = []
@@ -114,11 +106,7 @@ def module_graph() -> dict[str, set[str]]:
     """
     names = {module_name(path): path for path in MODULES}
     return {
-        name: {
-            other
-            for other in imported_modules(path, set(names)) - {name, "opd_diag"}
-            if (name, other) not in CIRCLES_NOT_YET
-        }
+        name: imported_modules(path, set(names)) - {name, "opd_diag"}
         for name, path in names.items()
         if name != "opd_diag"
     }
@@ -191,8 +179,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
 def test_a_folder_is_not_deep(folder: str) -> None:
     """Inside a folder the longest chain of imports is short, and its folders form no circle."""
     chain = longest_chain(inside(module_graph(), folder))
-    most = NOT_YET.get(folder, LONGEST_CHAIN)
-    assert len(chain) <= most, " > ".join(chain)
+    assert len(chain) <= LONGEST_CHAIN, " > ".join(chain)
 
 
 def test_the_rules_of_depth_see_circles_and_chains() -> None:
