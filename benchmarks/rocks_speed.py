@@ -28,10 +28,11 @@ def write_run(folder: Path, options: argparse.Namespace) -> None:
     """Write a run of Zipf-distributed types, each prompt in one part of the token table."""
     from opd_diag.tables.columns.rollouts import ROLLOUTS
     from opd_diag.tables.gradients import GradientSums, write_gradients
-    from opd_diag.tables.manifest import FORMAT, SCHEMA_VERSION, write_manifest
+    from opd_diag.tables.manifest import Checkpoint, Manifest, Model, Part, write_manifest
     from opd_diag.tables.parquet import write_table
     from opd_diag.tables.schema import polars_schema
     from opd_diag.tables.tokens import METADATA_KEY, part_path
+    from opd_diag.tables.verify import list_files
 
     rng = np.random.default_rng(0)
     rollouts = options.prompts * options.samples
@@ -60,7 +61,7 @@ def write_run(folder: Path, options: argparse.Namespace) -> None:
             )
             metadata = {METADATA_KEY: f'{{"keys": "{part}", "statistics": {{}}}}'}
             write_table(frame, part_path(folder, name, part), metadata)
-        parts.append({"first": first, "last": int(chunk[-1]), "rows": ids.size})
+        parts.append(Part(first, int(chunk[-1]) + 1, ids.size))
         first = int(chunk[-1]) + 1
     kinds = np.repeat(np.arange(options.types, dtype=np.int32), 2)
     sums = GradientSums(
@@ -105,19 +106,14 @@ def write_run(folder: Path, options: argparse.Namespace) -> None:
         ),
         folder / "vocab.parquet",
     )
-    write_manifest(
-        folder,
-        {
-            "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "versions": {},
-            "fingerprint": {"k_grid": [2, 4]},
-            "parts": parts,
-            "teacher": {"path": "generated"},
-            "checkpoints": {n: {"path": "generated", "fingerprint": n} for n in CHECKPOINTS},
-            "rollouts": {},
-        },
+    manifest = Manifest(
+        fingerprint={"k_grid": [2, 4]},
+        parts=tuple(parts),
+        teacher=Model("generated"),
+        checkpoints={name: Checkpoint("generated", fingerprint=name) for name in CHECKPOINTS},
     )
+    list_files(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def _no_sums(sums: object) -> object:

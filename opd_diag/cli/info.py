@@ -14,16 +14,26 @@ from opd_diag.cli.root_command import app
 @app.command(epilog="Example: opd-diag info run --json")
 def info(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read every file again; exit with 1 if one has changed."),
+    ] = False,
+    accept_edits: Annotated[
+        bool,
+        typer.Option("--accept-edits", help="Take changed files as they are, and record them."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a run holds: models, rows, columns, results (stale ones marked), warnings."""
-    contents = opd_diag.info(run)
+    contents = opd_diag.info(run, verify=verify, accept_edits=accept_edits)
     if as_json:
         import json
 
         typer.echo(json.dumps(contents, indent=1))
     else:
         _print(contents)
+    if contents.get("faults"):
+        raise typer.Exit(1)
 
 
 def _print(contents: dict[str, Any]) -> None:
@@ -59,4 +69,9 @@ def _print(contents: dict[str, Any]) -> None:
                 for name, one in contents["results"].items()
             ],
         )
+    print_lines(f"accepted  {name}" for name in contents.get("accepted", ()))
+    if "faults" in contents:
+        faults = contents["faults"]
+        print_lines([f"verified  {'all files are as they were written' if not faults else ''}"])
+        print_lines(f"{name}: {fault}" for name, fault in faults.items())
     print_lines(f"warning: {text}" for text in contents["warnings"])

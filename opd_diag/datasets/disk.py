@@ -11,10 +11,11 @@ from opd_diag.tables.columns.rollouts import VOCAB
 from opd_diag.tables.gradients import GradientSums, write_gradients
 from opd_diag.tables.manifest import Checkpoint, Manifest, Model, Part, write_manifest
 from opd_diag.tables.parquet import write_table
-from opd_diag.tables.rollouts import ROLLOUTS_NAME
-from opd_diag.tables.run import VOCAB_NAME, Run, open_run
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME
+from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.schema import polars_schema
 from opd_diag.tables.tokens import write_part
+from opd_diag.tables.verify import list_files
 
 HIDDEN = 8
 
@@ -48,17 +49,16 @@ def save_run(dataset: Dataset, path: str | Path, *, seed: int = 0) -> Run:
         rows = tokens.filter(pl.col("checkpoint") == name).drop("checkpoint")
         write_part(rows, folder, name, 0, k_grid=k_grid, statistics={})
         write_gradients(_gradients(rows, rollouts, rng), folder, name, 0)
-    write_manifest(
-        folder,
-        Manifest(
-            fingerprint={"k_grid": k_grid, "generated": seed},
-            parts=(Part(0, rollouts.height, rows.height),),
-            teacher=Model("generated"),
-            checkpoints={name: Checkpoint("generated", fingerprint=name) for name in names},
-            rollouts={"source": "generated"},
-            versions={"opd-diag": version("opd-diag")},
-        ),
+    manifest = Manifest(
+        fingerprint={"k_grid": k_grid, "generated": seed},
+        parts=(Part(0, rollouts.height, rows.height),),
+        teacher=Model("generated"),
+        checkpoints={name: Checkpoint("generated", fingerprint=name) for name in names},
+        rollouts={"source": "generated"},
+        versions={"opd-diag": version("opd-diag")},
     )
+    list_files(folder, manifest)
+    write_manifest(folder, manifest)
     return open_run(folder)
 
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 EVERY = 30.0  # seconds between lines where there is no bar
 
-# Told while a part is scored: ("advance", tokens), ("say", line) or ("resize", (part, tokens)).
+# Told while a part is scored: ("advance", tokens), ("say", line), ("resize", (part, tokens)) or
+# ("wrote", checksums of files by path in the run).
 Report = Callable[[str, Any], None]
 
 

@@ -3,15 +3,18 @@
 It owns the manifest and alone writes it.
 """
 
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from opd_diag.errors import ModelMismatchError, StorageError
+from opd_diag.errors import ManifestError, ModelMismatchError, StorageError, TableError
 from opd_diag.scoring.parts.alignment import Alignment, add_packed, diagnose
+from opd_diag.scoring.parts.teacher_states import FOLDER, StatesFolder
+from opd_diag.tables.checksums import Checksum
 from opd_diag.tables.files import LOCK_NAME, is_leftover
 from opd_diag.tables.gradients import gradients_path
 from opd_diag.tables.manifest import (
@@ -24,6 +27,7 @@ from opd_diag.tables.manifest import (
     read_manifest,
     write_manifest,
 )
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME
 from opd_diag.tables.tokens import part_path, read_part_metadata
 
 MASS_OUTSIDE = 1e-3
@@ -67,18 +71,36 @@ class RunRecord:
         fingerprints: Mapping[str, dict[str, str]],
         *,
         trusted: bool = False,
-    ) -> None:
+    ) -> list[str]:
         """Add checkpoints, and make sure that those that are known have the same weights.
+
+        A checkpoint of which no part is finished binds nothing: it is replaced, or forgotten if it
+        is not among these.
 
         Args:
             students: Model folders or hub ids by name.
             fingerprints: Fingerprints of their weights by name.
             trusted: Whether code that comes with a model may run, in this call.
 
+        Returns:
+            Names of checkpoints that were replaced or forgotten.
+
         Raises:
             ModelMismatchError: If a name is known with other weights.
         """
         known = self.manifest.checkpoints
+        empty = [
+            name
+            for name, one in known.items()
+            if not one.is_finished and not has_finished_part(self.folder, self.manifest, name)
+        ]
+        dropped = [
+            name
+            for name in empty
+            if name not in students or known[name].fingerprint != digest(fingerprints[name])
+        ]
+        for name in empty:
+            del known[name]
         for name, path in students.items():
             files = fingerprints[name]
             if name in known and known[name].fingerprint != digest(files):
@@ -92,21 +114,66 @@ class RunRecord:
         for model in (self.manifest.teacher, *(known[name] for name in students)):
             model.trust_remote_code = trusted or model.trust_remote_code
         self._write()
+        return dropped
 
     def missing(self, checkpoint: str) -> list[int]:
-        """Return the parts that a checkpoint lacks.
+        """Return the parts that a checkpoint lacks, or that are not those of the manifest."""
+        return [n for n in range(len(self.parts)) if not self._has_part(checkpoint, n)]
 
-        Raises:
-            TableError: If a part that is there is damaged.
+    def drop_changed(self, students: Collection[str]) -> list[str]:
+        """Forget files that are not as they were written, so that they are made again.
+
+        Args:
+            students: Names of the checkpoints that are scored; the files of others are left.
+
+        Returns:
+            Paths in the run of what was forgotten.
         """
-        lacking = []
-        for number in range(len(self.parts)):
-            place = (self.folder, checkpoint, number)
-            if part_path(*place).exists() and gradients_path(*place).exists():
-                read_part_metadata(*place)
-            else:
-                lacking.append(number)
-        return lacking
+        own = {f"checkpoint={name}" for name in students}
+        changed = [
+            path
+            for path in self.manifest.files
+            if (path.count("/") < 2 or path.split("/")[1] in own)
+            and not self._is_as_written(self.folder / path)
+        ]
+        for path in changed:
+            del self.manifest.files[path]
+        if changed:
+            self._write()
+        return changed
+
+    def add_files(self, files: Mapping[str, Checksum]) -> None:
+        """List files that were written, by path in the run."""
+        self.manifest.files.update(files)
+        self._write()
+
+    def teacher_states(self, part: int) -> Checksum | None:
+        """Return the checksum of the teacher's hidden states of a part, or None without any."""
+        path = StatesFolder(self.folder).path(part).relative_to(self.folder)
+        return self.manifest.files.get(path.as_posix())
+
+    def remove_teacher_states(self) -> None:
+        """Remove the teacher's hidden states, and forget them."""
+        kept = {
+            path: one
+            for path, one in self.manifest.files.items()
+            if not path.startswith(f"{FOLDER}/")
+        }
+        if kept != self.manifest.files:
+            self.manifest.files = kept
+            self._write()
+        StatesFolder(self.folder).remove()
+
+    def _has_part(self, checkpoint: str, number: int) -> bool:
+        place = (self.folder, checkpoint, number)
+        return all(self._is_as_written(path(*place)) for path in (part_path, gradients_path))
+
+    def _is_as_written(self, path: Path) -> bool:
+        try:
+            self.manifest.verify_file(self.folder, path)
+        except TableError:
+            return False
+        return True
 
     def is_pending(self, checkpoint: str) -> bool:
         """Tell whether a checkpoint is not finished."""
@@ -142,7 +209,7 @@ class RunRecord:
         for name, values in measured.students.items():
             checkpoint = self.manifest.checkpoints[name]
             _set(checkpoint, values)
-            checkpoint.statistics, alignment = totals(self.folder, name, len(self.parts))
+            checkpoint.statistics, alignment = totals(self.folder, name, self.manifest)
             checkpoint.alignment = alignment._asdict()
         _set(self.manifest.teacher, measured.teacher)
         self.manifest.warnings = warnings(self.manifest.checkpoints)
@@ -160,6 +227,7 @@ def open_record(
     parts: Sequence[Part],
     teacher: str,
     rollouts: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> RunRecord:
     """Open the record of a run, or begin one, and make sure that it is the same run.
 
@@ -169,12 +237,14 @@ def open_record(
         parts: Its parts.
         teacher: Folder or hub id of the teacher.
         rollouts: What was seen while the rollouts were read.
+        say: Told if the folder is taken over from another run of which no part was finished.
 
     Raises:
         ModelMismatchError: If the folder holds another run. The message names what differs.
         StorageError: If the folder holds other files and no run.
-        ManifestError: If its manifest is damaged.
+        ManifestError: If its manifest is damaged, or plans other parts.
     """
+    own = {LOCK_NAME}
     if (folder / MANIFEST_NAME).exists():
         manifest = read_manifest(folder)
         differing = differences(
@@ -183,14 +253,29 @@ def open_record(
         if manifest.fingerprint.get(ROLLOUTS) != fingerprint.get(ROLLOUTS):
             had, given = (sum(p.stop - p.start for p in of) for of in (manifest.parts, parts))
             differing.insert(0, f"it has {had:,} rollouts, you gave {given:,} (not the same)")
-        if differing:
+        finished = [
+            name for name in manifest.checkpoints if has_finished_part(folder, manifest, name)
+        ]
+        if differing and finished:
             raise ModelMismatchError(
                 f"{folder}: holds another run: {'; '.join(differing)}; expected the same "
                 "arguments, or a new folder"
             )
-        return RunRecord(folder, manifest)
+        if not differing and manifest.parts != tuple(parts):
+            raise ManifestError(
+                f"{folder / MANIFEST_NAME}: {len(manifest.parts)} parts; expected the "
+                f"{len(parts)} that these rollouts make"
+            )
+        if not differing:
+            return RunRecord(folder, manifest)
+        say(f"{folder}: taken over from another run, of which no part was finished")
+        for kind in ("tokens", "gradients", FOLDER):
+            shutil.rmtree(folder / kind, ignore_errors=True)
+        for name in (ROLLOUTS_NAME, VOCAB_NAME):
+            (folder / name).unlink(missing_ok=True)
+        own |= {MANIFEST_NAME, "results", "plots"}
     others = [
-        path.name for path in folder.iterdir() if path.name != LOCK_NAME and not is_leftover(path)
+        path.name for path in folder.iterdir() if path.name not in own and not is_leftover(path)
     ]
     if others:
         raise StorageError(
@@ -206,6 +291,12 @@ def open_record(
     )
     write_manifest(folder, manifest)
     return RunRecord(folder, manifest)
+
+
+def has_finished_part(folder: Path, manifest: Manifest, checkpoint: str) -> bool:
+    """Tell whether any part of a checkpoint is there."""
+    paths = [part_path(folder, checkpoint, part) for part in range(len(manifest.parts))]
+    return any(path.exists() and manifest.lists(folder, path) for path in paths)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -224,18 +315,28 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def totals(folder: Path, checkpoint: str, parts: int) -> tuple[dict[str, Any], Alignment]:
+def totals(folder: Path, checkpoint: str, manifest: Manifest) -> tuple[dict[str, Any], Alignment]:
     """Add up the statistics of all parts of a checkpoint.
 
     Args:
         folder: The run.
         checkpoint: Name of the checkpoint.
-        parts: Number of parts.
+        manifest: Its manifest.
 
     Returns:
         Totals, and how the generator's log-probs compare with the student's.
+
+    Raises:
+        TableError: If a part was edited by a program that drops what it does not know.
     """
-    of_parts = [read_part_metadata(folder, checkpoint, n)["statistics"] for n in range(parts)]
+    of_parts = []
+    for number in range(len(manifest.parts)):
+        of_parts.append(read_part_metadata(folder, checkpoint, number, manifest)["statistics"])
+        if not of_parts[-1]:
+            raise TableError(
+                f"{part_path(folder, checkpoint, number)}: edited, and without the statistics of "
+                "the part; expected it as it was scored, or no such file and the same command again"
+            )
     rows = sum(part["rows"] for part in of_parts)
     finite = rows - sum(part["rows_not_finite"] for part in of_parts)
     columns = dict.fromkeys(column for part in of_parts for column in part["values_not_finite"])

@@ -7,7 +7,7 @@ from opd_diag.scoring.columns.measures import Measures
 from opd_diag.scoring.engines.choice import choose_engine
 from opd_diag.scoring.engines.scheduler import Choices, Scheduler
 from opd_diag.scoring.engines.worker import WorkerSpec
-from opd_diag.scoring.models.fingerprints import digest_table, fingerprint
+from opd_diag.scoring.models.fingerprints import fingerprint
 from opd_diag.scoring.models.loading import Loading, default_dtype
 from opd_diag.scoring.options import (
     check_fused,
@@ -19,16 +19,23 @@ from opd_diag.scoring.options import (
 )
 from opd_diag.scoring.overlong import fit_rollouts, overlong_line
 from opd_diag.scoring.parts.jobs import Models
-from opd_diag.scoring.parts.teacher_states import StatesFolder
 from opd_diag.scoring.progress import Progress, StderrProgress
-from opd_diag.scoring.record import open_record
+from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
+from opd_diag.tables.checksums import checksum, digest_table
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import remove_leftovers, run_lock
 from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.parquet import write_table
-from opd_diag.tables.rollouts import ROLLOUTS_NAME, Rollouts, without_empty
-from opd_diag.tables.run import VOCAB_NAME, Run, open_run
+from opd_diag.tables.rollouts import (
+    ROLLOUTS_NAME,
+    VOCAB_NAME,
+    Rollouts,
+    read_rollouts_table,
+    read_vocab,
+    without_empty,
+)
+from opd_diag.tables.run import Run, open_run
 from opd_diag.text.segments import segmenter_spec
 
 
@@ -192,11 +199,15 @@ def score(
             parts=plan_parts(inputs.sequences.responses.lengths, part_tokens),
             teacher=teacher,
             rollouts=rollouts.report,
+            say=display.say,
         )
         remove_leftovers(folder, ("tokens", "gradients", "teacher"))
         weights = {name: fingerprint(path, **origin) for name, path in names.items()}
-        record.add_checkpoints(names, weights, trusted=trust_remote_code)
-        _write_once(folder, inputs)
+        for path in record.drop_changed(names):
+            display.say(f"{folder / path}: not as it was written; it is made again")
+        for name in record.add_checkpoints(names, weights, trusted=trust_remote_code):
+            display.say(f"checkpoint {name}: no part of it was finished; its claim is dropped")
+        inputs = _store(record, inputs)
         pending = {name: path for name, path in names.items() if record.is_pending(name)}
         if pending:
             spec = WorkerSpec(
@@ -217,11 +228,22 @@ def score(
                 display.say(f"interrupted: {record.state()}; the same command goes on from there")
                 raise
         if not keep_teacher_states:
-            StatesFolder(folder).remove()
+            record.remove_teacher_states()
     return open_run(folder)
 
 
-def _write_once(folder: Path, inputs: Inputs) -> None:
+def _store(record: RunRecord, inputs: Inputs) -> Inputs:
+    """Write rollouts and vocabulary where the run lacks them, and return those of the run.
+
+    They are other ones only if they were edited by hand and accepted.
+    """
+    folder, manifest = record.folder, record.manifest
     for name, table in ((ROLLOUTS_NAME, inputs.table), (VOCAB_NAME, inputs.vocab)):
-        if not (folder / name).exists():
+        if name not in manifest.files:
             write_table(table, folder / name)
+            record.add_files({name: checksum(folder / name)})
+    if not manifest.edits:
+        return inputs
+    return inputs._replace(
+        table=read_rollouts_table(folder, manifest), vocab=read_vocab(folder, manifest)
+    )

@@ -1,8 +1,11 @@
-"""Files that are complete or absent, and the lock of a run."""
+"""Files that are complete or absent, regular files, and the lock of a run."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
 
 from opd_diag.errors import StorageError
@@ -42,6 +45,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, but no pipe, device or folder: they may wait for ever or never end.
+
+    Raises:
+        OSError: If it cannot be opened or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path) -> None:
+    """Check that a path is a regular file.
+
+    Raises:
+        OSError: If it is missing, or something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,6 +148,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def _owner(path: Path) -> str:
     try:
-        return path.read_text().strip() or "unknown"
+        with open_regular(path) as file:
+            return file.read(99).decode(errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.errors import TableError
-from opd_diag.tables.checksums import CHECKSUM_KEY, UNSET, set_checksum, verify_checksum
 from opd_diag.tables.files import atomic_path
+from opd_diag.tables.manifest import Manifest
 
 
 class GradientSums(NamedTuple):
@@ -46,25 +46,27 @@ def write_gradients(sums: GradientSums, run: Path, checkpoint: str, part: int) -
 
     with atomic_path(gradients_path(run, checkpoint, part)) as temporary:
         tensors = {name: np.ascontiguousarray(value) for name, value in sums._asdict().items()}
-        temporary.write_bytes(save(tensors, {CHECKSUM_KEY: UNSET}))
-        set_checksum(temporary)
+        temporary.write_bytes(save(tensors))
 
 
-def read_gradients(run: Path, checkpoint: str, parts: int) -> GradientSums:
+def read_gradients(run: Path, checkpoint: str, manifest: Manifest) -> GradientSums:
     """Read the gradient sums of a checkpoint, the parts added in order.
 
     Args:
         run: Folder of the run.
         checkpoint: Name of the checkpoint.
-        parts: Number of parts.
+        manifest: Its manifest.
 
     Returns:
         Sums sorted by (token_id, half).
 
     Raises:
-        TableError: If a part is missing or damaged.
+        TableError: If a part is missing, damaged or of another run.
     """
-    return add_gradients([_read_part(gradients_path(run, checkpoint, i)) for i in range(parts)])
+    paths = [gradients_path(run, checkpoint, part) for part in range(len(manifest.parts))]
+    for path in paths:
+        manifest.verify_file(run, path)
+    return add_gradients([read_gradients_part(path) for path in paths])
 
 
 def add_gradients(parts: Sequence[GradientSums]) -> GradientSums:
@@ -89,12 +91,16 @@ def add_gradients(parts: Sequence[GradientSums]) -> GradientSums:
     return GradientSums((kinds // 2).astype(np.int32), (kinds % 2).astype(np.uint8), n, S, Q)
 
 
-def _read_part(path: Path) -> GradientSums:
+def read_gradients_part(path: Path) -> GradientSums:
+    """Read the gradient sums of one part from a file.
+
+    Raises:
+        TableError: If it is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        verify_checksum(path)
         return GradientSums(**load(path.read_bytes()))
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected gradient sums of a part") from None

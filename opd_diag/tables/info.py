@@ -6,29 +6,43 @@ from typing import Any
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.gradients import gradients_path
+from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.results import read_result_metadata, result_path
 from opd_diag.tables.rollouts import n_tokens
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
+from opd_diag.tables.verify import accept_edits as accept
+from opd_diag.tables.verify import verify_run
 
 
-def info(run: Run | str | Path) -> dict[str, Any]:
+def info(
+    run: Run | str | Path, *, verify: bool = False, accept_edits: bool = False
+) -> dict[str, Any]:
     """Tell what a run holds.
 
     Args:
         run: A run, or its folder.
+        verify: Read every file again, and tell which are not as they were written.
+        accept_edits: Take files that were changed by hand as they are, and record them; a run of
+            an older schema version is taken over into the present one.
 
     Returns:
         JSON values: `path`, `versions`, `teacher`, `rollouts` (rows, prompts, tokens, what was
         seen while they were read), `checkpoints` (parts there and expected, rows, statistics),
         `trusted` (models whose own code could run, `pickle` for dumps that could),
         `columns` of the token table, `scores` (K grid, temperature, dtype ...), `results`
-        (fresh, stale or damaged, and what made them), `warnings`.
+        (fresh, stale or damaged, and what made them), `schema_version`, `edits` (files that were
+        changed by hand and accepted), `warnings`; `faults` (files that are not as they were
+        written, if `verify`), `accepted` (if `accept_edits`).
 
     Raises:
         ManifestError: If the folder holds no run.
         TableError: If the rollouts table is damaged.
     """
+    accepted = None
+    if accept_edits:
+        accepted = accept(run.path if isinstance(run, Run) else Path(run))
+        run = open_run(run.path if isinstance(run, Run) else run)
     run = run if isinstance(run, Run) else open_run(run)
     table, manifest = run.rollouts, run.manifest
     values = manifest.to_json()
@@ -42,6 +56,17 @@ def info(run: Run | str | Path) -> dict[str, Any]:
                 f"checkpoint {name}: {checkpoint['parts']} of {checkpoint['parts_expected']} "
                 "parts; run the same `opd-diag score` again to go on"
             )
+    if manifest.schema_version != SCHEMA_VERSION:
+        warnings.append(
+            f"made in schema version {manifest.schema_version}: files of another run that stand in "
+            "its place are not noticed; `opd-diag info --accept-edits` binds them to it"
+        )
+    if manifest.edits:
+        edited = dict.fromkeys(str(edit.get("file")) for edit in manifest.edits)
+        warnings.append(f"changed by hand and accepted: {', '.join(edited)}")
+    extra: dict[str, Any] = {"faults": verify_run(run)} if verify else {}
+    if accepted is not None:
+        extra["accepted"] = accepted
     return {
         "path": str(run.path),
         "versions": manifest.versions,
@@ -58,7 +83,10 @@ def info(run: Run | str | Path) -> dict[str, Any]:
         "columns": [column.name for column in token_columns(run.k_grid)],
         "scores": manifest.fingerprint,
         "results": {name: _result(run, name) for name in run.results()},
+        "schema_version": manifest.schema_version,
+        "edits": manifest.edits,
         "warnings": warnings,
+        **extra,
     }
 
 
@@ -71,8 +99,8 @@ def _trusted(run: Run) -> list[str]:
 def _checkpoint(run: Run, name: str) -> dict[str, Any]:
     parts = run.manifest.parts
     numbers = range(len(parts))
-    tokens = [path for n in numbers if (path := part_path(run.path, name, n)).exists()]
-    sums = [path for n in numbers if (path := gradients_path(run.path, name, n)).exists()]
+    tokens = [path for n in numbers if _is_there(run, path := part_path(run.path, name, n))]
+    sums = [path for n in numbers if _is_there(run, path := gradients_path(run.path, name, n))]
     return {
         "parts": len(tokens),
         "parts_expected": len(parts),
@@ -81,10 +109,16 @@ def _checkpoint(run: Run, name: str) -> dict[str, Any]:
     }
 
 
+def _is_there(run: Run, path: Path) -> bool:
+    return path.exists() and run.manifest.lists(run.path, path)
+
+
 def _result(run: Run, name: str) -> dict[str, Any]:
     try:
         metadata = read_result_metadata(result_path(run.results_folder, name))
-        state = "stale" if run.is_stale(name) else "fresh"
+        if run.is_stale(name):
+            return {"state": "stale", **metadata}
+        run.result(name)
     except TableError as error:
         return {"state": "damaged", "reason": str(error)}
-    return {"state": state, **metadata}
+    return {"state": "fresh", **metadata}

@@ -1,18 +1,22 @@
-"""The manifest of a run: what made it, and the fingerprints that every reader checks."""
+"""The manifest of a run: what made it, and checksums of its files, which every reader checks."""
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from opd_diag.errors import ManifestError
-from opd_diag.tables.files import atomic_path
+from opd_diag.errors import ManifestError, TableError
+from opd_diag.tables.checksums import Checksum, verify, verify_embedded
+from opd_diag.tables.files import atomic_path, open_regular
 
 FORMAT = "opd-diag run"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Runs of version 1 are read: their files hold checksums of their own, and belong to any run.
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
 MANIFEST_NAME = "manifest.json"
 REQUIRED = ("versions", "fingerprint", "parts", "teacher", "checkpoints", "rollouts")
 
@@ -104,6 +108,9 @@ class Manifest:
         versions: Versions of the libraries that began it.
         batch_tokens: (part, tokens of a batch from that part on), rising.
         warnings: What a reader of the run must know.
+        files: Checksums of the run's files by path in the run; those of results are their own.
+        edits: Files that were changed by hand and accepted: `file`, `before` and `after`, sha256.
+        schema_version: Version of the format that the run was written in.
     """
 
     fingerprint: dict[str, Any]
@@ -114,15 +121,51 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     batch_tokens: list[tuple[int, int]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    files: dict[str, Checksum] = field(default_factory=dict)
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def k_grid(self) -> tuple[int, ...]:
         """The K of the columns that hold one value per K."""
         return tuple(self.fingerprint["k_grid"])
 
+    def lists(self, run: Path, path: Path) -> bool:
+        """Tell whether a file belongs to the run, by its name alone."""
+        return self.schema_version == 1 or path.relative_to(run).as_posix() in self.files
+
+    def verify_file(self, run: Path, path: Path) -> None:
+        """Check that a file is the one that the manifest lists.
+
+        Args:
+            run: Folder of the run.
+            path: The file, in that folder.
+
+        Raises:
+            TableError: If it is missing, not listed, or another one.
+        """
+        try:
+            if self.schema_version == 1:
+                verify_embedded(path)
+            elif self.lists(run, path):
+                verify(path, self.files[path.relative_to(run).as_posix()])
+            else:
+                raise TableError(
+                    f"{path}: not in the manifest of its run; expected a file that `opd-diag "
+                    "score` wrote (run the same command again)"
+                )
+        except FileNotFoundError:
+            raise TableError(
+                f"{path}: no such file; expected the one that the manifest lists"
+            ) from None
+        except OSError as error:
+            raise TableError(
+                f"{path}: damaged ({error.strerror}); expected a readable file"
+            ) from error
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values, in the order of the file."""
-        return {
+        values = {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
             "versions": self.versions,
@@ -139,7 +182,10 @@ class Manifest:
             },
             "rollouts": self.rollouts,
             "warnings": self.warnings,
+            "files": {name: one._asdict() for name, one in sorted(self.files.items())},
+            "edits": self.edits,
         }
+        return {**values, "checksum": digest(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
@@ -157,6 +203,12 @@ class Manifest:
             versions=values["versions"],
             batch_tokens=[(part, size) for part, size in values.get("batch_tokens", [])],
             warnings=values.get("warnings", []),
+            files={
+                name: Checksum(one["sha256"], one["size"])
+                for name, one in values.get("files", {}).items()
+            },
+            edits=values.get("edits", []),
+            schema_version=values["schema_version"],
         )
 
 
@@ -198,16 +250,21 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_manifest(run: Path) -> Manifest:
+def read_manifest(run: Path, *, edited: bool = False) -> Manifest:
     """Read and check the manifest of a run.
+
+    Args:
+        run: Folder of the run.
+        edited: Whether a manifest that was changed by hand is read, too.
 
     Raises:
         ManifestError: If there is none, it is no JSON, it is not of this format and schema
-            version, or a part of it is missing.
+            version, a part of it is missing, or it is not what was written.
     """
     path = run / MANIFEST_NAME
     try:
-        values = json.loads(path.read_bytes(), parse_constant=_refuse)
+        with open_regular(path) as file:
+            values = json.loads(file.read(), parse_constant=_refuse, parse_float=_finite)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(
             f"{path}: no such file; expected a run made by `opd-diag score`"
@@ -218,9 +275,10 @@ def read_manifest(run: Path) -> Manifest:
         raise ManifestError(f"{path}: not JSON ({error}); expected a whole manifest") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ManifestError(f"{path}: another kind of file; expected format {FORMAT!r}")
-    if values.get("schema_version") != SCHEMA_VERSION:
+    version = values.get("schema_version")
+    if isinstance(version, bool) or version not in READABLE_VERSIONS:
         raise ManifestError(
-            f"{path}: schema version {values.get('schema_version')}; expected {SCHEMA_VERSION}"
+            f"{path}: schema version {str(version)[:40]}; expected {SCHEMA_VERSION}"
         )
     missing = [key for key in REQUIRED if key not in values]
     if missing:
@@ -231,7 +289,18 @@ def read_manifest(run: Path) -> Manifest:
             f"{path}: {', '.join(wrong)} not as `opd-diag score` writes it; expected a whole "
             "manifest"
         )
+    if version != 1 and not edited and not is_as_written(values):
+        raise ManifestError(
+            f"{path}: damaged or edited (its checksum does not fit); expected the manifest as it "
+            "was written, or `opd-diag info --accept-edits` to take it as it is"
+        )
     return Manifest.from_json(values)
+
+
+def is_as_written(values: Mapping[str, Any]) -> bool:
+    """Tell whether the values of a manifest fit the checksum among them."""
+    rest = {name: value for name, value in values.items() if name != "checksum"}
+    return bool(values.get("checksum") == digest(rest))
 
 
 def _checked(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -245,6 +314,9 @@ def _checked(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     yield "parts", _is_parts(values["parts"])
     yield "warnings", _is_texts(values.get("warnings", []))
     yield "batch_tokens", _is_sizes(values.get("batch_tokens", []))
+    yield "files", _is_files(values.get("files", {}))
+    edits = values.get("edits", [])
+    yield "edits", isinstance(edits, list) and all(isinstance(edit, dict) for edit in edits)
     if isinstance(values["checkpoints"], dict):
         for name, known in values["checkpoints"].items():
             yield f"checkpoint {name!r}", is_checkpoint_name(name) and _is_checkpoint(known)
@@ -282,6 +354,13 @@ def _is_sizes(sizes: object) -> bool:
     )
 
 
+def _is_files(files: object) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(one, dict) and isinstance(one.get("sha256"), str) and _is_count(one.get("size"))
+        for one in files.values()
+    )
+
+
 def _is_checkpoint(known: object) -> bool:
     if not isinstance(known, dict):
         return False
@@ -297,6 +376,13 @@ def _is_checkpoint(known: object) -> bool:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:

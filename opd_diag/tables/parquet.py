@@ -7,12 +7,11 @@ from pathlib import Path
 import polars as pl
 
 from opd_diag.errors import TableError, first_line
-from opd_diag.tables.checksums import CHECKSUM_KEY, UNSET, set_checksum, verify_checksum
-from opd_diag.tables.files import atomic_path
+from opd_diag.tables.files import atomic_path, require_regular
 
 
 def write_table(frame: pl.DataFrame, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a table to Parquet, complete or not at all, with a checksum of its bytes.
+    """Write a table to Parquet, complete or not at all.
 
     Raises:
         StorageError: If it cannot be written.
@@ -32,10 +31,9 @@ def written_table(
     """
     with atomic_path(path) as temporary:
         try:
-            frame.write_parquet(temporary, metadata={**(metadata or {}), CHECKSUM_KEY: UNSET})
+            frame.write_parquet(temporary, metadata=dict(metadata or {}))
         except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
             raise OSError(str(error).rpartition("IO error: ")[2]) from error
-        set_checksum(temporary)
         yield
 
 
@@ -43,7 +41,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
     """Read a Parquet file.
 
     Raises:
-        TableError: If the file is missing or damaged: none of its bytes may have changed.
+        TableError: If the file is missing or damaged.
     """
     with _readable(path):
         return pl.read_parquet(path, hive_partitioning=False, glob=False)
@@ -73,7 +71,7 @@ def n_rows(path: Path) -> int:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
-        verify_checksum(path)
+        require_regular(path)
         yield
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a Parquet table") from None

@@ -1,6 +1,7 @@
 """Result tables: where they stand, what made them, and whether they still hold."""
 
 import contextlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,15 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.errors import TableError
+from opd_diag.errors import TableError, first_line
+from opd_diag.tables.checksums import digest_table, verify_embedded
 from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.manifest import digest
 from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
 from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
+CONTENT_KEY = "opd_diag_content"
 OWN_NAME = re.compile("[a-z][a-z0-9_]*")
 _NEEDED = {"arguments", "input_hash", "checkpoints", "versions"}
 
@@ -61,12 +65,13 @@ def write_results(
         "retokenised": retokenised,
         "versions": {name: version(name) for name in ("opd-diag", "polars", "numpy")},
     }
-    text = {METADATA_KEY: json.dumps(metadata, allow_nan=False)}
+    text = json.dumps(metadata, allow_nan=False)
     paths = {name: result_path(folder, name) for name in checked}
     # All are on the disk before the first takes the place of an earlier one.
     with contextlib.ExitStack() as written:
         for name, table in checked.items():
-            written.enter_context(written_table(table, paths[name], text))
+            stored = {METADATA_KEY: text, CONTENT_KEY: _content(name, table, text)}
+            written.enter_context(written_table(table, paths[name], stored))
     return list(paths.values())
 
 
@@ -77,7 +82,7 @@ def _checked(name: str, table: pl.DataFrame) -> pl.DataFrame:
         raise TableError(
             f"name: {name!r}; expected lower-case letters, digits and _ for a table of your own"
         )
-    return table
+    return _as_read(table)
 
 
 def read_result_metadata(path: Path) -> dict[str, Any]:
@@ -97,14 +102,50 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_result(path: Path) -> pl.DataFrame:
+def read_result(path: Path, *, old: bool = False) -> pl.DataFrame:
     """Read a result table and check it; a user's own is read as it is.
+
+    Args:
+        path: The file.
+        old: Whether it may hold the kind of checksum that runs of schema version 1 have.
 
     Raises:
         TableError: If the file is missing or damaged, breaks its schema, or was not written by
             `Run.save`.
     """
-    if path.stem in RESULTS:
-        return check_table(read_parquet(path), RESULTS[path.stem], str(path))
     read_result_metadata(path)
-    return read_parquet(path)
+    stored, table = read_metadata(path), read_parquet(path)
+    if path.stem in RESULTS:
+        table = check_table(table, RESULTS[path.stem], str(path))
+    if old and CONTENT_KEY not in stored:
+        _verify_old(path)
+    elif stored.get(CONTENT_KEY) != _content(path.stem, table, stored.get(METADATA_KEY, "")):
+        raise TableError(
+            f"{path}: damaged or edited (its content does not fit its checksum); expected the "
+            "table as `opd-diag analyze` wrote it: the same command makes it again"
+        )
+    return table
+
+
+def _content(name: str, table: pl.DataFrame, metadata: str) -> str:
+    """Return a checksum of a result's name, its values and what made it."""
+    return digest([name, digest_table(table), metadata])
+
+
+def _as_read(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table as it comes back from Parquet, where some dtypes are others."""
+    with io.BytesIO() as file:
+        try:
+            table.write_parquet(file)
+        except pl.exceptions.PolarsError as error:
+            raise TableError(
+                f"table: {first_line(error)}; expected dtypes that Parquet holds"
+            ) from error
+        return pl.read_parquet(file)
+
+
+def _verify_old(path: Path) -> None:
+    try:
+        verify_embedded(path)
+    except OSError as error:
+        raise TableError(f"{path}: damaged ({error.strerror}); expected a result") from error

@@ -1,4 +1,4 @@
-"""The rollouts of a run: one row per rollout."""
+"""The rollouts of a run, one row per rollout, and its vocabulary."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,11 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.tables.columns.rollouts import ADDED_LATER, ROLLOUTS
+from opd_diag.tables.columns.rollouts import ADDED_LATER, ROLLOUTS, VOCAB
+from opd_diag.tables.manifest import Manifest
 from opd_diag.tables.parquet import read_parquet
 from opd_diag.tables.schema import check_table, polars_schema
 
 ROLLOUTS_NAME = "rollouts.parquet"
+VOCAB_NAME = "vocab.parquet"
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ def n_tokens(table: pl.DataFrame) -> pl.Series:
     return table["response_token_ids"].list.len()
 
 
-def read_rollouts_table(path: Path) -> pl.DataFrame:
-    """Read a rollouts table and check it.
+def read_rollouts_table(run: Path, manifest: Manifest) -> pl.DataFrame:
+    """Read the rollouts table of a run and check it.
 
     Raises:
-        TableError: If the file is missing, damaged or breaks the schema.
+        TableError: If the file is missing, damaged, of another run or breaks the schema.
     """
+    path = run / ROLLOUTS_NAME
+    manifest.verify_file(run, path)
     return check_rollouts(read_parquet(path), str(path))
 
 
@@ -69,6 +73,17 @@ def without_empty(table: pl.DataFrame) -> pl.DataFrame:
     """Leave out the later columns that hold nothing, so that older tables have the same digest."""
     empty = [name for name in ADDED_LATER if table[name].null_count() == table.height]
     return table.drop(empty)
+
+
+def read_vocab(run: Path, manifest: Manifest) -> pl.DataFrame:
+    """Read the vocabulary of a run and check it.
+
+    Raises:
+        TableError: As `read_rollouts_table` does.
+    """
+    path = run / VOCAB_NAME
+    manifest.verify_file(run, path)
+    return check_table(read_parquet(path), VOCAB, str(path))
 
 
 def prompt_halves(prompt_ids: Iterable[str]) -> dict[str, int]:

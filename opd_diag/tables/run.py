@@ -10,16 +10,11 @@ import polars as pl
 from opd_diag.errors import TableError
 from opd_diag.tables.arguments import Tables, arguments_of
 from opd_diag.tables.columns import RESULTS
-from opd_diag.tables.columns.rollouts import VOCAB
 from opd_diag.tables.gradients import GradientSums, read_gradients
 from opd_diag.tables.manifest import Manifest, digest, read_manifest
-from opd_diag.tables.parquet import read_parquet
 from opd_diag.tables.results import read_result, read_result_metadata, result_path, write_results
-from opd_diag.tables.rollouts import ROLLOUTS_NAME, read_rollouts_table
-from opd_diag.tables.schema import check_table
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME, read_rollouts_table, read_vocab
 from opd_diag.tables.tokens import read_part_metadata, scan_tokens
-
-VOCAB_NAME = "vocab.parquet"
 
 
 def open_run(path: str | Path) -> "Run":
@@ -67,7 +62,7 @@ class Run:
         Raises:
             TableError: If the table is missing, damaged or breaks its schema.
         """
-        return read_rollouts_table(self.path / ROLLOUTS_NAME)
+        return read_rollouts_table(self.path, self.manifest)
 
     @cached_property
     def vocab(self) -> pl.DataFrame:
@@ -76,8 +71,7 @@ class Run:
         Raises:
             TableError: If the table is missing, damaged or breaks its schema.
         """
-        path = self.path / VOCAB_NAME
-        return check_table(read_parquet(path), VOCAB, str(path))
+        return read_vocab(self.path, self.manifest)
 
     def tokens(self, checkpoint: str | None = None) -> pl.LazyFrame:
         """Scan the token table of one checkpoint, or of all in order.
@@ -91,12 +85,12 @@ class Run:
 
     def _tokens(self, checkpoint: str) -> pl.LazyFrame:
         self._know(checkpoint)
-        rows = [part.rows for part in self.manifest.parts]
-        tokens = scan_tokens(self.path, checkpoint, rows)
+        run, manifest = self.path, self.manifest
+        tokens = scan_tokens(run, checkpoint, manifest)
         first = self.checkpoints[0]
-        for part in range(len(rows)) if checkpoint != first else ():
-            ours = read_part_metadata(self.path, checkpoint, part)["keys"]
-            if ours != read_part_metadata(self.path, first, part)["keys"]:
+        for part in range(len(manifest.parts)) if checkpoint != first else ():
+            ours = read_part_metadata(run, checkpoint, part, manifest)["keys"]
+            if ours != read_part_metadata(run, first, part, manifest)["keys"]:
                 raise TableError(
                     f"{self.path}: part {part} of checkpoint {checkpoint!r} holds other tokens "
                     f"than that of {first!r}; expected the same rollouts, positions and ids"
@@ -110,7 +104,7 @@ class Run:
             TableError: If the checkpoint is unknown, not yet complete, or a part is damaged.
         """
         self._know(checkpoint)
-        return read_gradients(self.path, checkpoint, len(self.manifest.parts))
+        return read_gradients(self.path, checkpoint, self.manifest)
 
     def noise_floor(self, checkpoint: str) -> dict[str, float]:
         """Return how far each column moves when other rollouts share a batch.
@@ -122,9 +116,26 @@ class Run:
         return {} if floor is None else dict(floor.p95)
 
     def input_hash(self, checkpoints: Sequence[str]) -> str:
-        """Return the hash of what a result over `checkpoints` is made from."""
-        prints = {name: self.manifest.checkpoints[name].fingerprint for name in checkpoints}
-        return digest([self.manifest.fingerprint, prints])
+        """Return the hash of what a result over `checkpoints` is made from: files and models."""
+        manifest = self.manifest
+        made_from: list[Any] = [
+            manifest.fingerprint,
+            {name: manifest.checkpoints[name].fingerprint for name in checkpoints},
+        ]
+        if manifest.schema_version > 1:
+            folders = tuple(
+                f"{kind}/checkpoint={name}/"
+                for kind in ("tokens", "gradients")
+                for name in checkpoints
+            )
+            made_from.append(
+                {
+                    name: one.sha256
+                    for name, one in manifest.files.items()
+                    if name in (ROLLOUTS_NAME, VOCAB_NAME) or name.startswith(folders)
+                }
+            )
+        return digest(made_from)
 
     @property
     def results_folder(self) -> Path:
@@ -159,7 +170,7 @@ class Run:
         path = result_path(folder or self.results_folder, name)
         if self.is_stale(name, folder):
             raise TableError(f"{path}: made from another run; expected a result of {self.path}")
-        return read_result(path)
+        return read_result(path, old=self.manifest.schema_version == 1)
 
     def save(
         self,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import polars as pl
 
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.manifest import Manifest
 from opd_diag.tables.parquet import n_rows, read_metadata, write_table
 from opd_diag.tables.schema import check_table
 
@@ -63,13 +65,14 @@ def keys_digest(frame: pl.DataFrame) -> str:
     return whole.hexdigest()
 
 
-def read_part_metadata(run: Path, checkpoint: str, part: int) -> dict[str, Any]:
+def read_part_metadata(run: Path, checkpoint: str, part: int, manifest: Manifest) -> dict[str, Any]:
     """Read the metadata of a part: `keys` and `statistics`.
 
     Raises:
         TableError: If the part is missing, damaged or was not written by `write_part`.
     """
     path = part_path(run, checkpoint, part)
+    manifest.verify_file(run, path)
     try:
         metadata: dict[str, Any] = json.loads(read_metadata(path)[METADATA_KEY])
         if not metadata.keys() >= _NEEDED:
@@ -81,30 +84,33 @@ def read_part_metadata(run: Path, checkpoint: str, part: int) -> dict[str, Any]:
     return metadata
 
 
-def scan_tokens(run: Path, checkpoint: str, rows: Sequence[int]) -> pl.LazyFrame:
+def scan_tokens(run: Path, checkpoint: str, manifest: Manifest) -> pl.LazyFrame:
     """Scan the token table of one checkpoint.
 
     Args:
         run: Folder of the run.
         checkpoint: Name of the checkpoint.
-        rows: Number of rows of every part, from the manifest.
+        manifest: Its manifest.
 
     Returns:
         Rows sorted by (rollout, position), the column `checkpoint` first.
 
     Raises:
-        TableError: If a part is missing, damaged or has another number of rows.
+        TableError: If a part is missing, damaged, of another run, or has another number of rows.
     """
-    paths = [part_path(run, checkpoint, part) for part in range(len(rows))]
-    missing = [path.name for path in paths if not path.exists()]
+    paths = [part_path(run, checkpoint, part) for part in range(len(manifest.parts))]
+    missing = [path.name for path in paths if not (path.exists() and manifest.lists(run, path))]
     if missing:
         raise TableError(
             f"{paths[0].parent}: {len(missing)} of {len(paths)} parts are missing, first "
             f"{missing[0]}; expected all (run the same `opd-diag score` again to go on)"
         )
-    for path, expected in zip(paths, rows, strict=True):
-        rows_there = n_rows(path)
-        if rows_there != expected:
-            raise TableError(f"{path}: {rows_there} rows; expected {expected}")
+    # Hashing leaves the interpreter free for other threads.
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda path: manifest.verify_file(run, path), paths))
+    for path, part in zip(paths, manifest.parts, strict=True):
+        rows = n_rows(path)
+        if rows != part.rows:
+            raise TableError(f"{path}: {rows} rows; expected {part.rows}")
     frames = pl.scan_parquet(paths, hive_partitioning=False, glob=False)
     return frames.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())

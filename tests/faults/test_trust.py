@@ -16,7 +16,7 @@ from opd_diag.plots.figures import plot
 from opd_diag.rollouts import read_rollouts
 from opd_diag.scoring.score import score
 from opd_diag.tables.info import info
-from opd_diag.tables.manifest import MANIFEST_NAME
+from opd_diag.tables.manifest import MANIFEST_NAME, digest
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import open_run
 
@@ -124,6 +124,8 @@ def test_a_checkpoint_may_not_bear_a_path(rollouts, teacher, student, tmp_path, 
 def test_a_manifest_of_others_may_not_name_a_path(clean, tmp_path):
     manifest = json.loads((clean.path / MANIFEST_NAME).read_text())
     manifest["checkpoints"]["../../x"] = manifest["checkpoints"]["a"]
+    del manifest["checksum"]
+    manifest["checksum"] = digest(manifest)
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match=r"checkpoint '\.\./\.\./x'"):
         open_run(tmp_path)

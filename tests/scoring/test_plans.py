@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opd_diag.scoring.models.fingerprints import digest_table
 from opd_diag.scoring.parts.alignment import add_packed, count_differences, diagnose, pack
 from opd_diag.scoring.parts.batches import plan_batches
 from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.parts.token_frame import flat, repeats
 from opd_diag.scoring.sequences import Ragged, plan_parts, ragged
+from opd_diag.tables.checksums import digest_table
 from tests.scoring.reference import brute_repeat
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from opd_diag.errors import (
+    ManifestError,
     ModelError,
     ModelMismatchError,
     RolloutError,
@@ -27,7 +28,8 @@ from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.parts.noise import noise_floor
 from opd_diag.scoring.score import score
 from opd_diag.tables.files import run_lock
-from opd_diag.tables.manifest import NoiseFloor
+from opd_diag.tables.gradients import gradients_path
+from opd_diag.tables.manifest import NoiseFloor, write_manifest
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
@@ -192,21 +194,21 @@ def test_kept_teacher_states_serve_a_checkpoint_added_later(
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
-    [(lambda raw: raw[:-9], "damaged"), (lambda raw: save({"states": torch.zeros(2, 3)}), "shape")],
+    "damage", [lambda raw: raw[:-9], lambda raw: save({"states": torch.zeros(2, 3)})]
 )
-def test_damaged_teacher_states_are_one_line(
-    rollouts, teacher, student, later, folder, damage, message
+def test_damaged_teacher_states_are_made_again(
+    rollouts, teacher, student, later, folder, whole, damage
 ):
     options = {"teacher": teacher, "out": folder, "part_tokens": PART_TOKENS}
     score(rollouts, students={"a": student}, keep_teacher_states=True, **options)
     path = folder / "teacher" / "part-00001.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(TableError, match=rf"teacher/part-00001\.safetensors: {message}") as caught:
-        score(rollouts, students={"b": later}, **options)
-    assert "\n" not in str(caught.value)
-    path.unlink()
-    assert score(rollouts, students={"b": later}, **options).checkpoints == ("a", "b")
+    heard = Heard()
+    run = score(rollouts, students={"b": later}, **options, progress=heard)
+    assert [line for line in heard.said if "not as it was written; it is made again" in line] == [
+        f"{path}: not as it was written; it is made again"
+    ]
+    assert run.tokens("b").collect().equals(whole["b"])
 
 
 def test_without_room_the_teacher_runs_again(
@@ -270,13 +272,94 @@ def test_one_writer_at_a_time(rollouts, teacher, student, folder):
         score(rollouts, teacher=teacher, students=student, out=folder)
 
 
-def test_a_truncated_part_is_named(rollouts, teacher, student, folder):
+def test_exactly_the_parts_that_changed_are_made_again(
+    rollouts, teacher, student, later, folder, whole, whole_run
+):
+    """Tokens of one checkpoint and gradients of the other, one cut, one of the other's."""
+    students = {"a": student, "b": later}
+    options = {"teacher": teacher, "students": students, "out": folder, "part_tokens": PART_TOKENS}
+    score(rollouts, **options)
+    cut, foreign = part_path(folder, "a", 0), gradients_path(folder, "b", 2)
+    cut.write_bytes(cut.read_bytes()[:-100])
+    foreign.write_bytes(gradients_path(folder, "a", 2).read_bytes())
+    again = {cut, gradients_path(folder, "a", 0), part_path(folder, "b", 2), foreign}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("part-*")}
+    with pytest.raises(TableError, match=r"part-00000\.parquet: damaged, edited or of another run"):
+        open_run(folder).tokens("a")
+    with pytest.raises(TableError, match=r"part-00002\.safetensors: damaged, edited or of another"):
+        open_run(folder).gradients("b")
+    run = score(rollouts, **options)
+    assert {path for path, time in before.items() if path.stat().st_mtime_ns != time} == again
+    assert run.manifest == whole_run.manifest
+    assert all(run.tokens(name).collect().equals(table) for name, table in whole.items())
+
+
+@pytest.mark.parametrize("name", ["rollouts.parquet", "vocab.parquet"])
+def test_rollouts_and_vocabulary_that_changed_are_written_again(
+    rollouts, teacher, student, folder, name
+):
     options = {"teacher": teacher, "students": {"a": student}, "out": folder}
     score(rollouts, **options)
-    path = part_path(folder, "a", 0)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(TableError, match=r"part-00000\.parquet: damaged"):
-        score(rollouts, **options)
+    whole = (folder / name).read_bytes()
+    pl.read_parquet(folder / name).reverse().write_parquet(folder / name)
+    score(rollouts, **options)
+    assert (folder / name).read_bytes() == whole
+
+
+def test_a_run_with_its_last_parts_gone_goes_on(
+    rollouts, teacher, student, folder, whole, whole_run
+):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    options |= {"part_tokens": PART_TOKENS}
+    last = len(score(rollouts, **options).manifest.parts) - 1
+    for number in (1, last):
+        part_path(folder, "a", number).unlink()
+    gradients_path(folder, "a", last).unlink()
+    assert score(rollouts, **options).tokens("a").collect().equals(whole["a"])
+
+
+def test_a_manifest_with_fewer_parts_than_its_rollouts_make_is_refused(
+    rollouts, teacher, student, folder
+):
+    options = {"teacher": teacher, "students": {"a": student}, "out": folder}
+    run = score(rollouts, **options, part_tokens=PART_TOKENS)
+    run.manifest.parts = run.manifest.parts[:-1]
+    write_manifest(folder, run.manifest)
+    with pytest.raises(ManifestError, match=r"manifest\.json: 4 parts; expected the 5 that"):
+        score(rollouts, **options, part_tokens=PART_TOKENS)
+
+
+def test_a_claim_without_a_finished_part_binds_nothing(
+    rollouts, teacher, student, later, folder, tmp_path
+):
+    """Weights that could not be loaded, then mended; and rollouts that were read otherwise."""
+    broken = tmp_path / "broken"
+    shutil.copytree(student, broken)
+    weights = broken / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1000])
+    options = {"teacher": teacher, "out": folder}
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        score(rollouts, students={"a": str(broken)}, **options)
+    heard = Heard()
+    weights.write_bytes(whole)
+    score(rollouts, students={"a": str(broken)}, **options, limit=5, progress=heard)
+    assert [line for line in heard.said if "taken over" in line] == [
+        f"{folder}: taken over from another run, of which no part was finished"
+    ]
+    weights.write_bytes(whole[:-1000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        score(rollouts, students={"b": str(broken)}, **options, limit=5)
+    heard = Heard()
+    run = score(rollouts, students={"b": later}, **options, limit=5, progress=heard)
+    assert "checkpoint b: no part of it was finished; its claim is dropped" in heard.said
+    weights.write_bytes(whole[:-999])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        score(rollouts, students={"c": str(broken)}, **options, limit=5)
+    run = score(rollouts, students={"d": student}, **options, limit=5)
+    assert run.checkpoints == ("a", "b", "d")
+    with pytest.raises(ModelMismatchError, match="holds another run: rollouts was"):
+        score(rollouts, students={"a": student}, **options)
 
 
 @pytest.mark.parametrize("refused", ["tokens", "gradients"])

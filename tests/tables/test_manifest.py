@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from opd_diag.errors import ManifestError
+from opd_diag.tables.checksums import Checksum
 from opd_diag.tables.manifest import (
     FORMAT,
     REQUIRED,
@@ -42,14 +43,35 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         },
         batch_tokens=[(0, 512)],
         warnings=["w"],
+        files={"vocab.parquet": Checksum("ab" * 32, 7)},
+        edits=[{"file": "vocab.parquet", "before": "0", "after": "1"}],
     )
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert [one.is_finished for one in manifest.checkpoints.values()] == [False, True]
 
 
+def test_any_bit_of_the_file_that_changes_what_it_says_is_noticed(tmp_path: Path) -> None:
+    manifest = Manifest.from_json(WHOLE | {"warnings": ["naïve: 0.1e-7"]})
+    write_manifest(tmp_path, manifest)
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    accepted = 0
+    for place in range(8 * len(whole)):
+        raw = bytearray(whole)
+        raw[place // 8] ^= 1 << place % 8
+        path.write_bytes(raw)
+        try:
+            assert read_manifest(tmp_path) == manifest
+            accepted += 1
+        except ManifestError as error:
+            assert "\n" not in str(error)
+    assert accepted < 8  # the hex digits of an escaped letter may be capitals
+
+
 def test_what_is_not_known_is_not_in_the_file(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps(WHOLE))
+    text = json.dumps(WHOLE | {"checksum": digest(WHOLE)})
+    (tmp_path / "manifest.json").write_text(text)
     written = read_manifest(tmp_path).to_json()
     assert written["parts"] == WHOLE["parts"]
     assert written["teacher"] == {"path": "t", "trust_remote_code": False}
@@ -64,6 +86,9 @@ def test_what_is_not_known_is_not_in_the_file(tmp_path: Path) -> None:
         ('{"format": "x"}', "another kind of file"),
         (json.dumps(WHOLE | {"schema_version": 99}), f"version 99; expected {SCHEMA_VERSION}"),
         (json.dumps({k: v for k, v in WHOLE.items() if k != "parts"}), "no parts; expected"),
+        (json.dumps(WHOLE), "its checksum does not fit"),
+        (json.dumps(WHOLE | {"checksum": digest(WHOLE), "warnings": ["w"]}), "does not fit"),
+        ('{"format": 1e999}', "not JSON .1e999 is too large"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -65,7 +65,7 @@ def test_a_part_of_another_run_is_refused(run: Run, tmp_path: Path) -> None:
     other = null_run(prompts=6, samples=2, tokens=30, types=80, checkpoints=("40",), seed=1)
     stranger = save_run(other, tmp_path / "other")
     part_path(run.path, "40", 0).write_bytes(part_path(stranger.path, "40", 0).read_bytes())
-    with pytest.raises(TableError, match="holds other tokens than that of 'step0'"):
+    with pytest.raises(TableError, match="damaged, edited or of another run"):
         run.tokens("40")
 
 

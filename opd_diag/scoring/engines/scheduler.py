@@ -134,7 +134,9 @@ class Scheduler:
                 self._todo[name].discard(call.part)
             group = self._groups[worker]
             size = self._batch_tokens(call.part, group)
-            arguments = (call.part, call.students, size, self._keep[group.students])
+            states = self._record.teacher_states(call.part)
+            keep = self._keep[group.students]
+            arguments = (call.part, call.students, size, keep, states)
         elif call.method == "measure":
             last = len(self._record.parts) - 1
             size = self._batch_tokens(last, self._groups[worker])
@@ -175,6 +177,8 @@ class Scheduler:
             part, size = value
             known = self._record.batch_tokens(part)
             self._record.set_batch_tokens(part, size if known is None else min(size, known))
+        elif kind == "wrote":
+            self._record.add_files(value)
         elif kind == "lost":
             self._lose(worker, self._busy.pop(worker, None), value)
         else:
@@ -196,7 +200,7 @@ class Scheduler:
         """Say how much disk the teacher's hidden states take, and whether they are kept at all."""
         folder, states = self._record.folder, StatesFolder(self._record.folder)
         numbers = set().union(*(self._todo[name] for name in group.students))
-        new = [number for number in numbers if not states.path(number).exists()]
+        new = [number for number in numbers if self._record.teacher_states(number) is None]
         size = group.state_bytes * sum(self._record.parts[number].rows for number in new)
         fits = states.has_room(size)
         if not fits:

@@ -15,12 +15,9 @@ from opd_diag.scoring.parts.score_part import PartPlan, score_and_write_part
 from opd_diag.scoring.progress import Report
 from opd_diag.scoring.record import Measured
 from opd_diag.scoring.sequences import Inputs, sequences
-from opd_diag.tables.columns.rollouts import VOCAB
-from opd_diag.tables.manifest import Part
-from opd_diag.tables.parquet import read_parquet
-from opd_diag.tables.rollouts import ROLLOUTS_NAME, read_rollouts_table
-from opd_diag.tables.run import VOCAB_NAME
-from opd_diag.tables.schema import check_table
+from opd_diag.tables.checksums import Checksum
+from opd_diag.tables.manifest import Part, read_manifest
+from opd_diag.tables.rollouts import read_rollouts_table, read_vocab
 
 
 class WorkerSpec(NamedTuple):
@@ -94,7 +91,14 @@ class Worker:
             state_bytes=job.teacher.state_bytes,
         )
 
-    def score(self, part: int, students: Sequence[str], batch_tokens: int, keep: bool) -> None:
+    def score(
+        self,
+        part: int,
+        students: Sequence[str],
+        batch_tokens: int,
+        keep: bool,
+        states: Checksum | None,
+    ) -> None:
         """Score a part and write it.
 
         Args:
@@ -102,13 +106,14 @@ class Worker:
             students: Those of the loaded students that lack it.
             batch_tokens: Most tokens of a batch.
             keep: Whether the teacher's hidden states are kept.
+            states: Checksum of the file that holds them already, or None.
 
         Raises:
             ModelError: If one rollout does not fit into memory.
             StorageError: If a file cannot be written.
         """
         spec = self._spec
-        plan = PartPlan(part, spec.parts[part], batch_tokens, spec.segmenter, keep)
+        plan = PartPlan(part, spec.parts[part], batch_tokens, spec.segmenter, keep, states)
         with torch.inference_mode():
             score_and_write_part(
                 self._job_of(students), self._inputs, spec.folder, plan, self._report
@@ -123,11 +128,11 @@ class Worker:
             seed: Seed of the sample for the noise floor.
         """
         job = self._job_of(students)
-        rows = [part.rows for part in self._spec.parts]
+        manifest = read_manifest(self._spec.folder)  # all that is measured is in it by now
         with torch.inference_mode():
             floors = with_smaller_batches(
                 lambda size: noise_floors(
-                    job, self._spec.folder, rows, batch_tokens=size, seed=seed
+                    job, self._spec.folder, manifest, batch_tokens=size, seed=seed
                 ),
                 batch_tokens,
                 int(job.sequences.lengths.max()),
@@ -155,9 +160,9 @@ def start_worker(spec: WorkerSpec, report: Report) -> Worker:
     device = torch.device(spec.models.student_loading.device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    table = read_rollouts_table(spec.folder / ROLLOUTS_NAME)
-    path = spec.folder / VOCAB_NAME
-    vocab = check_table(read_parquet(path), VOCAB, str(path))
+    manifest = read_manifest(spec.folder)
+    table = read_rollouts_table(spec.folder, manifest)
+    vocab = read_vocab(spec.folder, manifest)
     inputs = Inputs(table, sequences(table, spec.max_response_tokens), vocab, dict(spec.shared))
     return Worker(spec, inputs, report)
 

@@ -6,8 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import polars as pl
-
 from opd_diag.errors import ModelError, StorageError, first_line
 from opd_diag.tables.files import atomic_path
 from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_options
@@ -97,25 +95,3 @@ def _read_cache(path: Path) -> dict[str, list[int | str]]:
     except (OSError, ValueError):
         return {}
     return cache if isinstance(cache, dict) else {}
-
-
-def digest_table(table: pl.DataFrame) -> str:
-    """Return a sha256 over names, dtypes and values of a table."""
-    whole = hashlib.sha256()
-    for column in table:
-        whole.update(f"{column.name} {column.dtype}\n".encode())
-        _add_column(whole, column)
-    return whole.hexdigest()
-
-
-def _add_column(whole: "hashlib._Hash", column: pl.Series) -> None:
-    whole.update(column.is_null().to_numpy().tobytes())
-    if isinstance(column.dtype, pl.List):
-        whole.update(column.list.len().fill_null(0).to_numpy().tobytes())
-        _add_column(whole, column.drop_nulls().list.explode(empty_as_null=False))
-    elif column.dtype in (pl.String, pl.Binary):
-        column = column.cast(pl.Binary)
-        whole.update(column.bin.size().fill_null(0).to_numpy().tobytes())
-        whole.update(b"".join(column.drop_nulls()))
-    else:
-        whole.update(column.drop_nulls().to_numpy().tobytes())

@@ -1,6 +1,5 @@
 """Noise floor: how far the same rows move when other rollouts share their batch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from opd_diag.scoring.parts.jobs import Job
 from opd_diag.scoring.parts.score_part import score_rollouts
-from opd_diag.tables.manifest import NoiseFloor
+from opd_diag.tables.manifest import Manifest, NoiseFloor
 from opd_diag.tables.tokens import scan_tokens
 
 N_ROLLOUTS = 32
@@ -18,14 +17,14 @@ _BATCH = 4
 
 
 def noise_floors(
-    job: Job, folder: Path, rows: Sequence[int], *, batch_tokens: int, seed: int
+    job: Job, folder: Path, manifest: Manifest, *, batch_tokens: int, seed: int
 ) -> dict[str, NoiseFloor]:
     """Score a sample of rollouts again and compare it with the run, for each student.
 
     Args:
         job: The models.
         folder: The run.
-        rows: Number of rows of every part.
+        manifest: Its manifest.
         batch_tokens: Most tokens of a batch, padding counted.
         seed: Seed of the sample.
     """
@@ -34,7 +33,7 @@ def noise_floors(
     floors = {}
     for name in job.students:
         stored = (
-            scan_tokens(folder, name, rows)
+            scan_tokens(folder, name, manifest)
             .filter(pl.col("rollout").is_in(chosen.tolist()))
             .collect()
         )

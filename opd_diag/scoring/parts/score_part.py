@@ -26,9 +26,10 @@ from opd_diag.scoring.parts.teacher_states import PartStates, StatesFolder
 from opd_diag.scoring.parts.token_frame import flat, key_columns, part_responses, token_frame
 from opd_diag.scoring.progress import Counter, Report
 from opd_diag.scoring.sequences import Inputs
-from opd_diag.tables.gradients import GradientSums, write_gradients
+from opd_diag.tables.checksums import Checksum, checksum
+from opd_diag.tables.gradients import GradientSums, gradients_path, write_gradients
 from opd_diag.tables.manifest import Part
-from opd_diag.tables.tokens import write_part
+from opd_diag.tables.tokens import part_path, write_part
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,6 +57,7 @@ class PartPlan(NamedTuple):
         batch_tokens: Most tokens of a batch, padding counted.
         segmenter: Name of the segmenter.
         keep_states: Whether the teacher's hidden states are kept in the run.
+        states: Checksum of the file that holds them already, or None.
     """
 
     number: int
@@ -63,6 +65,7 @@ class PartPlan(NamedTuple):
     batch_tokens: int
     segmenter: str
     keep_states: bool = False
+    states: Checksum | None = None
 
 
 def score_and_write_part(
@@ -75,7 +78,8 @@ def score_and_write_part(
         inputs: Rollouts and vocabulary.
         folder: The run.
         plan: The part.
-        report: Told of progress, and of a smaller batch size where memory ran out.
+        report: Told of progress, of files that were written, and of a smaller batch size where
+            memory ran out.
 
     Raises:
         ModelError: If one rollout does not fit into memory.
@@ -88,7 +92,9 @@ def score_and_write_part(
     # What stands for a token that nobody generated, such as a tool's, is no log-prob of it.
     sampled = pl.select(pl.when(keys["in_loss"]).then(sampled)).to_series()
     states_folder = StatesFolder(folder)
-    known = states_folder.read(number, part.rows, job.teacher.hidden)
+    known = states_folder.read(number, plan.states)
+    if plan.states is not None and known is None:
+        report("say", f"{states_folder.path(number)}: damaged; the teacher runs again")
     teacher = PartStates(known, wanted=plan.keep_states and known is None)
 
     def attempt(batch_tokens: int) -> dict[str, ScoredPart]:
@@ -109,10 +115,10 @@ def score_and_write_part(
     scored = with_smaller_batches(attempt, plan.batch_tokens, longest, smaller)
     if teacher.wanted and teacher.values is not None:
         states_folder.write(number, teacher.values)
+        _report_written(report, folder, states_folder.path(number))
     for name, one in scored.items():
         student = one.frame["student_logp"].to_numpy()
         counts = count_differences(sampled.to_numpy(), student, keys["rollout"].to_numpy())
-        # The tokens come last: a part is there once they are.
         write_gradients(one.sums, folder, name, number)
         write_part(
             one.frame,
@@ -122,6 +128,13 @@ def score_and_write_part(
             k_grid=job.measures.k_grid,
             statistics={**one.statistics, "sampled_difference": pack(counts)},
         )
+        paths = gradients_path(folder, name, number), part_path(folder, name, number)
+        _report_written(report, folder, *paths)
+
+
+def _report_written(report: Report, folder: Path, *paths: Path) -> None:
+    """Tell which files were written: they belong to the run once its manifest lists them."""
+    report("wrote", {path.relative_to(folder).as_posix(): checksum(path) for path in paths})
 
 
 def score_part(

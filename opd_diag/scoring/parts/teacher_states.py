@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from opd_diag.errors import TableError
-from opd_diag.tables.checksums import CHECKSUM_KEY, UNSET, set_checksum, verify_checksum
+from opd_diag.tables.checksums import Checksum, checksum
 from opd_diag.tables.files import atomic_path
 
 FOLDER = "teacher"
@@ -72,34 +71,23 @@ class StatesFolder:
         """Tell whether so many bytes leave a fifth of the disk's free room."""
         return size <= _SHARE * shutil.disk_usage(self.run).free
 
-    def read(self, part: int, rows: int, hidden: int) -> Tensor | None:
-        """Read the states of a part, or None if there are none.
+    def read(self, part: int, expected: Checksum | None) -> Tensor | None:
+        """Read the states of a part, or None if they are not there as they were written.
 
         Args:
             part: Its number.
-            rows: Its rows.
-            hidden: Width of the teacher's hidden states.
-
-        Raises:
-            TableError: If the file is damaged.
+            expected: The checksum that the manifest lists, or None.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         path = self.path(part)
-        if not path.exists():
-            return None
         try:
-            verify_checksum(path)
+            if expected is None or checksum(path) != expected:
+                return None
             states: Tensor = load(path.read_bytes())["states"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise TableError(
-                f"{path}: damaged ({error}); expected hidden states, or no such file"
-            ) from error
-        if states.shape != (rows, hidden):
-            raise TableError(
-                f"{path}: shape {tuple(states.shape)}; expected {(rows, hidden)}, or no such file"
-            )
+        except (SafetensorError, OSError, KeyError):
+            return None
         return states
 
     def write(self, part: int, states: Tensor) -> None:
@@ -113,10 +101,9 @@ class StatesFolder:
 
         with atomic_path(self.path(part)) as temporary:
             try:
-                save_file({"states": states}, temporary, {CHECKSUM_KEY: UNSET})
+                save_file({"states": states}, temporary)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
-            set_checksum(temporary)
 
     def remove(self) -> None:
         """Remove all of them."""
