@@ -13,6 +13,7 @@ from opd_diag.cli.printing import print_lines, print_written
 from opd_diag.cli.progress import working_on
 from opd_diag.cli.root_command import app
 from opd_diag.errors import OpdDiagError
+from opd_diag.text.escaping import for_terminal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -176,7 +177,7 @@ def analyze_all(
         try:
             analyzed[name] = _analyze(name, opened, out, options)
         except OpdDiagError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {for_terminal(str(error), lines=True)}", err=True)
             failed.append(name.replace("_", "-"))
     findings, path = save_findings(opened, out)
     print_findings(findings)

@@ -9,6 +9,7 @@ import opd_diag
 from opd_diag.cli import model_options, read_dump
 from opd_diag.cli.option_values import name_students
 from opd_diag.cli.root_command import app
+from opd_diag.text.escaping import for_terminal
 
 COLOURS = {"green": "green", "yellow": "yellow", "red": "red"}
 
@@ -58,6 +59,9 @@ def check(
         typer.echo(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
         for level, what, detail in findings:
-            typer.echo(f"{typer.style(f'{level:6}', fg=COLOURS[level])}  {what}: {detail}")
+            typer.echo(
+                f"{typer.style(f'{level:6}', fg=COLOURS[level])}  {for_terminal(what)}: "
+                f"{for_terminal(detail)}"
+            )
     if any(finding.level == "red" for finding in findings):
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """Values of options that need more than their type: lists of numbers, named students."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +78,7 @@ def name_students(value: list[str]) -> dict[str, str]:
     """
     students: dict[str, str] = {}
     for text in value:
-        named = None if Path(text).exists() else _NAMED.fullmatch(text)
+        named = None if os.path.exists(text) else _NAMED.fullmatch(text)
         name, path = named.groups() if named else (Path(text).resolve().name, text)
         if name in students:
             raise typer.BadParameter(f"--student: {name!r} twice; expected one name for each")

@@ -5,13 +5,20 @@ from pathlib import Path
 
 import typer
 
+from opd_diag.text.escaping import for_terminal
+
 PIPE_WIDTH = 240  # characters; a pipe has no width of its own
 
 
+def echo(line: str, *, err: bool = False) -> None:
+    """Print one line, whatever texts of others are in it."""
+    typer.echo(for_terminal(line), err=err)
+
+
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they are."""
+    """Print lines."""
     for line in lines:
-        typer.echo(line)
+        echo(line)
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -22,7 +29,9 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     from rich.text import Text
 
     # Cells are Text: brackets in a token or a path are not markup.
-    grid = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    grid = Table(
+        title=Text(for_terminal(title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD
+    )
     rows = [list(row) for row in rows]
     for place, name in enumerate(header):
         numeric = all(isinstance(row[place], int | float | None) for row in rows)
@@ -45,7 +54,7 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return for_terminal(str(value))
 
 
 def print_written(paths: Sequence[Path], noun: str) -> None:
@@ -60,6 +69,6 @@ def print_written(paths: Sequence[Path], noun: str) -> None:
         folders.setdefault(path.parent, []).append(path)
     for folder, inside in folders.items():
         if len(inside) == 1:
-            typer.echo(f"wrote {inside[0]}")
+            echo(f"wrote {inside[0]}")
         else:
-            typer.echo(f"wrote {len(inside)} {noun}s to {folder}")
+            echo(f"wrote {len(inside)} {noun}s to {folder}")

@@ -8,6 +8,7 @@ import typer
 
 import opd_diag
 from opd_diag.cli.option_values import mapped_keys
+from opd_diag.cli.printing import echo
 
 if TYPE_CHECKING:
     from opd_diag.tables.rollouts import Rollouts
@@ -127,7 +128,7 @@ def _compare_tokenizers(error: Exception, teacher: str, student: str) -> None:
 
 
 def _print_report(report: Mapping[str, Any]) -> None:
-    typer.echo(
+    echo(
         f"read {report['rollouts']:,} rollouts of {report['prompts']:,} prompts, "
         f"{report['response_tokens']:,} response tokens; format {report['format']} "
         f"({report['why']})",
@@ -135,9 +136,9 @@ def _print_report(report: Mapping[str, Any]) -> None:
     )
     for name in _TOLD:
         if report[name]:
-            typer.echo(f"{name.replace('_', ' ')}: {counts(report[name])}", err=True)
+            echo(f"{name.replace('_', ' ')}: {counts(report[name])}", err=True)
     for line in notes(report):
-        typer.echo(line, err=True)
+        echo(line, err=True)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from opd_diag.errors import OpdDiagError, OptionError
+from opd_diag.cli.environment import check_environment, lacks_memory
+from opd_diag.errors import OpdDiagError, OptionError, first_line
+from opd_diag.text.escaping import for_terminal
 
 # The order in which they are used, which is that of the help.
 COMMANDS = ("check", "score", "info", "analyze", "plot", "report", "export")
@@ -26,14 +28,22 @@ class RootCommand(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; our errors and Ctrl-C end it with a message on stderr."""
         try:
+            check_environment()
             return super().invoke(ctx)
         except OpdDiagError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {for_terminal(str(error), lines=True)}", err=True)
             raise typer.Exit(2 if isinstance(error, OptionError) else 1) from None
         except KeyboardInterrupt:
             left = INTERRUPTED.get(ctx.invoked_subcommand, "files that were written stay")
             typer.echo(f"interrupted: {left}", err=True)
             raise typer.Exit(130) from None
+        except BaseException as error:  # an error of a Rust library is no Exception
+            if not lacks_memory(error):
+                raise
+            reason = for_terminal(first_line(error))
+            message = f"memory: too little for a library ({reason}); expected more"
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(1) from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of use, others at the end."""

@@ -17,6 +17,7 @@ import polars as pl
 from opd_diag.errors import RolloutError, first_line
 from opd_diag.rollouts.pickles import read_pickle
 from opd_diag.rollouts.rows import RowError
+from opd_diag.tables.files import check_path
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth")
 COMPRESSED = (".gz", ".zst")  # of texts; Parquet and pickles compress by themselves
@@ -45,9 +46,11 @@ def find_files(paths: Iterable[str | PathLike[str]]) -> list[Candidate]:
 
     Raises:
         RolloutError: If a path does not exist, or a folder or glob holds no file of a known kind.
+        StorageError: If one cannot be a path: too long, or not UTF-8.
     """
     files: list[Candidate] = []
     for given in paths:
+        check_path(given)
         path = Path(given)
         if path.is_file():
             files.append(Candidate(path, named=True))
@@ -65,6 +68,8 @@ def find_files(paths: Iterable[str | PathLike[str]]) -> list[Candidate]:
         files += [Candidate(p, named=not path.is_dir()) for p in sorted(inside, key=_natural)]
     if not files:
         raise RolloutError("rollouts: no path; expected at least one")
+    for file in files:
+        check_path(file.path)
     return files
 
 

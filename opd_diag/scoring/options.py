@@ -28,7 +28,8 @@ def named_students(students: Mapping[str, str] | str) -> dict[str, str]:
     for name in students:
         if not is_checkpoint_name(name):
             raise OptionError(
-                f"students: the name {name!r}; expected printable characters without / and \\"
+                f"students: the name {name[:60]!r}; expected up to 200 printable characters, "
+                "without / and \\"
             )
     return {name: str(path) for name, path in students.items()}
 

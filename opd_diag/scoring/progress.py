@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from opd_diag.text.escaping import for_terminal
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -119,7 +121,9 @@ class StderrProgress:
 
     def say(self, message: str) -> None:
         """Show one line."""
-        self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(
+            for_terminal(message), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class Counter:

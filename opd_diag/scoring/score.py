@@ -24,7 +24,7 @@ from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
 from opd_diag.tables.checksums import checksum, digest_table
 from opd_diag.tables.columns.tokens import K_GRID
-from opd_diag.tables.files import remove_leftovers, run_lock
+from opd_diag.tables.files import check_path, remove_leftovers, run_lock
 from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.parquet import write_table
 from opd_diag.tables.rollouts import (
@@ -127,6 +127,7 @@ def score(
         StorageError: If the folder cannot be written or another process writes to it.
         OptionError: If an option makes no sense, such as an unknown segmenter or device.
     """
+    check_path(out)
     check_numbers(
         temperature=temperature,
         part_tokens=part_tokens,

@@ -12,6 +12,7 @@ from opd_diag.errors import StorageError
 
 LOCK_NAME = ".lock"
 _TEMPORARY = ".tmp"
+_MOST_SHOWN = 120  # characters of a path that is too long
 
 
 @contextlib.contextmanager
@@ -45,6 +46,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Refuse what cannot be a path: too long, not UTF-8, or relative to a folder that is gone.
+
+    Raises:
+        StorageError: If it cannot.
+    """
+    text = os.fspath(path)
+    brief = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    try:
+        text.encode()
+        os.getcwd()
+        os.stat(text)
+    except UnicodeEncodeError:
+        name = ascii(brief).strip("'\"")
+        raise StorageError(f"{name}: not UTF-8; expected a path in UTF-8") from None
+    except ValueError:
+        raise StorageError(f"{brief!a}: holds a null byte; expected a path") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(f"{brief}: too long; expected a path with shorter names") from None
+        if error.errno == errno.ELOOP:
+            raise StorageError(f"{brief}: links go round in a circle; expected a path") from None
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise StorageError(
+                "working directory: deleted; expected one that exists (change to another folder)"
+            ) from None
 
 
 def open_regular(path: Path) -> BufferedReader:

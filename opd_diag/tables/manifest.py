@@ -18,6 +18,7 @@ SCHEMA_VERSION = 2
 # Runs of version 1 are read: their files hold checksums of their own, and belong to any run.
 READABLE_VERSIONS = (1, SCHEMA_VERSION)
 MANIFEST_NAME = "manifest.json"
+_LONGEST = 200  # bytes of the name of a checkpoint, which is part of the name of a folder
 REQUIRED = ("versions", "fingerprint", "parts", "teacher", "checkpoints", "rollouts")
 
 T = TypeVar("T", bound="Model")
@@ -324,7 +325,7 @@ def _checked(values: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 def is_checkpoint_name(name: str) -> bool:
     """Tell whether a name can stand in the name of a folder, and leads to no other folder."""
-    return bool(name) and name.isprintable() and not set(name) & set("/\\")
+    return name.isprintable() and not set(name) & set("/\\") and 0 < len(name.encode()) <= _LONGEST
 
 
 def _is_count(value: object) -> bool:

@@ -10,6 +10,7 @@ import polars as pl
 from opd_diag.errors import TableError
 from opd_diag.tables.arguments import Tables, arguments_of
 from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.files import check_path
 from opd_diag.tables.gradients import GradientSums, read_gradients
 from opd_diag.tables.manifest import Manifest, digest, read_manifest
 from opd_diag.tables.results import read_result, read_result_metadata, result_path, write_results
@@ -25,7 +26,9 @@ def open_run(path: str | Path) -> "Run":
 
     Raises:
         ManifestError: If the folder holds no run, or one of another schema version.
+        StorageError: If it cannot be a path: too long, or not UTF-8.
     """
+    check_path(path)
     folder = Path(path)
     return Run(folder, read_manifest(folder))
 

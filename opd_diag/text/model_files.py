@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from opd_diag.errors import ModelError
+from opd_diag.text.model_settings import check_settings
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # What checkpoints of sharded training hold in place of weights, and what merges them.
@@ -36,8 +37,11 @@ def check_model_folder(name: str) -> None:
 
     Raises:
         ModelError: If `name` is a path to no folder, or to the shards of a sharded training,
-            which have to be merged first.
+            which have to be merged first; if `check_settings` refuses it, or an adapter is its own
+            base.
     """
+    check_settings(name)
+    _check_bases(name)
     folder = Path(name)
     if not folder.is_dir():
         if looks_local(name):
@@ -52,6 +56,19 @@ def check_model_folder(name: str) -> None:
                 f"{name}: shards of {trainer}, no model; expected one folder of whole weights "
                 f"(merge them first: {command.format(name, shard.parent)})"
             )
+
+
+def _check_bases(name: str) -> None:
+    """Refuse an adapter whose base is itself, or leads back to it."""
+    seen, model = [Path(name).resolve()], name
+    while (base := base_of_adapter(model)) is not None:
+        if Path(base).resolve() in seen:
+            raise ModelError(
+                f"{name}: an adapter whose base {base} is itself or goes back to it; expected a "
+                "whole model as base"
+            )
+        seen.append(Path(base).resolve())
+        model = base
 
 
 def looks_local(name: str) -> bool:

@@ -44,9 +44,9 @@ def load_tokenizer(
     Raises:
         ModelError: If there is none that transformers can read, or no such folder.
     """
+    check_model_folder(name)
     from transformers import AutoTokenizer
 
-    check_model_folder(name)
     source = name
     if Path(name).is_dir() and not has_tokenizer(name):
         source = fallback or base_of_adapter(name) or name

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from opd_diag.errors import ModelError, StorageError, first_line
-from opd_diag.tables.files import atomic_path
+from opd_diag.tables.files import atomic_path, open_regular
 from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_options
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -60,7 +60,7 @@ def digest_file(path: Path) -> str:
     known = _read_cache(cache_path).get(key)
     if isinstance(known, list) and known[:-1] == same:
         return str(known[-1])
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         value = hashlib.file_digest(file, "sha256").hexdigest()
     # Read again: another process may have hashed other files meanwhile.
     cache = _read_cache(cache_path) | {key: [*same, value]}

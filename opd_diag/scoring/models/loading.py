@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
 from opd_diag.errors import ModelError, first_line
 from opd_diag.scoring.models.forward import LanguageModel
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 # With these, a config's positions are those before they are stretched.
 _STRETCHED = ("linear", "dynamic", "yarn")
-
-_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 
 
 def default_device() -> str:
@@ -94,7 +91,9 @@ def load_model(name: str, how: Loading | None = None) -> LanguageModel:
         raise ModelError(
             f"{name}: does not fit into memory; expected more of it, or another device or dtype"
         ) from error
-    except (*_LOADING_ERRORS, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # what model code and readers of weights raise has no bounds
         expected = "a causal language model"
         if "trust_remote_code" in str(error):
             expected += ", or trust_remote_code (--trust-remote-code) if you trust its code"

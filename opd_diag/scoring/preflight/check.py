@@ -33,6 +33,7 @@ from opd_diag.scoring.preflight.one_batch import BatchResult, choose_batch, scor
 from opd_diag.scoring.preflight.resources import cost_findings, plan_findings
 from opd_diag.scoring.sequences import Inputs, Origin, read_inputs
 from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.files import check_path
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.text.model_files import base_of_adapter, hub_options
 
@@ -93,6 +94,7 @@ def check(
     Raises:
         OptionError: If an option makes no sense.
     """
+    check_path(out or ".")
     check_numbers(
         temperature=temperature,
         part_tokens=part_tokens,

@@ -1,0 +1,45 @@
+"""Text of others, such as ids, prompts, tokens and paths, made safe to show.
+
+Such text may hold codes that move the cursor, turn the direction of writing, begin a line that
+looks like another message, or end an element of a page.
+"""
+
+import html
+import re
+
+
+def for_terminal(text: str, *, lines: bool = False) -> str:
+    r"""Write every character that does not print as an escape, such as `\x1b` or `\u202e`.
+
+    Args:
+        text: Any text, also with lone surrogates.
+        lines: Whether ends of lines stay.
+    """
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else _escape(char) for char in text
+    )
+
+
+def for_html(text: str) -> str:
+    """Write text so that it stands in a page, in an element or a quoted attribute, as it is."""
+    return html.escape(for_terminal(text), quote=True)
+
+
+def for_file_name(text: str, *, longest: int = 80) -> str:
+    """Write text so that it can be part of a file's name, and leads to no other folder.
+
+    Args:
+        text: Any text.
+        longest: Most characters.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._")
+    return safe[:longest] or "_"
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if char in "\n\r\t":
+        return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}[char]
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
