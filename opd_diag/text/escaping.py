@@ -13,10 +13,11 @@ def for_terminal(text: str, *, lines: bool = False) -> str:
 
     Args:
         text: Any text, also with lone surrogates.
-        lines: Whether ends of lines stay.
+        lines: Whether ends of lines stay that two spaces follow, as in a list of faults.
     """
-    return "".join(
-        char if char.isprintable() or (lines and char == "\n") else _escape(char) for char in text
+    parts = text.split("\n  ") if lines else [text]
+    return "\n  ".join(
+        "".join(char if char.isprintable() else _escape(char) for char in part) for part in parts
     )
 
 

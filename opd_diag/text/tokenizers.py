@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, first_line
+from opd_diag.text.chat_templates import render_template
 from opd_diag.text.model_files import (
     base_of_adapter,
     check_model_folder,
@@ -165,18 +166,24 @@ def render_chat(
         options: Options of the template.
 
     Raises:
-        ModelError: If the chat template is missing, or refuses the messages.
+        ModelError: If the chat template is missing, refuses the messages, or comes to no end.
     """
+    from transformers import PreTrainedTokenizerBase
+
     begun = messages[-1]["role"] == "assistant"
+    how = {
+        "add_generation_prompt": answer and not begun,
+        "continue_final_message": answer and begun,
+        **options,
+    }
+    own = type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
     try:
-        text: str = tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=answer and not begun,
-            continue_final_message=answer and begun,
-            **options,
-        )
-    except Exception as error:  # the template is a program of the model's author
+        if not own:
+            return render_template(tokenizer, messages, **how)
+        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, **how)
+    except ModelError:
+        raise
+    except Exception as error:  # no template, or one that is code of a library
         reason = first_line(error)
         raise ModelError(
             f"chat template: {reason}; expected a template that takes the prompt, or template 'raw'"

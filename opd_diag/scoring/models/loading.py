@@ -91,8 +91,6 @@ def load_model(name: str, how: Loading | None = None) -> LanguageModel:
         raise ModelError(
             f"{name}: does not fit into memory; expected more of it, or another device or dtype"
         ) from error
-    except ModelError:
-        raise
     except Exception as error:  # what model code and readers of weights raise has no bounds
         expected = "a causal language model"
         if "trust_remote_code" in str(error):
