@@ -5,11 +5,11 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.errors import ModelError, OptionError, RolloutError
+from opd_diag.errors import OptionError, RolloutError
 from opd_diag.scoring.models.loading import context_of
 from opd_diag.scoring.sequences import Origin
 from opd_diag.tables.rollouts import Rollouts, check_rollouts, prompt_halves
-from opd_diag.text.model_files import base_of_adapter, hub_options
+from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_options
 
 CHOICES = ("skip", "error", "cut")
 _NAMED = 5
@@ -108,9 +108,10 @@ def _context_before_loading(name: str, origin: Origin) -> int | None:
     from transformers import AutoConfig
 
     try:
+        check_model_folder(name)
         source = base_of_adapter(name) or name
         config = AutoConfig.from_pretrained(source, **origin, **hub_options(source))
-    except (OSError, ValueError, ModelError):  # loading the model says what is wrong
+    except Exception:  # of whatever kind: loading the model says what is wrong
         return None
     return context_of(config)
 

@@ -141,6 +141,7 @@ def _as_read(table: pl.DataFrame) -> pl.DataFrame:
             raise TableError(
                 f"table: {first_line(error)}; expected dtypes that Parquet holds"
             ) from error
+        file.seek(0)
         return pl.read_parquet(file)
 
 

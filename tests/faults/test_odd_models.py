@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_used_is_one_line(rollouts, teacher, student, tmp
         score(rollouts, teacher=teacher, students={"a": str(broken)}, out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert str(broken) in str(caught.value)
-    found = check(rollouts, teacher=str(broken), student=student, out=tmp_path)
+    found = check(rollouts, teacher=str(broken), students=student, out=tmp_path)
     assert found[-1].level == "red"
     assert not (broken / "executed").exists()
 
@@ -130,7 +130,7 @@ def test_a_name_that_is_no_path_is_one_line(rollouts, teacher, student, tmp_path
         lambda: score(rollouts, teacher=teacher, students=students, out=name),
         lambda: score(rollouts, teacher=name, students=students, out=tmp_path / "run"),
         lambda: score(rollouts, teacher=teacher, students={"a": name}, out=tmp_path / "run"),
-        lambda: check(rollouts, teacher=teacher, student=student, out=name),
+        lambda: check(rollouts, teacher=teacher, students=student, out=name),
         lambda: open_run(name),
         lambda: info(name),
         lambda: info(name, verify=True),
