@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from opd_diag.errors import ManifestError, ModelMismatchError, StorageError, TableError
-from opd_diag.scoring.parts.alignment import Alignment, add_packed, diagnose
 from opd_diag.scoring.parts.teacher_states import FOLDER, StatesFolder
+from opd_diag.scoring.parts.totals import totals, warnings
 from opd_diag.tables.checksums import Checksum
 from opd_diag.tables.files import LOCK_NAME, is_leftover
 from opd_diag.tables.gradients import gradients_path
@@ -28,9 +28,8 @@ from opd_diag.tables.manifest import (
     write_manifest,
 )
 from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME
-from opd_diag.tables.tokens import part_path, read_part_metadata
+from opd_diag.tables.tokens import part_path
 
-MASS_OUTSIDE = 1e-3
 _MOST_NAMED = 4
 ROLLOUTS = "rollouts"  # in the fingerprint: a digest, which tells a person nothing
 
@@ -313,82 +312,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if len(named) > _MOST_NAMED:
         named[_MOST_NAMED:] = [f"and {len(named) - _MOST_NAMED} more"]
     return named
-
-
-def totals(folder: Path, checkpoint: str, manifest: Manifest) -> tuple[dict[str, Any], Alignment]:
-    """Add up the statistics of all parts of a checkpoint.
-
-    Args:
-        folder: The run.
-        checkpoint: Name of the checkpoint.
-        manifest: Its manifest.
-
-    Returns:
-        Totals, and how the generator's log-probs compare with the student's.
-
-    Raises:
-        TableError: If a part was edited by a program that drops what it does not know.
-    """
-    of_parts = []
-    for number in range(len(manifest.parts)):
-        of_parts.append(read_part_metadata(folder, checkpoint, number, manifest)["statistics"])
-        if not of_parts[-1]:
-            raise TableError(
-                f"{part_path(folder, checkpoint, number)}: edited, and without the statistics of "
-                "the part; expected it as it was scored, or no such file and the same command again"
-            )
-    rows = sum(part["rows"] for part in of_parts)
-    finite = rows - sum(part["rows_not_finite"] for part in of_parts)
-    columns = dict.fromkeys(column for part in of_parts for column in part["values_not_finite"])
-    statistics = {
-        "rows": rows,
-        "rows_not_finite": rows - finite,
-        "values_not_finite": {
-            column: sum(part["values_not_finite"].get(column, 0) for part in of_parts)
-            for column in columns
-        },
-        "mass_outside": {
-            role: {
-                "mean": sum(part["mass_outside"][role]["sum"] for part in of_parts)
-                / max(finite, 1),
-                "max": max(part["mass_outside"][role]["max"] for part in of_parts),
-            }
-            for role in ("student", "teacher")
-        },
-    }
-    return statistics, diagnose(add_packed(part["sampled_difference"] for part in of_parts))
-
-
-def warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
-    """Say what a reader of the run must know of its finished checkpoints, by name."""
-    said = []
-    alignments = {}
-    for name, checkpoint in checkpoints.items():
-        if checkpoint.statistics is None or checkpoint.alignment is None:
-            continue
-        statistics, alignments[name] = checkpoint.statistics, checkpoint.alignment
-        if statistics["rows_not_finite"]:
-            said.append(
-                f"checkpoint {name}: logits of {statistics['rows_not_finite']} of "
-                f"{statistics['rows']} tokens are not finite; their scores are null"
-            )
-        for role, mass in statistics["mass_outside"].items():
-            if mass["mean"] > MASS_OUTSIDE:
-                said.append(
-                    f"checkpoint {name}: the {role} gives {mass['mean']:.2g} of its probability to "
-                    "ids that no tokenizer decodes; it is left out"
-                )
-    compared = {name: one for name, one in alignments.items() if one["median"] is not None}
-    # Only one of the checkpoints can have generated the rollouts, so one that fits is enough.
-    if compared and not any(one["diagnosis"] == "aligned" for one in compared.values()):
-        name, nearest = min(compared.items(), key=lambda item: item[1]["median"])
-        said.append(
-            f"the generator's log-probs fit no checkpoint; nearest is {name}: "
-            f"{nearest['diagnosis']} ({nearest['detail']}). Unless another model, such as the "
-            "teacher, generated them, check the prompts, the template, the temperature and the "
-            "checkpoint: `opd-diag check` tells them apart"
-        )
-    return said
 
 
 def _set(model: Model, values: Mapping[str, Any]) -> None:
