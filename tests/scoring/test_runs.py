@@ -358,7 +358,9 @@ def test_a_claim_without_a_finished_part_binds_nothing(
         score(rollouts, students={"c": str(broken)}, **options, limit=5)
     run = score(rollouts, students={"d": student}, **options, limit=5)
     assert run.checkpoints == ("a", "b", "d")
-    with pytest.raises(ModelMismatchError, match="holds another run: it has 5 rollouts, you gave 9"):
+    with pytest.raises(
+        ModelMismatchError, match="holds another run: it has 5 rollouts, you gave 9"
+    ):
         score(rollouts, students={"a": student}, **options)
 
 
