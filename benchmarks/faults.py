@@ -18,17 +18,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pytest
 import torch
 
 from opd_diag.analyses.release_points import release_points
 from opd_diag.datasets import null_run, save_run
-from opd_diag.errors import OpdDiagError, StorageError, TableError
+from opd_diag.errors import ManifestError, OpdDiagError, StorageError, TableError
 from opd_diag.rollouts import read_rollouts
 from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.score import score
 from opd_diag.tables.run import Run, open_run
 from tests.faults.conftest import assert_same_run
+from tests.faults.edits import EDITS
 from tests.faults.failing import Failing
 from tests.faults.kills import Server, kill_and_go_on, server
 
@@ -279,6 +281,62 @@ def damaged_files(study: Study) -> Iterator[Row]:
     yield row("the manifest half written", len(whole), told, whole)
 
 
+def foreign_files(study: Study) -> Iterator[Row]:
+    """Files that are whole but not the run's own, and edits by hand."""
+    names = list(study.call["students"])
+    a_and_b = dict(zip("ab", study.call["students"].values(), strict=True))
+    swapped = dict(zip("ab", reversed(study.call["students"].values()), strict=True))
+    rollouts = study.call["rollouts"]
+    table = rollouts.table.with_columns(correct=pl.lit(True))
+    clean = score(
+        **study.call | {"students": a_and_b}, out=study.folder / "clean-ab", progress=Silent()
+    )
+    other = score(
+        **study.call | {"students": swapped, "rollouts": type(rollouts)(table, rollouts.report)},
+        out=study.folder / "other-ab",
+        progress=Silent(),
+    )
+    own = study._replace(call=study.call | {"students": a_and_b}, clean=clean)
+    assert len(names) == len(a_and_b)
+    for what, edit in EDITS.items():
+        folder = study.folder / "foreign"
+        shutil.copytree(clean.path, folder)
+        edit(folder, other.path)
+        told = one_line(lambda folder=folder: read_all(folder), TableError)
+        own.score(folder)
+        yield row(f"{what}; `score` then makes it again", 1, int(told), [own.is_whole(folder)])
+        shutil.rmtree(folder)
+
+
+def read_all(folder: Path) -> None:
+    """Read every table of a run."""
+    run = open_run(folder)
+    run.tokens().collect()
+    _ = run.rollouts, run.vocab, *(run.gradients(name) for name in run.checkpoints)
+
+
+def manifest_bits(study: Study) -> Iterator[Row]:
+    """Flip each bit of a manifest once."""
+    folder = study.folder / "bits"
+    shutil.copytree(study.clean.path, folder)
+    path = folder / "manifest.json"
+    raw, told, whole = path.read_bytes(), 0, []
+    step = max(1, round(1 / study.times))
+    for bit in range(0, 8 * len(raw), step):
+        changed = bytearray(raw)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            whole.append(open_run(folder).manifest == study.clean.manifest)
+        except ManifestError as error:
+            told += "\n" not in str(error)
+            whole.append(True)
+    path.write_bytes(raw)
+    each = "each bit" if step == 1 else f"every {step}th bit"
+    yield row(f"{each} of the manifest flipped once; not noticed: equal content", len(whole), told,
+              whole)  # fmt: skip
+
+
 def not_numbers(study: Study) -> Iterator[Row]:
     plain = part_module.response_states
     whole = []
@@ -351,6 +409,8 @@ def main() -> None:
             failing_writes(study),
             no_memory(study),
             damaged_files(study),
+            foreign_files(study),
+            manifest_bits(study),
             not_numbers(study),
         ):
             for one in found:
