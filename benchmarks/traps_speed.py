@@ -49,7 +49,7 @@ def part(checkpoint: str, first: int, length: int) -> pl.DataFrame:
             "teacher_entropy": rng.exponential(size=n).astype(np.float32),
             "teacher_top_logp": -rng.exponential(size=n).astype(np.float32),
             "overlap": pl.Series(overlap.astype(np.float32), dtype=pl.Array(pl.Float32, 6)),
-            "repeat": rng.poisson(1.0, n).astype(np.uint16),
+            "repeat": np.random.default_rng(first).poisson(1.0, n).astype(np.uint16),
         }
     )
 

@@ -1,10 +1,15 @@
 """Test whether marked members of strata have a property more or less often than the others."""
 
+from functools import lru_cache
+from math import comb
+
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import hypergeom
 
 from opd_diag.stats.intervals import Floats
+
+SMALL = 100  # members of a stratum up to which ways are counted; a library takes logarithms
 
 
 def stratified_p(
@@ -34,11 +39,20 @@ def stratified_p(
         low, high = max(0, m + k - n), min(m, k)
         if low == high:
             continue
-        law = np.convolve(law, hypergeom.pmf(np.arange(low, high + 1), n, k, m))
+        law = np.convolve(law, _hypergeometric(n, m, k))
         least, total = least + low, total + seen
     place = total - least
     tails = law[: place + 1].sum(), law[place:].sum()
     return float(min(1.0, 2 * min(tails)))
+
+
+@lru_cache(maxsize=10_000)
+def _hypergeometric(n: int, m: int, k: int) -> Floats:
+    """Give the law of how many of m marked have it, if k of n do, from the least to the most."""
+    counts = range(max(0, m + k - n), min(m, k) + 1)
+    if n > SMALL:
+        return np.asarray(hypergeom.pmf(counts, n, k, m))
+    return np.array([comb(k, x) * comb(n - k, m - x) / comb(n, m) for x in counts])
 
 
 def weighted_shares(

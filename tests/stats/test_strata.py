@@ -41,6 +41,14 @@ def test_one_stratum_is_the_test_of_fisher() -> None:
     assert stratified_p([25], [11], [12], [9]) == pytest.approx(2 * min(tails))
 
 
+def test_large_strata_follow_the_normal_law() -> None:
+    size, marked, having, both = 2000, 800, 500, 230
+    law = scipy.stats.hypergeom(size, having, marked)
+    z = (both - law.mean() - 0.5) / law.std()
+    p = stratified_p([size, 3], [marked, 3], [having, 1], [both, 1])
+    assert p == pytest.approx(2 * scipy.stats.norm.sf(z), rel=0.05)
+
+
 def test_strata_of_one_kind_tell_nothing() -> None:
     assert stratified_p([4, 5], [4, 0], [2, 3], [2, 0]) == 1
     assert stratified_p([], [], [], []) == 1
