@@ -22,6 +22,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 Statistic: TypeAlias = Literal["bic", "cusum"]
 
 EPS = 1e-12
+MOST_MEMORY = 0.98
 
 _CELLS = 1_000_000  # series x longest series in one block: 8 MB an array
 
@@ -144,23 +145,46 @@ def reverse_around_lines(values: npt.ArrayLike, lengths: npt.ArrayLike) -> Float
     """Turn round in time what a straight line leaves of each series, and keep the line.
 
     Noise that looks the same backwards, around a straight line, stays as likely as it was. A sudden
-    fall becomes a sudden rise.
+    fall becomes a sudden rise. The line is that of generalised least squares for AR(1) noise: the
+    slope of ordinary least squares follows the noise's own shape where it has a long memory, and
+    the two would turn round together.
 
     Args:
         values: All series, one after the other. Shape (sum of lengths,).
         lengths: Number of values of each series. Shape (series,).
+
+    Source: Prais and Winsten 1954 (the line); Marriott and Pope 1954 (bias of the memory).
     """
     y, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     some = sizes > 0
     starts, n = starts_of(sizes)[some], sizes[some]
     if not starts.size:
         return y
-    time = index_in_sequence(n) - np.repeat((n - 1) / 2, n)
-    mean = np.add.reduceat(y, starts) / n
-    slope = np.add.reduceat(y * time, starts) / np.maximum(np.add.reduceat(time**2, starts), EPS)
-    line = np.repeat(mean, n) + np.repeat(slope, n) * time
+    time = np.asarray(index_in_sequence(n) - np.repeat((n - 1) / 2, n), np.float64)
+    first = np.zeros(y.size, np.bool_)
+    first[starts] = True
+
+    def total(terms: Floats) -> Floats:
+        return np.asarray(np.add.reduceat(terms, starts))
+
+    plain = total(y * time) / np.maximum(total(time**2), EPS)
+    rest = y - np.repeat(total(y) / n, n) - np.repeat(plain, n) * time
+    products = np.where(first, 0, rest * np.roll(rest, 1))
+    memory = total(products) / np.maximum(total(rest**2), EPS)
+    memory = np.clip(memory + (2 + 4 * memory) / n, 0, MOST_MEMORY)
+
+    phi = np.repeat(memory, n)
+    start = np.sqrt(1 - phi**2)
+
+    def innovations(series: Floats) -> Floats:
+        return np.where(first, start * series, series - phi * np.roll(series, 1))
+
+    one, t, v = innovations(np.ones(y.size)), innovations(time), innovations(y)
+    cross = total(one * t) / total(one * one)
+    free = total(t * t) - cross * total(one * t)
+    slope = (total(t * v) - cross * total(one * v)) / np.maximum(free, EPS)
     backwards = np.repeat(2 * starts + n - 1, n) - np.arange(y.size)
-    return np.asarray(line + (y - line)[backwards])
+    return np.asarray(y[backwards] + 2 * np.repeat(slope, n) * time)
 
 
 def _check(values: Floats, sizes: Integers, weights: Floats | None, min_size: int) -> None:

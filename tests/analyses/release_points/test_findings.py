@@ -123,19 +123,26 @@ def test_dealt_cuts_come_from_other_prompts_of_like_length():
     assert there[released].sum(axis=1).min() >= 13
 
 
-def test_time_is_turned_round_about_the_line():
+def test_time_is_turned_round_about_the_line_of_generalised_least_squares():
     rng = np.random.default_rng(3)
-    lengths = np.array([0, 12, 1, 30])
-    y = rng.normal(size=43) + np.arange(43)
+    lengths = np.array([0, 40, 1, 90])
+    y = np.concatenate([ar1(rng, 0.7, (1, n))[0] + 0.1 * np.arange(n) for n in lengths if n])
     turned = np.split(reverse_around_lines(y, lengths), np.cumsum(lengths)[:-1])
     for own, back in zip(np.split(y, np.cumsum(lengths)[:-1]), turned, strict=True):
-        if len(own) < 2:
+        n = len(own)
+        if n < 2:
             np.testing.assert_allclose(back, own)
             continue
-        line = np.polyval(np.polyfit(np.arange(len(own)), own, 1), np.arange(len(own)))
-        np.testing.assert_allclose(back, line + (own - line)[::-1])
-    again = reverse_around_lines(reverse_around_lines(y, lengths), lengths)
-    np.testing.assert_allclose(again, y)
+        time = np.arange(n)
+        rest = own - np.polyval(np.polyfit(time, own, 1), time)
+        phi = (rest[1:] * rest[:-1]).sum() / (rest**2).sum()
+        phi = min(phi + (2 + 4 * phi) / n, 0.98)
+        inverse = np.linalg.inv(phi ** np.abs(time[:, None] - time))
+        design = np.column_stack([np.ones(n), time])
+        line = design @ np.linalg.solve(design.T @ inverse @ design, design.T @ inverse @ own)
+        np.testing.assert_allclose(back, line + (own - line)[::-1], atol=1e-8)
+    again = reverse_around_lines(np.concatenate(turned), lengths)
+    np.testing.assert_allclose(again, y, atol=1e-8)
 
 
 def test_the_cumulative_sum_is_that_of_a_loop():
