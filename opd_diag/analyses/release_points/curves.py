@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.release_points.groups import SmallGroups, no_interval
 from opd_diag.analyses.release_points.positions import (
     EARLY,
     RELATIVE_BINS,
@@ -15,7 +16,7 @@ from opd_diag.analyses.release_points.positions import (
     Floats,
     Positions,
 )
-from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval, effective_clusters, percentile
 from opd_diag.stats.intervals import FEWEST_CLUSTERS
 
@@ -31,17 +32,40 @@ def curves_table(checkpoint: str, positions: Positions) -> pl.DataFrame:
         positions: Sums over bins of position.
     """
     prompts, width = positions.prompts, float(positions.width)
-    parts = [
-        *_curves(positions.relative, prompts, ("all", "all", "relative"), 1 / RELATIVE_BINS),
-        *_curves(positions.absolute, prompts, ("all", "all", "absolute"), width),
-    ]
+    parts: list[dict[str, Any]] = []
     for group, bins, of_group in positions.groups():
         named = (group.split, group.name, "relative")
         parts += _curves(bins, of_group, named, 1 / RELATIVE_BINS)
+        if group.split == "all":
+            parts += _curves(positions.absolute, prompts, ("all", "all", "absolute"), width)
+    for small, bins in positions.small_groups():
+        parts += _small_curves(small, bins, positions.by_cell)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     k = pl.Series(columns.pop("k"), dtype=pl.UInt32).replace(0, None)
     table = pl.DataFrame(columns).with_columns(k=k).filter(pl.col("n") > 0)
     return result_table("release_curves", table, checkpoint=checkpoint)
+
+
+def _small_curves(small: SmallGroups, bins: Bins, cells: Bins) -> Iterator[dict[str, Any]]:
+    """Make the curves of groups without intervals, all groups at once."""
+    prompts = small.prompts(cells.m)
+    spread = bins.row_deviations()
+    values = np.concatenate(
+        [
+            ratio(bins.x, bins.m),
+            spread[..., None],
+            ratio(spread, bins.part(EARLY).row_deviations())[..., None],
+        ],
+        axis=-1,
+    )
+    width = values.shape[-1]
+    own = [*range(width - 2), bins.advantage, bins.advantage]
+    texts = [(q.name, q.unit, q.k or 0) for q in bins.listed]
+    texts += [(*SPREAD, 0), (*SPREAD_RATIO, 0)]
+    for place, name in enumerate(small.names):
+        interval = no_interval(values[place].T, prompts[place][:, own].T)
+        n = bins.m[place][:, own].T.ravel()
+        yield _rows(interval, n, texts, (small.split, name, "relative"), 1 / RELATIVE_BINS)
 
 
 def _curves(

@@ -8,7 +8,12 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
-from opd_diag.analyses.release_points.groups import SPLITS, Group, groups
+from opd_diag.analyses.release_points.groups import (
+    SPLITS,
+    Group,
+    SmallGroups,
+    groups,
+)
 from opd_diag.stats.ragged import run_starts
 from opd_diag.tables.columns.release_points import MIN_TOKENS
 
@@ -75,6 +80,13 @@ class Bins(NamedTuple):
         )
         return Bins(self.listed, x, m, squares)
 
+    def row_deviations(self) -> Floats:
+        """Find the standard deviation of the advantage in each row and bin, in nat."""
+        n, first = self.m[..., self.advantage], self.x[..., self.advantage]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance = self.squares / n - (first / n) ** 2
+        return np.asarray(np.sqrt(np.maximum(variance, 0)))
+
     def deviations(self, prompts: Prompts, *, draws: bool) -> Floats:
         """Find the standard deviation of the advantage in each bin, as it is and in each draw.
 
@@ -115,12 +127,22 @@ class Positions(NamedTuple):
     by_cell: Bins
 
     def groups(self) -> Iterator[tuple[Group, Bins, Prompts]]:
-        """Give each group of rollouts but `all`, its sums by prompt, and its prompts."""
-        whole = self.prompts.of_rows(self.cells["prompt"].to_numpy())
-        for group in groups(self.cells):
-            if group.split != "all":
+        """Give all rollouts and each group with enough prompts, its sums and its prompts."""
+        yield Group("all", "all", self.prompts.code), self.relative, self.prompts
+        code = self.cells["prompt"].to_numpy()
+        whole = self.prompts.of_rows(code)
+        for group in groups(self.cells, code):
+            if isinstance(group, Group) and group.split != "all":
                 part = whole.part(group.rows)
                 yield group, self.by_cell.by_prompt(group.rows, part), part
+
+    def small_groups(self) -> Iterator[tuple[SmallGroups, Bins]]:
+        """Give the groups with too few prompts, and their sums: one row a group."""
+        for group in groups(self.cells, self.cells["prompt"].to_numpy()):
+            if isinstance(group, SmallGroups):
+                own = self.by_cell
+                sums = (group.sums(values) for values in (own.x, own.m, own.squares))
+                yield group, Bins(own.listed, *sums)
 
 
 def quantities(k_grid: Sequence[int]) -> list[Quantity]:

@@ -7,19 +7,26 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.prompts import Prompts, join
 from opd_diag.analyses.release_points.budgets import WindowSums, own_minus_shuffled
-from opd_diag.analyses.release_points.groups import groups
+from opd_diag.analyses.release_points.groups import SmallGroups, groups, no_interval
 from opd_diag.analyses.release_points.options import Options
 from opd_diag.analyses.release_points.points import IS_FLAT, NO_SPLIT, TOO_FEW_SEGMENTS
 from opd_diag.analyses.release_points.positions import EARLY, LATE, Bins, Positions
-from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval, effective_clusters, percentile
 from opd_diag.stats.intervals import CONSTANT, FEWEST_CLUSTERS
 from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.release_points import GAINS, LINE_SEGMENTS, MIN_TOKENS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+
+SIGNED = ("advantage", "teacher_top_logp")
+SPREADS: list[tuple[str, str, int | None]] = [
+    ("advantage_std_early", "nat", None),
+    ("advantage_std_late", "nat", None),
+    ("advantage_std_late_over_early", "ratio", None),
+]
 
 PAPER_K = 4
 PAPER = {
@@ -182,7 +189,10 @@ def _averages(
 ) -> Iterator[pl.DataFrame]:
     k = next(s.k for s in statistics if s.name == "accepted")
     headline = [s for s in statistics if s.k in (None, k)]
-    for group in groups(points):
+    for group in groups(points, prompts.code):
+        if isinstance(group, SmallGroups):
+            yield _small_averages(headline, group)
+            continue
         listed = statistics if group.split == "all" else headline
         values = np.column_stack([s.values[group.rows] for s in listed])
         part = prompts if group.split == "all" else prompts.part(group.rows)
@@ -218,6 +228,26 @@ def _averages(
         )
 
 
+def _small_averages(listed: Sequence[Statistic], small: SmallGroups) -> pl.DataFrame:
+    """Average over groups without intervals, all groups at once."""
+    values = np.column_stack([s.values for s in listed])
+    there = np.isfinite(values)
+    n = small.sums(there.astype(np.int64))
+    estimate = ratio(small.sums(np.where(there, values, 0)), n)
+    for j in (j for j, s in enumerate(listed) if s.kind == "median"):
+        own = [values[rows, j] for rows in small.members()]
+        known = [column[np.isfinite(column)] for column in own]
+        estimate[:, j] = [np.median(column) if column.size else np.nan for column in known]
+    return _rows(
+        [(s.name, s.unit, s.k) for s in listed] * len(small.names),
+        no_interval(estimate, small.prompts(there.astype(np.int64))),
+        n=n.ravel(),
+        split=small.split,
+        group=np.repeat(small.names, len(listed)),
+        threshold=[s.threshold for s in listed] * len(small.names),
+    )
+
+
 def _put(interval: Interval, which: int | npt.NDArray[np.intp], values: Interval) -> None:
     """Put other estimates in the place of some."""
     for field, value in zip(interval, values, strict=True):
@@ -237,27 +267,45 @@ def _no_difference(prompts: Prompts, values: Floats) -> Interval:
 
 def _late_over_early(positions: Positions, points: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """Give late over early for what is never negative, and for the spread of the advantage."""
-    tokens = points["n_tokens"].to_numpy()
-    sizes = {(g.split, g.name): int((tokens[g.rows] >= MIN_TOKENS).sum()) for g in groups(points)}
-    parts = [("all", "all", positions.relative, positions.prompts)]
-    parts += [(group.split, group.name, bins, of) for group, bins, of in positions.groups()]
-    for split, name, bins, prompts in parts:
-        places = [
-            j for j, q in enumerate(bins.listed) if q.name not in ("advantage", "teacher_top_logp")
-        ]
+    long_enough = points["n_tokens"].to_numpy() >= MIN_TOKENS
+    sizes = {}
+    for group in groups(points, positions.prompts.code):
+        members = group.members() if isinstance(group, SmallGroups) else [group.rows]
+        names = group.names if isinstance(group, SmallGroups) else [group.name]
+        for name, rows in zip(names, members, strict=True):
+            sizes[group.split, str(name)] = int(long_enough[rows].sum())
+    for group, bins, prompts in positions.groups():
+        places, named = _never_negative(bins)
         early, late = bins.part(EARLY), bins.part(LATE)
         sums = [side[:, 0, places] for half in (late, early) for side in (half.x, half.m)]
-        listed = [bins.listed[j] for j in places]
-        named = [(f"{q.name}_late_over_early", "ratio", q.k) for q in listed]
-        n = sizes.get((split, name), 0)
-        yield _rows(named, prompts.quotient(*sums), n=n, split=split, group=name)
-        for ends, interval in _spreads(early, late, prompts).items():
-            unit = "ratio" if "over" in ends else "nat"
-            text = [(f"advantage_std_{ends}", unit, None)]
-            yield _rows(text, interval, n=n, split=split, group=name)
+        interval = join([prompts.quotient(*sums), *_spreads(early, late, prompts)])
+        n = sizes[group.split, group.name]
+        yield _rows([*named, *SPREADS], interval, n=n, split=group.split, group=group.name)
+    for small, bins in positions.small_groups():
+        places, named = _never_negative(bins)
+        early, late = bins.part(EARLY), bins.part(LATE)
+        ends = [ratio(side.x[:, 0, places], side.m[:, 0, places]) for side in (late, early)]
+        spread = [side.row_deviations() for side in (early, late)]
+        values = np.column_stack([ratio(*ends), *spread, ratio(spread[1], spread[0])])
+        m = positions.by_cell.part(LATE).m[:, 0]
+        prompts_of = small.prompts(m)[:, [*places, *[bins.advantage] * len(SPREADS)]]
+        listed = [*named, *SPREADS]
+        yield _rows(
+            listed * len(small.names),
+            no_interval(values, prompts_of),
+            n=np.repeat([sizes[small.split, str(name)] for name in small.names], len(listed)),
+            split=small.split,
+            group=np.repeat(small.names, len(listed)),
+        )
 
 
-def _spreads(early: Bins, late: Bins, prompts: Prompts) -> dict[str, Interval]:
+def _never_negative(bins: Bins) -> tuple[list[int], list[tuple[str, str, int | None]]]:
+    """Name the quantities of which late over early means something, and their places."""
+    kept = [(j, q) for j, q in enumerate(bins.listed) if q.name not in SIGNED]
+    return [j for j, _ in kept], [(f"{q.name}_late_over_early", "ratio", q.k) for _, q in kept]
+
+
+def _spreads(early: Bins, late: Bins, prompts: Prompts) -> list[Interval]:
     m = late.m[..., late.advantage]
     clusters, effective = (m > 0).sum(axis=0), effective_clusters(m)
     draws = bool((effective + 1e-9 >= FEWEST_CLUSTERS).any())
@@ -267,10 +315,9 @@ def _spreads(early: Bins, late: Bins, prompts: Prompts) -> dict[str, Interval]:
     }
     with np.errstate(divide="ignore", invalid="ignore"):
         values["late_over_early"] = values["late"] / values["early"]
-    return {
-        name: percentile(value[1:], value[0], clusters, effective=effective)
-        for name, value in values.items()
-    }
+    return [
+        percentile(value[1:], value[0], clusters, effective=effective) for value in values.values()
+    ]
 
 
 def _contrasts(budgets: WindowSums) -> pl.DataFrame:
@@ -288,7 +335,7 @@ def _rows(
     *,
     n: npt.NDArray[np.int64] | int,
     split: str,
-    group: str,
+    group: str | npt.NDArray[np.str_],
     threshold: Sequence[float | None] | None = None,
     p: Floats | None = None,
 ) -> pl.DataFrame:
@@ -298,7 +345,7 @@ def _rows(
     return pl.DataFrame(
         {
             "split": [split] * len(named),
-            "group": [group] * len(named),
+            "group": np.broadcast_to(group, len(named)).tolist(),
             "statistic": [name for name, _, _ in named],
             "k": pl.Series([k for _, _, k in named], dtype=pl.UInt32),
             "threshold": pl.Series(threshold or nothing, dtype=pl.Float64),
