@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from opd_diag.stats.bootstrap import Interval, ratio, ratio_difference, ratio_of_ratios
+from opd_diag.stats.bootstrap import Interval, rate, ratio, ratio_difference, ratio_of_ratios
 
 SEEDS = 1000
 CLUSTERS = (24, 96, 400)
@@ -50,6 +50,43 @@ def _cell(hits: int, given: int) -> str:
     return f"{100 * hits / given:.1f}{withheld}"
 
 
+def cell(found: Interval, truth: float) -> str:
+    given = np.isfinite(found.low)
+    hits = ((found.low <= truth) & (found.high >= truth))[given]
+    if not hits.size:
+        return "none given"
+    return f"{100 * hits.mean():.1f} ({100 * (1 - given.mean()):.1f} withheld)"
+
+
+def few() -> None:
+    print("\n## Few effective prompts, few prompts with events, rates near 0\n")
+    print(f"{2 * SEEDS:,} seeds a row. Seen before: sizes of fewer than 3 effective prompts missed")
+    print(
+        "22.6 %, of 3 to 5 12.8 %; on the log scale 4 prompts of events covered 82 %; a rate of 0"
+    )
+    print("had no interval.\n")
+    print("| what | coverage, % |\n|---|---|")
+    for tail in (0.6, 1.0):
+        rng = np.random.default_rng(int(10 * tail))
+        m = 1 + rng.pareto(tail, (40, 2 * SEEDS))
+        x = m * rng.gamma(2.0, 0.5, m.shape)
+        print(f"| ratio, 40 prompts, Pareto sizes of tail index {tail} | {cell(ratio(x, m), 1)} |")
+    for events in (5, 8, 15):
+        rng = np.random.default_rng(events)
+        x = rng.poisson(events / 96, (96, 2 * SEEDS)) * rng.gamma(2.0, 0.5, (96, 2 * SEEDS))
+        found = ratio(x, np.ones_like(x), log=True)
+        print(
+            f"| log scale, about {events} of 96 prompts with events | {cell(found, events / 96)} |"
+        )
+    for prompts in (8, 24, 96):
+        for p in (0.002, 0.03, 0.5):
+            rng = np.random.default_rng([prompts, int(1000 * p)])
+            m = np.full((prompts, 2 * SEEDS), 4.0)
+            x = rng.binomial(4, rng.beta(5 * p, 5 * (1 - p), m.shape)).astype(float)
+            cells = f"{cell(rate(x, m), p)}; without Wilson's {cell(ratio(x, m), p)}"
+            print(f"| rate of {p:.1%}, {prompts} prompts x 4 | {cells} |", flush=True)
+
+
 def main() -> None:
     print("# Coverage of the 95 % cluster intervals\n")
     print(f"Share of the intervals of {SEEDS:,} seeds that hold the truth, in %; its own standard")
@@ -63,6 +100,7 @@ def main() -> None:
         for size in SIZES:
             cells = " | ".join(_cell(*covered(size, clusters, statistic)) for clusters in CLUSTERS)
             print(f"| {statistic} | {size} | {cells} |", flush=True)
+    few()
 
 
 if __name__ == "__main__":

@@ -4,15 +4,28 @@ No drop is there in any of the series but those named `step`: what is accepted i
 Run: python benchmarks/validate_release.py
 """
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+import polars as pl
+
+from opd_diag.analyses.answers import Finding
+from opd_diag.analyses.release_points import release_points
+from opd_diag.analyses.release_points.findings import findings
 from opd_diag.analyses.release_points.options import PRESETS
 from opd_diag.analyses.release_points.points import judge
 from opd_diag.analyses.release_points.segments import Segments
-from opd_diag.datasets.releases import ar1
-from opd_diag.stats.changepoints import scan_shifts
+from opd_diag.datasets import Dataset
+from opd_diag.datasets.nulls import NULLS, ugly_run
+from opd_diag.datasets.releases import ar1, jumps, release_run
+from opd_diag.stats.changepoints import reverse_around_lines, scan_shifts
+from opd_diag.stats.sign_flips import sign_flip_p
 
 SERIES = 20_000
+SEEDS = 60
+MANY = 1_000
+DROPS = (0.5, 1.0, 2.0)
+K_GRID = (2, 4)
 LENGTHS = (8, 20, 50, 150, 300)
 # In %: i.i.d. at n = 8, 20, 50, 150; AR(0.3) a range over n; AR(0.6) at n = 8, 20, 50, 150.
 EXPECTED = {
@@ -26,15 +39,6 @@ def series(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     if kind == "jump and slow decay":
         return jumps(rng, (SERIES // 10, n))
     return ar1(rng, float(kind), (SERIES, n))
-
-
-def jumps(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Noise that is not time-reversible: it jumps up at random and decays slowly."""
-    y = np.zeros((shape[0], shape[1] + 200))
-    size = rng.exponential(3.0, y.shape) * (rng.random(y.shape) < 0.05)
-    for t in range(1, y.shape[1]):
-        y[:, t] = 0.9 * y[:, t - 1] + size[:, t]
-    return y[:, 200:] + rng.normal(size=shape)
 
 
 def percent(flags: np.ndarray) -> str:
@@ -85,12 +89,147 @@ def steps_and_lines() -> None:
             print(f"| {shape} | {n} | {percent(accepted)} | {beats} |", flush=True)
 
 
+def cumulative_sum() -> None:
+    print("\n## The cumulative sum beside the gain, at an equal false rate\n")
+    print("Seen before, drops of 0.5 standard deviations: 8.4 against 4.7 %.\n")
+    print("| n | false, % | at | " + " | ".join(f"drop {d}, % (gain)" for d in DROPS) + " |")
+    print("|---|---|---|" + "---|" * len(DROPS))
+    for n in LENGTHS[1:4]:
+        y = np.random.default_rng([n, 5]).normal(size=(SERIES // 2, n))
+        lengths = np.full(len(y), n)
+        false = (scan_shifts(y.ravel(), lengths).gain > 6).mean()
+        own = scan_shifts(y.ravel(), lengths, statistic="cusum").cusum
+        level = np.quantile(np.nan_to_num(own, nan=-1), 1 - false)
+        for place in (0.13, 0.3, 0.5):
+            cells = []
+            for drop in DROPS:
+                fallen = (y - drop * (np.arange(n) >= max(3, round(place * n)))).ravel()
+                gain = scan_shifts(fallen, lengths).gain > 6
+                cusum = scan_shifts(fallen, lengths, statistic="cusum").cusum > level
+                cells.append(f"{percent(cusum)} ({percent(gain)})")
+            print(f"| {n} | {100 * false:.2f} | {place:.0%} | {' | '.join(cells)} |", flush=True)
+
+
+def asked(data: Dataset, tokens: pl.DataFrame | None = None) -> list[Finding]:
+    """Ask the three questions of a run."""
+    own = data.tokens if tokens is None else tokens
+    plain = data.rollouts.drop("correct", "finish_reason")  # no groups: the questions are of all
+    return findings(release_points(own, plain, k_grid=K_GRID).release_summary)
+
+
+def with_kl(data: Dataset, seed: int, *, drop: float = 0.0, trend: float = 0.0) -> pl.DataFrame:
+    """Draw log-normal KL with memory and zeros, lower from the planted release token on."""
+    count = data.rollouts.height
+    size = data.tokens.height // count
+    rng = np.random.default_rng([seed, 7])
+    x = 2 * ar1(rng, 0.5, (count, size)) + 0.5 * rng.standard_normal((count, 1))
+    x += trend * np.linspace(0, 1, size)
+    x -= drop * (np.arange(size) >= data.truth["release_token"][:, None])
+    kl = np.exp(x).ravel() * (rng.random(x.size) > 0.5)
+    norm = np.sqrt(np.minimum(kl, 2)) * np.exp(0.3 * rng.standard_normal(kl.size))
+    columns = {"reverse_kl": kl, "grad_logits": norm}
+    return data.tokens.with_columns(
+        pl.Series(name, values.astype(np.float32)) for name, values in columns.items()
+    )
+
+
+def run_of(shape: str, **options: object) -> Callable[[int], list[Finding]]:
+    sizes = {"prompts": 24, "samples": 2, "segments": 120, "segment_tokens": 1, "k_grid": K_GRID}
+    return lambda seed: asked(release_run(**sizes | options, shape=shape, seed=seed))  # type: ignore[arg-type]
+
+
+def cut_run(**options: float) -> Callable[[int], list[Finding]]:
+    def ask(seed: int) -> list[Finding]:
+        data = release_run(
+            prompts=48, samples=2, segments=40, segment_tokens=4, k_grid=K_GRID, seed=seed
+        )
+        return asked(data, with_kl(data, seed, **options))
+
+    return ask
+
+
+def ugly(kind: str) -> Callable[[int], list[Finding]]:
+    options = {"checkpoints": ("step0",), "k_grid": K_GRID}
+    return lambda seed: asked(ugly_run(**NULLS[kind] | options, seed=seed))
+
+
+def tails() -> None:
+    print("\n## The tests of a fall and of its abruptness, in noise and far out\n")
+    print(f"{MANY:,} runs of 24 prompts x 2 rollouts of 110 segments a row; in %: p at most 0.05,")
+    print("0.005 and 0.001 with the sign of a yes. Abruptly: around an even decline of 2 sd.\n")
+    print("| noise | it falls | abruptly |\n|---|---|---|")
+    n, prompts, samples = 110, 24, 2
+    fifth = n // 5
+    lengths = np.full(prompts * samples, n)
+    for kind in ("0.0", "0.6", "0.9", "jumps up, decays slowly", "drops, recovers slowly"):
+        falls, abrupt = np.zeros((prompts, MANY)), np.zeros((prompts, MANY))
+        for run in range(MANY):
+            rng = np.random.default_rng([run, 3])
+            shape = (prompts * samples, n)
+            y = ar1(rng, float(kind), shape) if kind[0] == "0" else jumps(rng, shape)
+            y = -y if kind[0] == "d" else y
+            ends = y[:, :fifth].mean(axis=1) - y[:, -fifth:].mean(axis=1)
+            falls[:, run] = ends.reshape(prompts, samples).sum(axis=1)
+            line = (y - np.linspace(0, 2, n)).ravel()
+            own = scan_shifts(line, lengths).gain_over_line
+            turned = scan_shifts(reverse_around_lines(line, lengths), lengths).gain_over_line
+            abrupt[:, run] = (own - turned).reshape(prompts, samples).sum(axis=1)
+        cells = []
+        for sums in (falls, abrupt):
+            p, up = sign_flip_p(sums), sums.sum(axis=0) > 0
+            rates = (100 * ((p <= level) & up).mean() for level in (0.05, 0.005, 0.001))
+            cells.append(" / ".join(f"{rate:.2f}" for rate in rates))
+        name = f"AR({kind})" if kind[0] == "0" else kind
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+# What is planted, who asks, and which of the three questions have a true yes.
+RUNS = (
+    *((f"null `{kind}`", ugly(kind), 0) for kind in ("heavy", "memory", "lengths", "all")),
+    ("even decline of 4 sd, AR(0.6)", run_of("line", phi=0.6), 1),
+    ("even decline of 4 sd, jumps up", run_of("line", noise="jumps"), 1),
+    ("even decline of 4 sd, drops and recovers", run_of("line", noise="dips"), 1),
+    ("drop of 1 sd, i.i.d.", run_of("step", drop=0.25), 2),
+    ("drop of 1 sd, AR(0.6)", run_of("step", drop=0.25, phi=0.6), 2),
+    ("drop of 2 sd, AR(0.6)", run_of("step", drop=0.5, phi=0.6), 2),
+    ("drop of 4 sd, KL with trend, no part in it", cut_run(trend=-1.5), 1),
+    ("drop of 4 sd, KL lower by half after it", cut_run(drop=0.7), 1),
+    ("drop of 4 sd, KL lower by two thirds after it", cut_run(drop=1.1), 1),
+)
+
+
+def questions() -> None:
+    print("\n## The three questions\n")
+    print(f"{SEEDS} runs a row, a third of them where an effect is planted. In %: p at most 0.05,")
+    print("and at most 0.001, with a difference that says yes. In brackets: a yes would be true.\n")
+    print("| run | the margin falls | abruptly | the cut drops signal-poor tokens |")
+    print("|---|---|---|---|")
+    for name, ask, true in RUNS:
+        seeds = SEEDS // 3 if true else SEEDS
+        rows = [ask(seed) for seed in range(seeds)]
+        cells = []
+        for place in range(3):
+            answers = [row[place] for row in rows]
+            p = np.array([np.nan if one.p is None else one.p for one in answers])
+            up = np.array([(one.difference or 0) > 0 for one in answers])
+            if np.isnan(p).all():
+                cells.append("not asked")
+            else:
+                cells.append(f"{percent((p <= 0.05) & up)}, {100 * ((p <= 0.001) & up).mean():.1f}")
+            if (place < true) or (place == 2 and "lower by" in name):
+                cells[-1] = f"({cells[-1]})"
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     print("# The release rule where nothing is there\n")
     print(f"{SERIES:,} series a row, ± one standard error.\n")
     false_accepts()
     presets()
     steps_and_lines()
+    cumulative_sum()
+    tails()
+    questions()
 
 
 if __name__ == "__main__":
