@@ -3,7 +3,17 @@
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, SINGLE, THRESHOLD, WIDE, colour, nothing, panel, style
+from opd_diag.plots.style import (
+    CONTROL,
+    SINGLE,
+    THRESHOLD,
+    WIDE,
+    colour,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
 
 TEXT_SEGMENTS = 40  # more lines of text than this cannot be read in a figure
 TEXT_CHARACTERS = 70
@@ -43,7 +53,7 @@ def release_example(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.invert_yaxis()
         ax.set_xlabel("segment score: log(1 + mean margin in nat)")
         ax.set_title(f"Rollout {rows['rollout'][0]} under {name}")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 

@@ -23,6 +23,8 @@ from opd_diag.tables.columns.release_points import GAINS, LINE_SEGMENTS
 
 DASHES = ("-", (0, (5, 1)), (0, (2, 1)), "-.")
 
+CARRIED = {"reverse_kl": "reverse KL", "grad_logits": "gradient norm", "margin": "margin"}
+
 CONTROLS = {
     "accepted": "downward",
     "accepted_up": "upward",
@@ -108,9 +110,7 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_xlim(left=-0.02)
         short = table.filter(pl.col("split") == "all", pl.col("statistic") == "too_few_segments")
         left_out = max(share for share in [*short["value"], 0.0] if share is not None)
-        ax.set_xlabel(
-            f"share of the rollouts (up to {left_out:.1%} have too few segments and are left out)"
-        )
+        ax.set_xlabel(f"share of the rollouts\n(left out, too few segments: up to {left_out:.1%})")
         ax.set_title(f"Shifts above the threshold {threshold:g}, and controls")
         legend_below(ax)
         return ax
@@ -178,14 +178,14 @@ def release_budgets(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             own = shown.filter(pl.col("quantity") == quantity)
             drawn = (own["lift"], own["lift_low"], own["lift_high"])
             at = (own["place"] + _offset(i)).to_list()
-            bars(ax, at, *drawn, colour=colour(i), label=quantity, horizontal=True)
+            bars(ax, at, *drawn, colour=colour(i), label=CARRIED[quantity], horizontal=True)
         ax.axvline(1, color=CONTROL, linewidth=1)
         shares = dict(shown.select("window", "token_share").iter_rows())
         ax.set_yticks(range(len(windows)), [f"{w} ({shares[w]:.0%} of tokens)" for w in windows])
         ax.invert_yaxis()
         ax.set_xlabel("per token kept / per token")
         ax.set_title(f"What the kept tokens carry: {name}")
-        ax.legend()
+        legend_below(ax)
         return ax
 
 
@@ -206,8 +206,10 @@ def _missing(rows: pl.DataFrame) -> Iterator[tuple[int, str]]:
     """Give place and reason of each statistic that no checkpoint has a value of."""
     for own in rows.partition_by("place", maintain_order=True):
         if own["value"].is_null().all():
+            rollouts = max(own["n"].to_list())
             reason = next(iter(own["reason"].drop_nulls()), "no value")
-            yield own["place"][0], f"{reason}\n({counted(max(own['n'].to_list()), 'rollout')})"
+            text = f"{reason}\n({counted(rollouts, 'rollout')})" if rollouts else "no such rollout"
+            yield own["place"][0], text
 
 
 def _checkpoints(table: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
