@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from opd_diag.tables.info import info
     from opd_diag.tables.run import Run, open_run
     from opd_diag.text.token_strip import token_strip
+    from opd_diag.updates import update_alignment
 
 __version__ = _version("opd-diag")
 
@@ -63,6 +64,7 @@ _HOMES = {
     "teachability_features": "opd_diag.analyses.teachability",
     "token_strip": "opd_diag.text.token_strip",
     "token_weights": "opd_diag.exports",
+    "update_alignment": "opd_diag.updates",
 }
 _SUBPACKAGES = ("datasets", "plots", "stats")
 
@@ -96,6 +98,7 @@ __all__ = [
     "teachability_features",
     "token_strip",
     "token_weights",
+    "update_alignment",
 ]
 
 

@@ -14,6 +14,7 @@ from opd_diag.cli import (
     score,
     score_summary,
     teachability,
+    update_alignment,
 )
 from opd_diag.cli.root_command import app
 
@@ -39,4 +40,5 @@ __all__ = [
     "score",
     "score_summary",
     "teachability",
+    "update_alignment",
 ]

@@ -62,6 +62,7 @@ from opd_diag.plots.trap_controls import (
     trap_sensitivity,
     trap_summary,
 )
+from opd_diag.plots.update_alignment import update_alignment, update_tokens
 
 __all__ = [
     "agreement_traps",
@@ -116,4 +117,6 @@ __all__ = [
     "trap_sensitivity",
     "trap_summary",
     "trap_trace",
+    "update_alignment",
+    "update_tokens",
 ]

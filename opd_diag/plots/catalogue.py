@@ -96,6 +96,10 @@ CAPTIONS: Mapping[str, str] = {
     "trap_trace": "One rollout: the rule fires where the window mean stays below the threshold.",
     "overview": "One figure of each analysis: the finding beside what chance gives.",
     "rollout": "One rollout, token by token: the colour is the column named above the scale.",
+    "update_alignment": "Each group's share of the decrease of KL that the update brings to first "
+    "order: right of its tick, more than the same number of tokens elsewhere in the rollout.",
+    "update_tokens": "One point is a token: on the line the update acted linearly; far from it the "
+    "first order says little.",
 }
 
 # Few enough to look at: of each analysis what it finds, beside its null.

@@ -30,7 +30,8 @@ def analyzed(tmp_path_factory):
 def test_analyze_all_writes_every_table_and_names_them(analyzed):
     folder, result = analyzed
     assert result.exit_code == 0, result.output
-    tables = {name for tables in ANALYSES.values() for name in tables}
+    of_all = {name: made for name, made in ANALYSES.items() if name != "update_alignment"}
+    tables = {name for made in of_all.values() for name in made}
     assert {path.stem for path in (folder / "results").iterdir()} == tables
     written = [line for line in result.stdout.splitlines() if line.startswith("wrote ")]
     assert written == [f"wrote {len(tables)} tables to {folder}/results"]

@@ -12,6 +12,7 @@ from opd_diag.tables.columns import (
     rock_tokens,
     score_summary,
     teachability,
+    update_alignment,
 )
 from opd_diag.tables.schema import Column
 
@@ -22,6 +23,7 @@ ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "rock_tokens": rock_tokens.TABLES,
     "score_summary": score_summary.TABLES,
     "teachability": teachability.TABLES,
+    "update_alignment": update_alignment.TABLES,
 }
 
 RESULTS: Mapping[str, tuple[Column, ...]] = {

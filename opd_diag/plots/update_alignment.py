@@ -1,0 +1,89 @@
+"""Draw which tokens an update served: shares beside controls, and first order against fact."""
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from opd_diag.plots.style import (
+    CONTROL,
+    bars,
+    colour,
+    legend_below,
+    nothing,
+    panel,
+    readable,
+    style,
+)
+
+MOST_POINTS = 5_000
+
+
+def update_alignment(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw each group's share of the first-order decrease beside the shifted groups and the tokens.
+
+    Args:
+        table: `update_alignment`; the last update is drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    rows = _last(table).filter(
+        pl.col("kl") == "reverse_kl", pl.col("split") != "all", pl.col("share").is_not_null()
+    )
+    with style():
+        ax = panel(ax, size=(8.0, 1.4 + 0.36 * max(rows.height, 3)))
+        if rows.is_empty():
+            return nothing(ax, "KL does not decrease to first order")
+        place = list(map(float, range(rows.height)))
+        ends = (rows[name] for name in ("share", "share_low", "share_high"))
+        label = "share of the first-order decrease"
+        bars(ax, place, *ends, colour=colour(0), label=label, horizontal=True)
+        ax.plot(
+            rows["shifted_share"], place, "|", color=colour(1), markersize=14, markeredgewidth=2,
+            label="the same groups moved inside the rollouts", linestyle="",
+        )  # fmt: skip
+        ax.plot(
+            rows["token_share"], place, "o", color=CONTROL, label="share of the tokens",
+            linestyle="", fillstyle="none",
+        )  # fmt: skip
+        ax.set_yticks(place, [readable(group) for group in rows["group"]])
+        ax.set(
+            ylim=(rows.height - 0.5, -0.5),
+            xlabel="share",
+            title=f"What the update to {readable(rows['checkpoint'][0])} served, to first order",
+        )
+        legend_below(ax)
+    return ax
+
+
+def update_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the realised change of every token's KL against its first-order change.
+
+    Args:
+        table: `update_tokens`; the last update is drawn, and of more than 5,000 tokens every n-th.
+        ax: Where to draw; None: a new figure.
+    """
+    known = _last(table).drop_nulls(["first_order_reverse_kl", "realised_reverse_kl"])
+    rows = known.gather_every(max(1, -(-known.height // MOST_POINTS)))
+    with style():
+        ax = panel(ax)
+        if rows.is_empty():
+            return nothing(ax, "no token with both changes")
+        first = rows["first_order_reverse_kl"].to_numpy()
+        realised = rows["realised_reverse_kl"].to_numpy()
+        ends = [min(first.min(), realised.min()), max(first.max(), realised.max())]
+        ax.plot(ends, ends, color=CONTROL, label="equal: the update acts linearly")
+        ax.plot(first, realised, ".", color=colour(0), markersize=3, alpha=0.5, linestyle="")
+        ax.set_xscale("symlog", linthresh=0.01)
+        ax.set_yscale("symlog", linthresh=0.01)
+        ax.set(
+            xlabel="first-order change of KL(student ‖ teacher) (nat)",
+            ylabel="realised change (nat)",
+            title=f"Tokens under the update to {readable(rows['checkpoint'][0])}",
+        )
+        legend_below(ax)
+    return ax
+
+
+def _last(table: pl.DataFrame) -> pl.DataFrame:
+    """Keep the rows of the last update of the table."""
+    if table.is_empty():
+        return table
+    return table.filter(pl.col("checkpoint") == table["checkpoint"][-1])

@@ -1,0 +1,162 @@
+"""Ask which tokens an update of the student served, by derivatives of every token's KL along it."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from opd_diag.errors import ModelMismatchError, OptionError
+from opd_diag.scoring.models.fingerprints import fingerprint
+from opd_diag.scoring.models.forward import LanguageModel
+from opd_diag.scoring.models.loading import Loading, load_model
+from opd_diag.scoring.progress import Progress, StderrProgress
+from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.columns.update_alignment import TABLES
+from opd_diag.tables.manifest import digest
+from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.schema import empty_table
+from opd_diag.updates.report import summary_lines
+from opd_diag.updates.subspace import choose_matrices, subspace_table
+from opd_diag.updates.summary import label_tokens, summarise
+from opd_diag.updates.tokens import (
+    Pair,
+    TokenDerivatives,
+    affordable,
+    sample_rollouts,
+    seconds_per_rollout,
+    write_tokens,
+)
+
+__all__ = ["UpdateAlignment", "summary_lines", "update_alignment"]
+
+
+class UpdateAlignment(NamedTuple):
+    """The tables of `update_alignment`.
+
+    Attributes:
+        update_alignment: First-order and realised change by group of tokens, beside its controls.
+        update_tokens: The same for every token of the sample.
+        update_subspace: Share of the groups' gradients in the leading directions of the update.
+    """
+
+    update_alignment: pl.DataFrame
+    update_tokens: pl.DataFrame
+    update_subspace: pl.DataFrame
+
+
+@public_analysis
+def update_alignment(
+    run: Run | str | Path,
+    *,
+    teacher: str | None = None,
+    students: Mapping[str, str] | None = None,
+    rollouts: int | None = None,
+    without_random: bool = False,
+    subspace: int = 0,
+    matrices: str = "*",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> UpdateAlignment:
+    """Find which tokens an update of the parameters served, to first order.
+
+    For consecutive checkpoints a and b, the derivative of a token's KL at a along b - a is how much
+    of the first-order change of that token's loss the update brought; it adds over tokens. Beside
+    it stand the change that was realised, the same derivative along random directions as long as
+    the update in every matrix, and shares with the groups moved inside the rollouts. A later pair
+    of checkpoints is the control for tokens that an earlier update was trained on.
+
+    Args:
+        run: A run with two or more checkpoints, or its folder.
+        teacher: Folder or hub id of the teacher; None: as scored.
+        students: Folders or hub ids by checkpoint; None: as scored. Weights other than those that
+            were scored are refused.
+        rollouts: Rollouts to differentiate, spread over prompts; None: as many as take about ten
+            minutes.
+        without_random: Leave out the 20 random directions, which take 20 times the work.
+        subspace: Leading directions of the update on which gradients are projected; 0: none.
+        matrices: Pattern of the names of matrices for `subspace`, such as `*.o_proj.weight`.
+        trust_remote_code: Whether code that comes with a model may run.
+        seed: Seed of the sample, the shifts and the intervals.
+        progress: Where progress goes; by default stderr.
+
+    Returns:
+        Three tables; the last is empty without `subspace`.
+
+    Raises:
+        OptionError: If the run has one checkpoint, or a number is out of range.
+        ModelError: If a model cannot be loaded, or derivatives fail the check by central
+            differences on the first rollout.
+        ModelMismatchError: If weights are not those that were scored.
+
+    Source: arXiv 2606.09471 (projection of phase gradients); the first-order form and all controls
+        are opd-diag's.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    names = opened.checkpoints
+    if len(names) < 2:
+        raise OptionError("run: one checkpoint; expected two or more, an update lies between them")
+    if rollouts is not None and rollouts < 1:
+        raise OptionError(f"rollouts: {rollouts}; expected 1 or more")
+    if subspace < 0:
+        raise OptionError(f"subspace: {subspace}; expected 0 or more")
+    known = opened.manifest.checkpoints
+    paths = {name: (students or {}).get(name, known[name].path) for name in names}
+    how = Loading(attn="eager", trust_remote_code=trust_remote_code)
+    for name, path in paths.items():
+        files = fingerprint(path, trust_remote_code=trust_remote_code)
+        if digest(files) != known[name].fingerprint:
+            raise ModelMismatchError(
+                f"checkpoint {name}: {path} holds other weights than those that were scored; "
+                "expected the same"
+            )
+    big = load_model(teacher or opened.manifest.teacher.path, how)
+    sample = sample_rollouts(opened.rollouts, seed=seed)
+    temperature = float(opened.manifest.fingerprint.get("temperature", 1.0))
+    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    with progress or StderrProgress() as tell:
+        models: dict[str, LanguageModel] = {}
+        for pair_names in pairwise(names):
+            for name in list(models):
+                if name not in pair_names:
+                    del models[name]
+            for name in pair_names:
+                if name not in models:
+                    models[name] = load_model(paths[name], how)
+            before, after = (models[name] for name in pair_names)
+            pair = Pair(before, after, big, opened.vocab.height, temperature)
+            maker = TokenDerivatives(opened, pair, draws=not without_random)
+            worst = maker.check(sample[0])
+            count = rollouts
+            if count is None:
+                count = affordable(seconds_per_rollout(maker, sample[0]), len(sample))
+            chosen = sample[: min(count, len(sample))]
+            tell.say(
+                f"{pair_names[0]} to {pair_names[1]}: {len(chosen)} of {len(sample)} rollouts; "
+                f"derivatives agree with central differences within {worst:.1e} of the largest"
+            )
+            tell.start("update alignment", int(maker.tokens_of(chosen)))
+            tokens = write_tokens(opened, pair_names, maker, chosen, tell)
+            labels = label_tokens(opened, tokens, pair_names[0])
+            tables["update_tokens"].append(tokens)
+            tables["update_alignment"].append(summarise(tokens, labels, seed=seed))
+            if subspace:
+                tables["update_subspace"].append(
+                    subspace_table(
+                        maker,
+                        maker.update,
+                        labels,
+                        pair_names,
+                        directions=subspace,
+                        matrices=choose_matrices(maker.update, matrices),
+                        seed=seed,
+                    )
+                )
+    return UpdateAlignment(
+        **{
+            name: pl.concat(frames) if frames else empty_table(TABLES[name])
+            for name, frames in tables.items()
+        }
+    )

@@ -1,0 +1,278 @@
+"""First-order changes of KL along an update: against differences, laws, and planted updates."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+import opd_diag as od
+from opd_diag.errors import ModelMismatchError, OptionError
+from opd_diag.scoring.models.loading import Loading, load_model
+from opd_diag.tables.run import Run
+from opd_diag.updates.derivatives import (
+    TeacherRows,
+    central_differences,
+    derivatives,
+    random_direction,
+    tied_parameter,
+    update_direction,
+)
+from opd_diag.updates.tokens import sample_rollouts
+
+# torch's own forward mode compiles its helpers with it, once a process.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+SHAPE = {
+    "vocab_size": 336,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+EAGER = Loading(attn="eager")
+
+
+def moved(folder: str, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> str:
+    """Save a model with every parameter changed."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(change(name, parameter))
+    model.save_pretrained(target)
+    for path in Path(folder).glob("*token*"):
+        (target / path.name).write_bytes(path.read_bytes())
+    for path in Path(folder).glob("*.jinja"):
+        (target / path.name).write_bytes(path.read_bytes())
+    return str(target)
+
+
+def noise(seed: int, size: float) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda _, p: size * torch.randn(p.shape, generator=generator)
+
+
+def llama(tied: bool) -> LlamaForCausalLM:
+    torch.manual_seed(5)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))
+
+
+def gemma() -> Gemma2ForCausalLM:
+    torch.manual_seed(6)
+    return Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, final_logit_softcapping=5.0, attn_logit_softcapping=8.0)
+    )
+
+
+@pytest.mark.parametrize("shape", ["qwen3", "llama", "llama tied", "gemma soft cap"])
+def test_derivatives_agree_with_central_differences(
+    shape: str, student: str, teacher: str, save_model: Any, tmp_path: Path, ids: int
+) -> None:
+    folder = student
+    if shape.startswith("llama"):
+        folder = save_model(llama(shape.endswith("tied")))
+    elif shape.startswith("gemma"):
+        folder = save_model(gemma())
+    before = load_model(folder, EAGER)
+    after = load_model(moved(folder, tmp_path / "after", noise(1, 0.02)), EAGER)
+    big = load_model(teacher)
+    direction = update_direction(before, after)
+    rng = np.random.default_rng(0)
+    tokens = torch.tensor(rng.integers(3, ids, 40))
+    with torch.no_grad():
+        states = big.hidden_states(tokens[None])[0, 9:]
+    rows = TeacherRows(big.head.cut(0, ids), states, temperature=0.8)
+    arguments = (before, before.head.cut(0, ids), direction, tokens, 10, rows)
+    ours = derivatives(*arguments, temperature=0.8)
+    theirs = central_differences(*arguments, temperature=0.8)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == (31,)
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3 * float(other.abs().max()))
+    assert (tied_parameter(before) is not None) == (shape in ("llama tied", "gemma soft cap"))
+
+
+def test_a_random_direction_is_as_long_in_every_matrix_and_tied_where_the_model_is(
+    save_model: Any, tmp_path: Path
+) -> None:
+    folder = save_model(llama(tied=True))
+    before = load_model(folder, EAGER)
+    after = load_model(moved(folder, tmp_path / "after", noise(2, 0.05)), EAGER)
+    update = update_direction(before, after)
+    tied = tied_parameter(before)
+    drawn = random_direction(update, tied=tied, seed=3)
+    for name, tangent in update.body.items():
+        assert float(drawn.body[name].norm()) == pytest.approx(float(tangent.norm()), rel=1e-4)
+        assert not torch.allclose(drawn.body[name], tangent)
+    assert tied is not None
+    assert torch.equal(drawn.weight, drawn.body[tied])
+    # The update of a tied head is the embedding's own: it is counted once.
+    assert torch.allclose(update.weight, update.body[tied])
+
+
+@pytest.fixture(scope="module")
+def rollouts(make_rollouts: Any, ids: int) -> Any:
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, ids, 6).tolist() for _ in range(8) for _ in range(2)]
+    responses = [rng.integers(3, ids, 24).tolist() for _ in range(16)]
+    return make_rollouts(
+        prompts,
+        responses,
+        prompt_id=[f"p{i // 2}" for i in range(16)],
+        correct=[i % 3 == 0 for i in range(16)],
+        half=[(i // 2) % 2 for i in range(16)],
+    )
+
+
+def score(rollouts: Any, teacher: str, students: dict[str, str], out: Path) -> Run:
+    return od.score(rollouts, teacher=teacher, students=students, out=out)
+
+
+def test_the_sum_over_tokens_is_the_derivative_of_the_mean_loss(
+    rollouts: Any, teacher: str, student: str, tmp_path: Path
+) -> None:
+    small = 1e-4
+    after = moved(student, tmp_path / "after", noise(4, small))
+    run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
+    found = od.update_alignment(run, rollouts=16, without_random=True)
+    tokens = found.update_tokens
+    assert tokens.height == 16 * 24
+    # For so small an update what was realised is the first order, token by token and in sum.
+    for kl in ("reverse_kl", "forward_kl"):
+        first = tokens[f"first_order_{kl}"].cast(pl.Float64).to_numpy()
+        real = tokens[f"realised_{kl}"].cast(pl.Float64).to_numpy()
+        assert np.corrcoef(first, real)[0, 1] > 0.99
+        assert first.sum() == pytest.approx(real.sum(), abs=0.05 * np.abs(first).sum())
+    table = found.update_alignment
+    whole = table.row(
+        by_predicate=(pl.col("split") == "all") & (pl.col("kl") == "reverse_kl"), named=True
+    )
+    first = tokens["first_order_reverse_kl"].cast(pl.Float64)
+    assert whole["sum"] == pytest.approx(first.sum(), rel=1e-6)
+    assert whole["mean"] == pytest.approx(first.mean(), rel=1e-6)
+    correct = table.filter(split="correct", kl="reverse_kl")
+    assert correct["sum"].sum() == pytest.approx(whole["sum"], rel=1e-6)
+    assert correct["token_share"].sum() == pytest.approx(1)
+
+
+def digit_update(
+    student: str, teacher: str, rollouts: Any, digits: set[int], target: Path, ids: int
+) -> str:
+    """Move a student one small step down the gradient of reverse KL on some tokens alone."""
+    model, big = (AutoModelForCausalLM.from_pretrained(f) for f in (student, teacher))
+    loss = torch.zeros(())
+    for prompt, response in rollouts.table.select(
+        "prompt_token_ids", "response_token_ids"
+    ).iter_rows():
+        inputs = torch.tensor([prompt + response[:-1]])
+        ids = 324
+        log_p = torch.log_softmax(model(inputs).logits[0, len(prompt) - 1 :, :ids], 1)
+        with torch.no_grad():
+            log_q = torch.log_softmax(big(inputs).logits[0, len(prompt) - 1 :, :ids], 1)
+        kl = (log_p.exp() * (log_p - log_q)).sum(1)
+        loss = loss + kl[torch.tensor([i in digits for i in response])].sum()
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    by_name = dict(zip((n for n, _ in model.named_parameters()), gradients, strict=True))
+    size = sum(float(g.square().sum()) for g in gradients) ** 0.5
+    return moved(student, target, lambda name, _: -1e-3 * by_name[name] / size)
+
+
+def test_an_update_that_serves_some_tokens_is_found_to_and_a_random_one_serves_nobody(
+    rollouts: Any, teacher: str, student: str, tmp_path: Path, ids: int
+) -> None:
+    digits = set(range(3, 40))
+    served = digit_update(student, teacher, rollouts, digits, tmp_path / "served", ids)
+    random = moved(student, tmp_path / "random", noise(9, 1e-5))
+    shares = {}
+    for name, folder in (("served", served), ("random", random)):
+        run = score(rollouts, teacher, {"a": student, "b": folder}, tmp_path / f"run {name}")
+        found = od.update_alignment(run, rollouts=16, without_random=name != "random")
+        token_id = run.tokens("a").collect().sort("rollout", "position")["token_id"]
+        change = found.update_tokens["first_order_reverse_kl"].cast(pl.Float64).to_numpy()
+        digit = token_id.is_in(list(digits)).to_numpy()
+        shares[name] = change[digit].mean(), change[~digit].mean(), found
+    on, off, _ = shares["served"]
+    assert on < 0
+    assert abs(off) < 0.35 * abs(on)
+    _, _, found = shares["random"]
+    row = found.update_alignment.filter(split="all", kl="reverse_kl").row(0, named=True)
+    assert abs(row["mean"] - row["random_mean"]) < 4 * row["random_sd"]
+
+
+def test_parts_are_kept_and_the_subspace_has_its_floor(
+    rollouts: Any, teacher: str, student: str, tmp_path: Path
+) -> None:
+    after = moved(student, tmp_path / "after", noise(4, 0.01))
+    run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
+    first = od.update_alignment(run, rollouts=4, without_random=True)
+    (part,) = (tmp_path / "run" / "updates" / "a--b").iterdir()
+    stamp = part.stat().st_mtime_ns
+    again = od.update_alignment(
+        run, rollouts=4, without_random=True, subspace=4, matrices="*o_proj.weight"
+    )
+    assert part.stat().st_mtime_ns == stamp
+    assert again.update_tokens.equals(first.update_tokens)
+    table = again.update_subspace
+    assert set(table["matrix"]) == {f"layers.{i}.self_attn.o_proj.weight" for i in (0, 1)}
+    assert set(table["floor"]) == {4 / 32}
+    assert table["rho"].is_between(0, 1).all()
+    for (_, _), rows in table.group_by("split", "matrix"):
+        assert rows["n"].n_unique() == 1
+    whole = od.update_alignment(
+        run, rollouts=4, without_random=True, subspace=32, matrices="*layers.0*o_proj.weight"
+    ).update_subspace
+    assert whole["rho"].to_numpy() == pytest.approx(1, rel=1e-4)
+    run.save(again)
+    assert run.result("update_subspace").equals(table)
+
+
+def test_what_makes_no_sense_is_refused(
+    rollouts: Any, teacher: str, student: str, later: str, tmp_path: Path
+) -> None:
+    one = score(rollouts, teacher, {"a": student}, tmp_path / "one")
+    with pytest.raises(OptionError, match="one checkpoint; expected two"):
+        od.update_alignment(one)
+    run = score(rollouts, teacher, {"a": student, "b": later}, tmp_path / "two")
+    with pytest.raises(OptionError, match="rollouts: 0"):
+        od.update_alignment(run, rollouts=0)
+    with pytest.raises(ModelMismatchError, match="other weights than those that were scored"):
+        od.update_alignment(run, students={"b": student})
+    with pytest.raises(OptionError, match="fits none"):
+        od.update_alignment(run, rollouts=1, without_random=True, subspace=2, matrices="no such*")
+
+
+def test_the_sample_spreads_over_prompts() -> None:
+    frame = pl.DataFrame({"rollout": range(30), "prompt_id": [f"p{i // 3}" for i in range(30)]})
+    order = sample_rollouts(frame, seed=0)
+    assert sorted(order) == list(range(30))
+    for start in (0, 10, 20):
+        assert len({rollout // 3 for rollout in order[start : start + 10]}) == 10
+    assert order != sample_rollouts(frame, seed=1)
+
+
+def test_the_figures_draw_what_the_tables_hold(
+    rollouts: Any, teacher: str, student: str, tmp_path: Path
+) -> None:
+    after = digit_update(student, teacher, rollouts, set(range(3, 320)), tmp_path / "after", 324)
+    run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
+    found = od.update_alignment(run, rollouts=8, without_random=True)
+    ax = od.plots.update_alignment(found.update_alignment)
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert {"correct", "wrong"} <= set(labels)
+    points = od.plots.update_tokens(found.update_tokens).lines[1]
+    assert points.get_xdata().size == found.update_tokens.height
+    empty = found.update_tokens.head(0)
+    assert od.plots.update_tokens(empty).texts
