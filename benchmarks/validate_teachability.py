@@ -1,14 +1,13 @@
-"""Hold the answers of `teachability` about compatibility against runs of known truth.
+"""Hold the answers of `teachability` against runs of known truth.
 
-In the null runs the gain is f(divergence) + entropy + noise that knows nothing of compatibility,
-which itself falls with divergence and entropy. `local` is the test (i) of the models, `matched`
-the answer (iii) of the contrasts; the thirds of Q3 (ii) and the model `full` are shown as
-published. Prints Markdown. Run: python -m benchmarks.validate_teachability
+Nulls are exchangeable snapshots of one student, as ugly as real divergences, and runs in which the
+gain depends on divergence and entropy alone. Prints Markdown, each share with its Monte Carlo
+error. Run: python -m benchmarks.validate_teachability
 """
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from functools import partial
@@ -18,139 +17,165 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from opd_diag.analyses.teachability.contexts import read_contexts
-from opd_diag.analyses.teachability.contrast import contrast_table
-from opd_diag.analyses.teachability.models import models_table
-from opd_diag.analyses.teachability.options import Options
-from opd_diag.analyses.teachability.sample import sample_tokens
-from opd_diag.datasets import teachable_run
+from opd_diag.analyses.answers import Finding
+from opd_diag.analyses.teachability import findings, teachability
+from opd_diag.datasets import Dataset, teachable_run
+from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.teachability import SHAPES
-from opd_diag.tables.source import as_source, choose_rollouts
 
-SEEDS = 200
-FIRST = 1_000  # seeds that were not looked at when the models were chosen
-PLANTED = {"compatibility": 0.1, "interaction": 0.0}
+FIRST = 1_000  # seeds that were not looked at when the methods were chosen
+NULL_SEEDS, SHAPE_SEEDS, POWER_SEEDS = 20, 16, 12
 CORES = 2
+THREE = ("step0", "step150", "step300")
+NEEDED = ("teachability", "teachability_kl", "teachability_contrast", "teachability_selectors")
+QUESTIONS = (
+    "reverse-kl-fell", "forward-kl-fell", "compatibility-matters", "selector-beats-divergence",
+)  # fmt: skip
+# What independent nulls showed before features were taken out of time and matching in ranks.
+SEEN_BEFORE = {
+    "compatibility-matters": "54-100 % by pairs, 32-94 % by the model",
+    "selector-beats-divergence": "no test",
+    "reverse-kl-fell": "no test",
+    "forward-kl-fell": "no test",
+}
 
 Row = Mapping[str, Any]
 
 
-def answers(seed: int, **options: Any) -> dict[str, Row]:
-    """Give the rows of `full`, `local` and both contrasts on forward_kl."""
-    run = teachable_run(prompts=24, samples=4, tokens=100, seed=seed, **options)
-    contexts = read_contexts(
-        as_source(run.tokens, run.rollouts),
-        "step0",
-        "step1",
-        choose_rollouts(run.rollouts),
-        Options(seed=seed),
+def asked(run: Dataset) -> tuple[dict[str, Finding], Row, Row]:
+    """Give the findings by question, and the rows of `local` and `matched` that lead."""
+    tables = teachability(run.tokens, run.rollouts)
+    answers = {one.question: one for one in findings(*(getattr(tables, n) for n in NEEDED))}
+    lead = tables.teachability["kl"][0]
+    local = tables.teachability_models.filter(
+        pl.col("term") == "local compatibility", ~pl.col("trimmed"), kl=lead
     )
-    sample = sample_tokens(contexts)
-    models = models_table(contexts, sample).filter(kl="forward_kl", trimmed=False)
-    contrast = contrast_table(contexts, sample, within="run").filter(kl="forward_kl")
-    full, product, local = (
-        models.filter(pl.col("term") == term).row(0, named=True)
-        for term in ("compatibility", "divergence x compatibility", "local compatibility")
+    matched = tables.teachability_contrast.filter(contrast="matched", kl=lead)
+    return answers, local.row(0, named=True), matched.row(0, named=True)
+
+
+def null(kind: str, seed: int) -> tuple[dict[str, Finding], Row, Row]:
+    return asked(ugly_run(seed=seed, checkpoints=THREE, **NULLS[kind]))
+
+
+def two(seed: int) -> tuple[dict[str, Finding], Row, Row]:
+    noise = float(np.random.default_rng(seed).uniform(0.1, 0.6))
+    return asked(ugly_run(seed=seed, checkpoints=THREE[:2], sigma=2.0, snapshots=noise))
+
+
+def planted(options: Mapping[str, Any], seed: int) -> tuple[dict[str, Finding], Row, Row]:
+    made = {"prompts": 48, "samples": 2, "tokens": 100, "checkpoints": THREE} | dict(options)
+    return asked(teachable_run(seed=seed, **made))
+
+
+def percent(flags: Iterable[bool]) -> str:
+    values = list(flags)
+    if not values:
+        return "n/a"
+    share = np.mean(values)
+    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(values)):.1f}"
+
+
+def misses(row: Row, name: str) -> bool:
+    return not row[f"{name}_low"] <= 0 <= row[f"{name}_high"]
+
+
+def yes(one: Finding) -> bool:
+    """Whether the answer would be yes with as many tests as this analysis has."""
+    return one.p is not None and one.answer(min(1, len(QUESTIONS) * one.p)) == "yes"
+
+
+def nulls(each: Callable[..., Any]) -> None:
+    print("## Nothing is there: three exchangeable snapshots\n")
+    print(
+        f"{NULL_SEEDS} seeds of each kind of `opd_diag.datasets.nulls.NULLS`. A question is asked"
     )
-    found = {row["contrast"]: row for row in contrast.iter_rows(named=True)}
-    return found | {"full C": full, "full DC": product, "local": local}
-
-
-def covers(row: Row, name: str, truth: float = 0.0) -> bool:
-    return bool(row[f"{name}_low"] <= truth <= row[f"{name}_high"])
-
-
-def percent(flags: list[bool]) -> str:
-    share = np.mean(flags)
-    return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(flags)):.1f}"
-
-
-def nulls(pool: ProcessPoolExecutor) -> None:
-    print("## No effect of compatibility\n")
-    print("Share of seeds whose 95 % interval leaves out 0, in %: a false find. Asked of `local`:")
-    print("at most 10; `matched`: 5. The thirds of Q3 and `full` are no tests: a gain that depends")
-    print("on divergence alone makes them differ from 0, the more the less straight f is.\n")
-    print("| f | (i) `local` | (iii) `matched` | (ii) thirds of Q3 | `full`: C | `full`: D C |")
-    print("|---|---|---|---|---|---|")
-    sizes = []
-    for shape in SHAPES:
-        found = list(pool.map(partial(answers, shape=shape), range(FIRST, FIRST + SEEDS)))
-        cells = [
-            percent([not covers(row[key], name) for row in found])
-            for key, name in (
-                ("local", "coefficient"),
-                ("matched", "difference"),
-                ("Q3 thirds", "difference"),
-                ("full C", "coefficient"),
-                ("full DC", "coefficient"),
-            )
-        ]
-        print(f"| {shape} | {' | '.join(cells)} |", flush=True)
-        sizes.append((shape, found))
-    print("\nMean over the seeds, in nat; after ± its standard error. Beside (ii) and (iii) stands")
-    print("what the tables give as their null. `matched` and `local` should be 0. The gap of Q3 is")
-    print("a little larger than its null, which knows entropy and divergence by tenths only.\n")
-    print("| f | `local` | `matched` | its null | gap of Q3 | its null | pairs | unbalanced, % |")
-    print("|---|---|---|---|---|---|---|---|")
-    for shape, found in sizes:
-        cells = [
-            mean([row[key][name] for row in found])
-            for key, name in (
-                ("local", "coefficient"),
-                ("matched", "difference"),
-                ("matched", "null"),
-                ("Q3 thirds", "difference"),
-                ("Q3 thirds", "null"),
-            )
-        ]
-        matched = [row["matched"] for row in found]
-        pairs = np.mean([row["n_pairs"] for row in matched])
-        weak = np.mean(["unbalanced" in (row["reason"] or "") for row in matched])
-        print(f"| {shape} | {' | '.join(cells)} | {pairs:.0f} | {100 * weak:.1f} |", flush=True)
-
-
-def mean(values: list[float]) -> str:
-    return f"{np.mean(values):.4f} ± {np.std(values) / np.sqrt(len(values)):.4f}"
-
-
-def planted(pool: ProcessPoolExecutor) -> None:
-    print(f"\n## Planted: {PLANTED['compatibility']} nat of gain per unit of compatibility\n")
-    print("The truth of `matched` is 0.1 times the compatibility gap of its pairs.\n")
-    print("| f | answer | estimate / truth | covers the truth, % | finds the effect, % |")
+    print("only where it can be: a selector needs a gain that is reliably above 0.\n")
+    print("| question | asked, % | p <= 0.05, % of asked | p <= 0.001, % | seen before |")
     print("|---|---|---|---|---|")
-    for shape in SHAPES:
-        found = list(
-            pool.map(partial(answers, shape=shape, **PLANTED), range(FIRST, FIRST + SEEDS // 4))
+    runs = [
+        run for kind in NULLS
+        for run in each(partial(null, kind), range(FIRST, FIRST + NULL_SEEDS))
+    ]  # fmt: skip
+    for question in QUESTIONS:
+        p = [run[0][question].p for run in runs]
+        known = np.array([value for value in p if value is not None])
+        print(
+            f"| {question} | {percent(value is not None for value in p)} "
+            f"| {percent(known <= 0.05)} | {percent(known <= 0.001)} | {SEEN_BEFORE[question]} |"
         )
-        for key, name in (("local", "coefficient"), ("matched", "difference")):
-            rows = [row[key] for row in found]
-            gaps = [row["compatibility_gap"] if key == "matched" else 1.0 for row in rows]
-            truths = [PLANTED["compatibility"] * gap for gap in gaps]
-            pairs = list(zip(rows, truths, strict=True))
+    wrong = percent(any(map(yes, run[0].values())) for run in runs)
+    print(f"\nAny `yes` of the four, adjusted by Bonferroni: {wrong} % of {len(runs)} runs.\n")
+
+
+def two_checkpoints(each: Callable[..., Any]) -> None:
+    print("## Two snapshots, noise of 0.1 to 0.6 in log KL\n")
+    runs = each(two, range(FIRST, FIRST + NULL_SEEDS))
+    for question in QUESTIONS[2:]:
+        silent = percent(run[0][question].p is None for run in runs)
+        print(f"`{question}` is not asked in {silent} % of {len(runs)} runs.")
+    lines = percent(misses(run[2], "difference") for run in runs)
+    print(f"Left to itself, the interval of the pairs would leave out 0 in {lines} %.\n")
+
+
+def shapes(each: Callable[..., Any]) -> None:
+    print("## The gain depends on divergence and entropy alone\n")
+    print("Share of seeds that find compatibility, in %: 5 is the level. f: how the gain, as a")
+    print("share of D, depends on log D; D in 0.5 to 6 nat, or log-normal with sigma 2.\n")
+    print("| D | f | p of pairs <= 0.05 | interval of `adjusted` | of `local` | unbalanced |")
+    print("|---|---|---|---|---|---|")
+    for sigma in (None, 2.0):
+        for shape in SHAPES:
+            options = {"sigma": sigma, "shape": shape, "snapshots": 0.0 if sigma is None else 0.3}
+            runs = each(partial(planted, options), range(FIRST, FIRST + SHAPE_SEEDS))
+            pairs = [row for _, _, row in runs]
             cells = (
-                mean([row[name] / truth for row, truth in pairs]),
-                percent([covers(row, name, truth) for row, truth in pairs]),
-                percent([row[f"{name}_low"] > 0 for row in rows]),
+                percent(row["p"] is not None and row["p"] <= 0.05 for row in pairs),
+                percent(misses(row, "adjusted") for row in pairs),
+                percent(misses(row, "coefficient") for _, row, _ in runs),
+                percent("unbalanced" in (row["reason"] or "") for row in pairs),
             )
-            print(f"| {shape} | `{key}` | {' | '.join(cells)} |", flush=True)
+            name = "tame" if sigma is None else f"sigma {sigma:g}"
+            print(f"| {name} | {shape} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
+def power(each: Callable[..., Any]) -> None:
+    print("## Planted effects, D log-normal with sigma 2\n")
+    print("The gain is D (0.25 + 0.02 H + effect C + noise). Share of seeds that answer `yes` with")
+    print("four tests, in %.\n")
+    print(f"| effect | {' | '.join(QUESTIONS)} |")
+    print("|---|---|---|---|---|")
+    for effect in (0.0, 0.05, 0.1, 0.2, -0.25):
+        options = {"sigma": 2.0, "compatibility": effect}
+        runs = each(partial(planted, options), range(FIRST, FIRST + POWER_SEEDS))
+        cells = [percent(yes(run[0][question]) for run in runs) for question in QUESTIONS]
+        print(f"| {effect:g} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     # One BLAS thread in each worker: there are as many workers as cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     print("# Teachability where the truth is known\n")
     print(
         f"`python -m benchmarks.validate_teachability`, {date.today()}, Python "
         f"{platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}, "
         f"{CORES} CPU cores.\n"
     )
-    print(f"{SEEDS} seeds from {FIRST} on, 24 prompts x 4 rollouts x 100 tokens a row, gain on")
     print(
-        "forward_kl, f its dependence on divergence; planted effects on a quarter of the seeds.\n"
+        "48 prompts x 2 rollouts, three checkpoints unless said otherwise: features of the first,"
     )
+    print("gain from the second to the third. After ± stands the Monte Carlo error.\n")
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
-        nulls(pool)
-        planted(pool)
+
+        def each(make: Callable[[int], Any], seeds: range) -> list[Any]:
+            return list(pool.map(make, seeds))
+
+        nulls(each)
+        two_checkpoints(each)
+        shapes(each)
+        power(each)
 
 
 if __name__ == "__main__":

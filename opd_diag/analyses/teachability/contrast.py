@@ -24,7 +24,7 @@ MOST_IMBALANCE = 0.1  # normal scores, or SD of position
 MOST_TWOFOLD = 0.1  # share of pairs whose divergence differs more than twofold
 FEWEST_PAIRS, FEWEST_PROMPTS = 50, 10
 Q3_DRAWS = 200
-NULL_DRAWS = 10
+NULL_DRAWS = 5
 COORDINATES = ("entropy", "divergence", "position")
 
 Q3_NOTE = (

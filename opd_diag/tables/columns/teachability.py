@@ -84,7 +84,7 @@ TEACHABILITY_CONTRAST = (
     Column("gain_bottom", pl.Float64, "nat", "Mean gain of those of low compatibility."),
     *_interval("difference", "nat", "gain_top - gain_bottom."),
     *_interval("adjusted", "nat", "The same in matched pairs, from each token's gain minus the mean gain of the 50 nearest tokens: what entropy, divergence and position tell of it is taken out."),
-    Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 10 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias and are no test."),
+    Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 5 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias and are no test."),
     Column("null_low", pl.Float64, "nat", "`Q3 thirds`: lower end of its 95 % interval over prompts; `matched`: smallest of the permutations."),
     Column("null_high", pl.Float64, "nat", "Upper end, or the largest."),
     Column("entropy_before", pl.Float64, "normal scores", "High minus low mean of student entropy before matching."),
