@@ -166,12 +166,10 @@ def compatible_gain(seed: int) -> Dataset:
     return ground.run
 
 
-def compatible_gain_at_the_top(seed: int) -> Dataset:
-    """Where D is high, compatible tokens learn and the others do not."""
-    ground = Ground(seed, **GROUND)
-    hard = ground.column("forward_kl")[0] >= np.quantile(ground.column("forward_kl")[0], 0.8)
-    learns = hard & _compatible(ground)
-    ground.scale_kl(np.where(learns, steps(ground.checkpoints, 0.2), 1.0))
+def incompatible_gain(seed: int) -> Dataset:
+    """From the second checkpoint on, tokens below the median of C lose nine tenths of their KL."""
+    ground = Ground(seed, **{**GROUND, "sigma": 1.5, "zeros": 0.0})
+    ground.scale_kl(np.where(_compatible(ground), 1.0, steps(ground.checkpoints, 0.1)))
     return ground.run
 
 
@@ -181,7 +179,8 @@ def _compatible(ground: Ground) -> Mask:
     kl = ground.column("forward_kl")[0].astype(np.float64)
     outside, zero = np.log(np.maximum(1 - mass, 1e-12)), kl == 0
     above = np.zeros(kl.size, np.bool_)
-    above[zero] = outside[zero] < np.median(outside[zero])
+    if zero.any():
+        above[zero] = outside[zero] < np.median(outside[zero])
     logs = np.log(kl[~zero])
     slope, middle = np.polyfit(logs, outside[~zero], 1)
     above[~zero] = outside[~zero] < slope * logs + middle
@@ -229,8 +228,8 @@ PLANTED: Mapping[str, Planted] = {
         compatible_gain,
     ),
     "selector-beats-divergence": Planted(
-        "of the top fifth by divergence only the compatible half learns, 80 %",
-        compatible_gain_at_the_top,
+        "the incompatible half of the tokens of equal divergence loses 90 % of its KL, no zeros",
+        incompatible_gain,
     ),
     "low-kl-stretches": Planted(
         "half of the rollouts has 150 of 300 tokens at 0.02 of their KL", low_stretches
