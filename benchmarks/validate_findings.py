@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--kinds", nargs="*", choices=list(NULLS), default=list(NULLS))
     parser.add_argument("--power-seeds", type=int, default=POWER_SEEDS)
-    parser.add_argument("--questions", nargs="*", choices=list(PLANTED), default=list(PLANTED))
+    parser.add_argument("--questions", nargs="*", choices=list(QUESTIONS), default=list(QUESTIONS))
     parser.add_argument(
         "--analyses", nargs="*", choices=list(ANSWERED_BY), default=list(ANSWERED_BY)
     )
