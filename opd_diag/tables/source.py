@@ -100,12 +100,17 @@ def finished_result(source: Source, name: str) -> pl.DataFrame | None:
 
 
 def choose_checkpoints(
-    source: Source, checkpoint: str | Sequence[str] | None = None
+    source: Source, checkpoint: str | Sequence[str] | None = None, *, as_asked: bool = False
 ) -> tuple[str, ...]:
-    """Return the checkpoints asked for, in the source's order; all of them by default.
+    """Return the checkpoints asked for, or all, in the source's order.
+
+    Args:
+        source: Where the checkpoints are.
+        checkpoint: One or more names; None: all.
+        as_asked: Keep the order of the names instead.
 
     Raises:
-        TableError: If one is unknown.
+        TableError: If one is unknown, or asked for twice where their order counts.
     """
     if checkpoint is None:
         return source.checkpoints
@@ -116,7 +121,11 @@ def choose_checkpoints(
             f"checkpoint: no {', '.join(map(repr, unknown))}; expected one of "
             f"{', '.join(source.checkpoints)}"
         )
-    return tuple(name for name in source.checkpoints if name in asked)
+    if not as_asked:
+        return tuple(name for name in source.checkpoints if name in asked)
+    if len(set(asked)) < len(asked):
+        raise TableError(f"checkpoint: {', '.join(asked)}; expected each name once")
+    return asked
 
 
 def choose_rollouts(

@@ -61,10 +61,13 @@ def test_a_table_without_token_ids_will_do_where_none_are_read() -> None:
     assert source.tokens("b").select("reverse_kl").collect().height == 3
 
 
-def test_checkpoints_keep_the_order_of_the_source() -> None:
+def test_checkpoints_come_in_the_order_of_the_source_or_as_asked() -> None:
     source = as_source(pl.concat([tokens("b", [0.0] * 3), tokens("a", [0.0] * 3)]), ROLLOUTS)
     assert choose_checkpoints(source) == ("b", "a")
     assert choose_checkpoints(source, ["a", "b"]) == ("b", "a")
+    assert choose_checkpoints(source, ["a", "b"], as_asked=True) == ("a", "b")
+    with pytest.raises(TableError, match="checkpoint: a, a; expected each name once"):
+        choose_checkpoints(source, ["a", "a"], as_asked=True)
     assert choose_checkpoints(source, "a") == ("a",)
     with pytest.raises(TableError, match="no 'c'; expected one of b, a"):
         choose_checkpoints(source, ["c"])
