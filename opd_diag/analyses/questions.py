@@ -33,6 +33,9 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
         "rocks-stay": Question(
             "rock_tokens", "Does the KL of rock tokens stay while that of the rest falls?"
         ),
+        "type-tells": Question(
+            "rock_tokens", "Does a token's type tell whether it stays hard, given its KL?"
+        ),
         "margin-falls": Question(
             "release_points", "Does the teacher's margin fall along the response?"
         ),

@@ -19,7 +19,7 @@ def rock_tokens(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="A run of other rollouts, compared without pairing.",
+            help="A run of other rollouts, compared with the first checkpoint without pairing.",
             rich_help_panel=analyze.SELECTION,
         ),
     ] = None,
@@ -41,6 +41,12 @@ def rock_tokens(
         Literal["reverse_kl", "forward_kl", "sampled_log_ratio"],
         typer.Option(help="Loss that ranks the types."),
     ] = "reverse_kl",
+    rank_by: Annotated[
+        Literal["last", "first", "joint"],
+        typer.Option(
+            help="Checkpoint whose loss ranks the types; joint: the smaller one of first and last."
+        ),
+    ] = "last",
     top: Annotated[int, typer.Option(min=1, metavar="N", help="Types in the list.")] = 100,
     min_count: Annotated[
         int, typer.Option(min=1, metavar="N", help="Fewest occurrences of a type that is ranked.")

@@ -12,11 +12,15 @@ import numpy.typing as npt
 from scipy import stats
 
 from opd_diag.stats.intervals import Floats
+from opd_diag.stats.ragged import run_starts
 
 Integers = npt.NDArray[np.int64]
 
 _STRAIGHT = 1e-4  # skewness below which the law is normal
 _CELLS = 4_000_000  # picks in one block: 32 MB an array
+_ENOUGH = 10  # draws as far as the observed sum after which a p is known well enough
+_FIRST_DRAWS = 64
+_MOST_DRAWS = 1_000_000
 
 
 def permutation_moments(
@@ -85,10 +89,15 @@ def drawn_p(
     values: npt.NDArray[np.floating],
     size: npt.ArrayLike,
     *,
-    draws: int = 999,
+    tests: int | None = None,
+    level: float = 0.05,
     seed: int = 0,
 ) -> Floats:
-    """Give the two-sided p of sums by drawing them, for groups of few places.
+    """Give the two-sided p of sums by drawing them, as often as each group needs.
+
+    A group is drawn until 10 draws lie at least as far from the mean as what was observed: p is
+    10 over the number of draws that this took. The rest are drawn until their p must pass
+    Benjamini and Hochberg's procedure at `level`, or a million times.
 
     Args:
         n: Places of each cluster that each group holds. Sparse, shape (clusters, groups).
@@ -96,11 +105,14 @@ def drawn_p(
         mean: Its mean under permutation.
         values: Values of all clusters, one cluster after the other. Shape (sum of size,).
         size: Values in each cluster. Shape (clusters,).
-        draws: Number of draws.
+        tests: Tests among which p will be adjusted; None: the groups.
+        level: Level of that adjustment.
         seed: Seed of the draws.
 
     Returns:
-        (1 + draws at least as far from the mean) / (1 + draws). Shape (groups,).
+        p, never 0. Shape (groups,).
+
+    Source: Besag and Clifford 1991 (sequential Monte Carlo p-values).
     """
     rng = np.random.default_rng(seed)
     cells = n.T.tocoo()
@@ -109,20 +121,47 @@ def drawn_p(
     picks = cells.data[order].astype(np.int64)
     sizes = np.asarray(size, np.int64)
     start, length = (np.cumsum(sizes) - sizes)[cluster], sizes[cluster]
-    farther = np.zeros(n.shape[1], np.int64)
     # Rounding must not tell a draw of the very same values from what was observed.
     bound = np.abs(observed - mean) - 1e-9 * (np.abs(observed) + np.abs(mean))
-    step = max(1, _CELLS // max(int(picks.sum()), 1))
-    for done in range(0, draws, step):
-        width = min(step, draws - done)
-        sums = np.zeros((n.shape[1], width))
-        for count in np.unique(picks):
-            rows = np.flatnonzero(picks == count)
-            chosen = _without_replacement(rng, length[rows], int(count), width)
-            chosen += start[rows, None]
-            np.add.at(sums, group[rows], values[chosen].sum(axis=0, dtype=np.float64))
-        farther += (np.abs(sums - mean[:, None]) >= bound[:, None]).sum(axis=1)
-    return np.asarray((1 + farther) / (1 + draws))
+    p, far = np.ones(n.shape[1]), np.zeros(n.shape[1], np.int64)
+    alive, done = np.unique(group), 0
+    while alive.size:
+        needed = min(_ENOUGH * (tests or p.size) / (level * alive.size), _MOST_DRAWS)
+        if done >= needed:
+            p[alive] = (1 + far[alive]) / (1 + done)
+            break
+        inside = np.flatnonzero(np.isin(group, alive))
+        width = max(1, min(max(done, _FIRST_DRAWS), _CELLS // max(int(picks[inside].sum()), 1)))
+        sums = _drawn_sums(
+            rng, group[inside], start[inside], length[inside], picks[inside], values, width
+        )
+        hits = far[alive, None] + np.cumsum(
+            np.abs(sums - mean[alive, None]) >= bound[alive, None], axis=1
+        )
+        ready = hits[:, -1] >= _ENOUGH
+        p[alive[ready]] = _ENOUGH / (done + 1 + np.argmax(hits[ready] >= _ENOUGH, axis=1))
+        far[alive], done = hits[:, -1], done + width
+        alive = alive[~ready]
+    return p
+
+
+def _drawn_sums(
+    rng: np.random.Generator,
+    group: Integers,
+    start: Integers,
+    length: Integers,
+    picks: Integers,
+    values: npt.NDArray[np.floating],
+    width: int,
+) -> Floats:
+    """Draw the sum of each group `width` times, from its cells in the order of the groups."""
+    sums = np.zeros((group.size, width))
+    for count in np.unique(picks):
+        rows = np.flatnonzero(picks == count)
+        chosen = _without_replacement(rng, length[rows], int(count), width)
+        chosen += start[rows, None]
+        sums[rows] = values[chosen].sum(axis=0, dtype=np.float64)
+    return np.asarray(np.add.reduceat(sums, run_starts(group), axis=0))
 
 
 def _without_replacement(

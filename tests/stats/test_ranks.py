@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 from scipy.sparse import csr_array
 
-from opd_diag.stats.bootstrap import cluster_counts
 from opd_diag.stats.ranks import descending_ranks, rank_intervals, top_agreement
 
 
@@ -41,15 +40,40 @@ def test_random_lists_agree_by_chance_and_equal_ones_fully():
     assert (top_agreement(one, one, [30], 100).corrected == 1).all()
 
 
-def test_rank_intervals_are_quantiles_over_resampled_clusters():
+def test_rank_intervals_compare_every_pair_of_items(monkeypatch):
     rng = np.random.default_rng(3)
-    x = rng.gamma(0.5, 1.0, (12, 9)) * (rng.random((12, 9)) < 0.7)
-    found = rank_intervals(csr_array(x), [4, 0], [12, 12], draws=300, seed=7)
-    drawn = []
-    for counts in cluster_counts(12, draws=300, seed=7):
-        sums = np.repeat(x, counts, axis=0).sum(axis=0)
-        drawn.append([1 + (sums > sums[item] + 1e-12).sum() for item in (4, 0)])
-    assert found.low == pytest.approx(np.quantile(drawn, 0.025, axis=0))
-    assert found.high == pytest.approx(np.quantile(drawn, 0.975, axis=0))
-    total = x.sum(axis=0)
-    assert found.estimate.tolist() == [1 + (total > total[item]).sum() for item in (4, 0)]
+    x = rng.gamma(0.5, 1.0, (12, 9)) * (rng.random((12, 9)) < 0.7) * np.arange(1, 10)
+    items, clusters = [8, 4, 0], np.array([9.5, 8.0, 3.0])
+    for cells in (10**6, 9):  # all at once, and one by one
+        monkeypatch.setattr("opd_diag.stats.ranks._CELLS", cells)
+        found = rank_intervals(csr_array(x), items, clusters)
+        total = x.sum(axis=0)
+        for place, item in enumerate(items):
+            reach = scipy.stats.t.ppf(0.975, clusters[place] - 1) / np.sqrt(2)
+            low, high = 1, 9
+            for other in range(9):
+                difference = x[:, other] - x[:, item]
+                bound = reach * difference.std(ddof=1) * np.sqrt(12)
+                low += difference.sum() > bound
+                high -= difference.sum() < -bound
+            assert found.estimate[place] == 1 + (total > total[item]).sum()
+            if clusters[place] >= 5:
+                assert (found.low[place], found.high[place]) == (low, high)
+            else:
+                assert np.isnan(found.low[place])
+                assert found.reason[place] == "too few prompts"
+
+
+def test_rank_intervals_hold_the_true_ranks():
+    covered = asked = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        mean = np.exp(rng.normal(size=150)) / np.arange(1, 151)
+        n = rng.poisson(20 / np.arange(1, 151), (40, 150))
+        x = n * mean * np.exp(1.5 * rng.standard_normal((40, 150)) - 1.125)
+        truth = descending_ranks(mean * 20 / np.arange(1, 151))
+        items = np.flatnonzero(n.sum(axis=0) >= 10)
+        found = rank_intervals(csr_array(x), items, np.full(items.size, 40))
+        covered += ((found.low <= truth[items]) & (truth[items] <= found.high)).sum()
+        asked += items.size
+    assert covered / asked > 0.92

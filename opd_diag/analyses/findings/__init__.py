@@ -14,6 +14,7 @@ from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings.report import summary_lines
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.analyses.release_points.findings import findings as release_points
+from opd_diag.analyses.rock_tokens.findings import findings as rock_tokens
 from opd_diag.analyses.tables import result_table
 from opd_diag.analyses.teachability.findings import findings as teachability
 from opd_diag.errors import TableError
@@ -28,6 +29,7 @@ POWER = 0.8  # with which `smallest` would have been shown
 
 ANSWERED_BY: Mapping[str, Asked] = {
     "release_points": release_points,
+    "rock_tokens": rock_tokens,
     "agreement_traps": agreement_traps,
     "teachability": teachability,
 }

@@ -5,27 +5,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.rock_tokens.context import ETA
-from opd_diag.analyses.rock_tokens.controls import match_controls
-from opd_diag.analyses.rock_tokens.lists import group_table, list_tables
+from opd_diag.analyses.rock_tokens.changes import choose_groups
+from opd_diag.analyses.rock_tokens.composition import composition_table
+from opd_diag.analyses.rock_tokens.cutoff import cutoff_table
+from opd_diag.analyses.rock_tokens.evidence import evidence_table
+from opd_diag.analyses.rock_tokens.example import example_table
+from opd_diag.analyses.rock_tokens.findings import findings
+from opd_diag.analyses.rock_tokens.groups import group_table
+from opd_diag.analyses.rock_tokens.hardness import find_hard
+from opd_diag.analyses.rock_tokens.lift import response_places
+from opd_diag.analyses.rock_tokens.lists import list_rows
 from opd_diag.analyses.rock_tokens.occurrences import (
-    LOSSES,
+    Cells,
     Occurrences,
+    beside,
+    prompt_cells,
+    prompt_sums,
     read_occurrences,
 )
-from opd_diag.analyses.rock_tokens.outputs import output_counts
-from opd_diag.analyses.rock_tokens.persistence import choose_groups
-from opd_diag.analyses.rock_tokens.question import Options, Question, in_range, one_of
-from opd_diag.analyses.rock_tokens.rows import type_rows
-from opd_diag.analyses.rock_tokens.selectors import eligible_types
-from opd_diag.analyses.rock_tokens.shown import example_table, output_table
-from opd_diag.analyses.rock_tokens.summary import summary_lines
-from opd_diag.analyses.rock_tokens.sums import Sums, beside, prompt_sums, total
+from opd_diag.analyses.rock_tokens.options import ETA, Options
+from opd_diag.analyses.rock_tokens.outputs import output_table
+from opd_diag.analyses.rock_tokens.persistence import persistence_table
+from opd_diag.analyses.rock_tokens.ranking import rank_types
+from opd_diag.analyses.rock_tokens.report import summary_lines
+from opd_diag.analyses.rock_tokens.selectors import selector_table
+from opd_diag.analyses.rock_tokens.types import type_table
 from opd_diag.errors import OptionError
-from opd_diag.stats.ranks import descending_ranks
 from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import (
@@ -34,13 +41,13 @@ from opd_diag.tables.source import (
     as_source,
     choose_checkpoints,
     choose_rollouts,
+    finished_result,
     gradient_sums,
     vocabulary,
 )
+from opd_diag.text.token_classes import token_classes
 
-__all__ = ["RockTokens", "rock_tokens", "summary_lines"]
-
-EXCLUDED = {"opd-diag": 0, "paper": 5}
+__all__ = ["RockTokens", "findings", "rock_tokens", "summary_lines"]
 
 
 class RockTokens(NamedTuple):
@@ -54,6 +61,10 @@ class RockTokens(NamedTuple):
         rock_selectors: Stability and lift of the list of each selector.
         rock_outputs: One row per rollout: its share of rocks.
         rock_example: One rollout token by token.
+        rock_persistence: Whether the same occurrences stay hard, by checkpoint and group, class
+            or type.
+        rock_composition: Classes of tokens by group and place in the response.
+        rock_evidence: The test of each question, one row each.
     """
 
     rock_tokens: pl.DataFrame
@@ -62,6 +73,9 @@ class RockTokens(NamedTuple):
     rock_selectors: pl.DataFrame
     rock_outputs: pl.DataFrame
     rock_example: pl.DataFrame
+    rock_persistence: pl.DataFrame
+    rock_composition: pl.DataFrame
+    rock_evidence: pl.DataFrame
 
 
 @public_analysis
@@ -76,6 +90,7 @@ def rock_tokens(
     second_checkpoint: str | None = None,
     preset: str = "opd-diag",
     loss: str = "reverse_kl",
+    rank_by: str = "last",
     top: int = 100,
     min_count: int = 2,
     exclude_top_frequent: int | None = None,
@@ -86,7 +101,7 @@ def rock_tokens(
 ) -> RockTokens:
     """Find the token types that hold the most loss, and ask if that is more than frequency.
 
-    Types are ranked by R = n m, the summed loss under the first checkpoint. Beside R stands the
+    Types are ranked by R = n m, the summed loss under the last checkpoint. Beside R stands the
     lift, m over the mean of all tokens: a list of frequent types holds much loss at lift 1. Whether
     rocks stay is asked of the prompts that did not choose them, since chosen on the same rows
     they seem to learn when nothing changes.
@@ -95,16 +110,18 @@ def rock_tokens(
         run: A run, its folder, or a token table with the columns rollout, position, token_id,
             in_loss, grad_logits and those of the loss.
         rollouts: The rollouts (rollout, prompt_id, half), with a token table only.
-        checkpoint: Checkpoints to compare, the first of which ranks; None: all.
+        checkpoint: Checkpoints to compare, in the order that is given; None: all.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
-        second: Another run (or its token table and rollouts), to compare with in place of later
-            checkpoints: its own rollouts under its last checkpoint. Nothing is paired then, and
-            every table says so. `policy` and `step` do not filter it.
+        second: A run of other rollouts (or its token table and rollouts), to compare the first
+            checkpoint with in place of later ones: its rollouts under its last checkpoint. Nothing
+            is paired then, and every table says so. `policy` and `step` do not filter it.
         second_checkpoint: Its checkpoint; None: the last one.
         preset: `opd-diag`, or `paper`, which drops the 5 most frequent types and takes ranks
             101-200 as controls.
         loss: `reverse_kl`, `forward_kl` or `sampled_log_ratio` (student_logp - teacher_logp).
+        rank_by: Checkpoint whose loss ranks: the `last`, after saturation; the `first`; or `joint`,
+            the smaller R of both.
         top: Types in the list, K.
         min_count: Fewest occurrences of a type that is ranked.
         exclude_top_frequent: Most frequent types left out; None: the preset's, 0 or 5.
@@ -118,120 +135,118 @@ def rock_tokens(
         Six tables.
 
     Raises:
-        OptionError: If a preset, loss or tau is unknown, or a number is out of range.
+        OptionError: If a preset, loss, rank_by or tau is unknown, a number is out of range, or the
+            second run holds the rollouts of the run itself.
         TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
 
     Source: arXiv 2605.09253; defaults of `opd-diag` and all controls are ours.
     """
     if second is None and second_checkpoint is not None:
         raise OptionError("second_checkpoint: no second run; expected both")
-    one_of("preset", preset, EXCLUDED)
-    one_of("loss", loss, LOSSES)
-    one_of("tau", tau, ("own", "first"))
-    excluded = EXCLUDED[preset] if exclude_top_frequent is None else exclude_top_frequent
-    in_range(top=top, min_count=min_count, detail=detail, eta=eta, exclude_top_frequent=excluded)
-    source = as_source(run, rollouts)
     options = Options(
+        preset=preset,
+        loss=loss,
+        rank_by=rank_by,
         top=top,
         min_count=min_count,
-        exclude_top_frequent=excluded,
-        next_ranks=preset == "paper",
+        exclude_top_frequent=exclude_top_frequent,
         detail=detail,
         tau=tau,
         eta=eta,
-        signed=loss == "sampled_log_ratio",
         seed=seed,
     )
-    other: Source | None = None
-    if second is not None:
-        other = as_source(*second) if isinstance(second, tuple) else as_source(second)
-    names = choose_checkpoints(source, checkpoint)
+    source = as_source(run, rollouts)
+    names = choose_checkpoints(source, checkpoint, as_asked=True)
     chosen = choose_rollouts(source.rollouts, policy, step)
-    occurrences = read_occurrences(source, names[:1] if other else names, chosen, loss)
-    sums = panel = prompt_sums(occurrences)
-    if other is not None:
-        last = choose_checkpoints(other, second_checkpoint)[-1:]
-        everything = choose_rollouts(other.rollouts)
-        panel = beside(sums, prompt_sums(read_occurrences(other, last, everything, loss)))
-    asked = _ask(occurrences, sums, panel, loss, options)
-    return _answer(asked, source, whole=policy is None and step is None)
 
+    read = names[:1] if second is not None else names
+    occurrences = read_occurrences(source, read, chosen, loss, rank_by=rank_by)
+    cells = prompt_cells(occurrences)
+    sums = panel = prompt_sums(occurrences, cells)
+    other = None
+    if second is not None:
+        other = _second_run(occurrences, second, second_checkpoint, loss)
+        panel = beside(sums, prompt_sums(*other))
 
-def _ask(
-    occurrences: Occurrences, sums: Sums, panel: Sums, loss: str, options: Options
-) -> Question:
-    """Rank the types."""
-    several = "paired" if len(sums.names) > 1 else "one checkpoint"
-    pairing = several if panel.paired else "unpaired"
-    n = total(sums.n[0])
-    eligible = eligible_types(n, options.min_count, options.exclude_top_frequent)
-    ranks = descending_ranks(np.where(eligible, total(sums.x[0]), -np.inf))
-    return Question(
-        options=options,
-        occurrences=occurrences,
-        sums=sums,
-        panel=panel,
-        eligible=eligible,
-        ranks=ranks,
-        controls=match_controls(
-            n,
-            ranks,
-            eligible,
-            sums.token_id,
-            top=options.top,
-            next_ranks=options.next_ranks,
-            seed=options.seed,
-        ),
-        pairing=pairing,
-        common={"checkpoint": sums.names[0], "pairing": pairing, "loss": loss},
-    )
-
-
-def _answer(asked: Question, source: Source, *, whole: bool) -> RockTokens:
-    """Build the tables.
-
-    Args:
-        asked: What is asked.
-        source: Where gradient sums, texts and noise floor come from.
-        whole: Whether all rollouts are asked: gradient sums are known of all only.
-    """
-    name = asked.sums.names[0]
+    ranking = rank_types(occurrences, sums, panel, options)
+    ranked = occurrences.names[occurrences.ranked]
+    noise = _noise_floor(source, ranked, loss)
+    places = response_places(occurrences, noise)
     texts = vocabulary(source)
-    gradients = gradient_sums(source, name) if whole else None
-    chosen = _groups(asked)
-    noise = _noise_floor(source, name, asked.common["loss"])
-    rows = type_rows(asked, chosen[:, 0], gradients, texts, noise)
-    counts = output_counts(asked.occurrences, asked.is_rock)
-    cutoff, selectors = list_tables(asked)
+    # Gradient sums are those of all rollouts: of a part they are not known.
+    whole = policy is None and step is None
+    gradients = gradient_sums(source, ranked) if whole else None
+    groups = choose_groups(ranking)
+    types = type_table(ranking, places, gradients, texts, noise)
+    lists = list_rows(ranking)
+    outputs = output_table(ranking)
+    hardness = find_hard(occurrences)
+    classes = _classes(occurrences, texts)
     return RockTokens(
-        rock_tokens=rows,
-        rock_groups=group_table(asked, chosen, rows),
-        rock_cutoff=cutoff,
-        rock_selectors=selectors,
-        rock_outputs=output_table(asked, counts),
-        rock_example=example_table(asked, counts, texts),
+        rock_tokens=types,
+        rock_groups=group_table(ranking, groups, types),
+        rock_cutoff=cutoff_table(ranking, lists),
+        rock_selectors=selector_table(ranking, lists),
+        rock_outputs=outputs,
+        rock_example=example_table(ranking, outputs, texts),
+        rock_persistence=persistence_table(
+            ranking,
+            cells=cells,
+            hardness=hardness,
+            groups=groups,
+            classes=classes,
+            types=types,
+            second=other,
+        ),
+        rock_composition=composition_table(
+            ranking,
+            classes,
+            released=_result_of(source, "release_points", ranked),
+            trapped=_result_of(source, "agreement_traps", ranked),
+        ),
+        rock_evidence=evidence_table(
+            ranking,
+            places=places,
+            hardness=hardness,
+            groups=groups,
+            lists=lists,
+        ),
     )
+
+
+def _second_run(
+    occurrences: Occurrences,
+    second: Run | str | Path | tuple[Tokens, pl.DataFrame],
+    checkpoint: str | None,
+    loss: str,
+) -> tuple[Occurrences, Cells]:
+    """Read the second run, which must hold other rollouts."""
+    source = as_source(*second) if isinstance(second, tuple) else as_source(second)
+    names = choose_checkpoints(source, checkpoint)[-1:]
+    other = read_occurrences(source, names, choose_rollouts(source.rollouts), loss)
+    ours, theirs = (one.token_id[one.kind] for one in (occurrences, other))
+    if np.array_equal(ours, theirs) and np.array_equal(occurrences.rollout, other.rollout):
+        raise OptionError(
+            "second: the same rollouts as the run; expected a run of other rollouts (checkpoints "
+            "of one run are compared without it)"
+        )
+    return other, prompt_cells(other)
+
+
+def _classes(occurrences: Occurrences, vocabulary: pl.DataFrame | None) -> pl.Series | None:
+    """Give the class of each type that occurs, or None without a vocabulary."""
+    if vocabulary is None:
+        return None
+    ids = pl.DataFrame({"token_id": occurrences.token_id})
+    return token_classes(ids.join(vocabulary, on="token_id", how="left", maintain_order="left"))
+
+
+def _result_of(source: Source, name: str, checkpoint: str) -> pl.DataFrame | None:
+    """Return the rows of a finished result under one checkpoint, or None."""
+    table = finished_result(source, name)
+    return None if table is None else table.filter(pl.col("checkpoint") == checkpoint)
 
 
 def _noise_floor(source: Source, checkpoint: str, loss: str) -> float | None:
     """Return what the loss moves by when it is scored again, nat; None where that is not known."""
     return source.noise_floor(checkpoint).get(loss) if isinstance(source, Run) else None
-
-
-def _groups(asked: Question) -> npt.NDArray[np.bool_]:
-    """Choose the groups on each half of the prompts."""
-    options = asked.options
-    return np.stack(
-        [
-            choose_groups(
-                asked.panel,
-                half,
-                asked.panel_eligible,
-                top=options.top,
-                min_count=options.min_count,
-                next_ranks=options.next_ranks,
-                seed=options.seed,
-            )
-            for half in (0, 1)
-        ]
-    )

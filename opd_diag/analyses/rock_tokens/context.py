@@ -6,15 +6,15 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from opd_diag.analyses.rock_tokens.hardness import find_hard
 from opd_diag.analyses.rock_tokens.occurrences import Occurrences
+from opd_diag.analyses.rock_tokens.options import Options
 
 Integers: TypeAlias = npt.NDArray[np.int64]
 Bits: TypeAlias = npt.NDArray[np.uint64]
 
-QUANTILE = 0.8
 WINDOW = 4
 FEWEST_SIMILAR = 2
-ETA = 0.1
 FEWEST_MEMBERS = 5
 MOST_MEMBERS = 2000
 NULL_DRAWS = 20
@@ -44,7 +44,7 @@ class Context(NamedTuple):
 
 
 def recurring_contexts(
-    occurrences: Occurrences, items: Integers, *, tau: str, eta: float, seed: int
+    occurrences: Occurrences, items: Integers, options: Options
 ) -> list[Context]:
     """Do the context stage for some types.
 
@@ -55,24 +55,21 @@ def recurring_contexts(
     Args:
         occurrences: Tokens and losses; with one checkpoint its loss alone decides.
         items: Types.
-        tau: `own`: the 80th percentile of each checkpoint's own loss; `first`: the first one's
-            for both.
-        eta: Share of similar members.
-        seed: Seed of samples and draws.
+        options: `tau`: `own`, the 80th percentile of each checkpoint's own loss, or `first`, that
+            of the first one for both; `eta`: share of similar members; `seed` of all draws.
 
     Source: arXiv 2605.09253, which gives no values: w = 4, 2 matches, eta = 0.1 are ours.
     """
-    loss = occurrences.loss[[0, -1]]
-    taus = np.quantile(loss, QUANTILE, axis=1)
-    hard = (loss[0] >= taus[0]) & (loss[1] >= (taus[0] if tau == "first" else taus[1]))
-    prompt = occurrences.rollout_prompt[occurrences.rollout[occurrences.at]]
+    both = find_hard(occurrences, options.tau).hard
+    hard = both[0] & both[-1]
+    prompt = occurrences.prompt
 
-    found = []
+    contexts = []
     for item, rows in _rows_of_types(occurrences, items):
         # A seed of its own for each type: its figures do not depend on what else is asked.
-        rng = np.random.default_rng([seed, int(occurrences.token_id[item])])
-        found.append(_context(occurrences, prompt, rows, hard, eta, rng))
-    return found
+        rng = np.random.default_rng([options.seed, int(occurrences.token_id[item])])
+        contexts.append(_context(occurrences, prompt, rows, hard, options.eta, rng))
+    return contexts
 
 
 def _rows_of_types(occurrences: Occurrences, items: Integers) -> Iterator[tuple[int, Integers]]:

@@ -1,175 +1,265 @@
-"""Build the tables of lists: groups, cutoff, selectors."""
+"""Measure lists of types: what they hold on other prompts, and whether two halves agree on them."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import polars.selectors as cs
 
-from opd_diag.analyses.rock_tokens.cutoff import (
-    K_LIST,
-    SPREAD,
-    agreement,
-    other_half,
-    same_rows,
-    split_totals,
-    suggested_k,
+from opd_diag.analyses import reasons
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.rock_tokens.occurrences import Sums, per_prompt, total
+from opd_diag.analyses.rock_tokens.options import Options
+from opd_diag.analyses.rock_tokens.ranking import (
+    SELECTORS,
+    Mask,
+    Ranking,
+    Totals,
+    half_totals,
+    totals,
 )
-from opd_diag.analyses.rock_tokens.frames import as_table, interval_columns
-from opd_diag.analyses.rock_tokens.persistence import GROUPS, group_changes, label
-from opd_diag.analyses.rock_tokens.question import Question
-from opd_diag.analyses.rock_tokens.selectors import SELECTORS
-from opd_diag.stats.intervals import FEWEST_CLUSTERS, TOO_FEW
-from opd_diag.stats.ranks import Agreement
-from opd_diag.tables.columns.rock_tokens import ROCK_CUTOFF, ROCK_GROUPS, ROCK_SELECTORS
+from opd_diag.analyses.tables import interval_columns
+from opd_diag.stats.bootstrap import Interval
+from opd_diag.stats.intervals import FEWEST_CLUSTERS
+from opd_diag.stats.ranks import Agreement, descending_ranks, top_agreement
+from opd_diag.tables.columns.rock_tokens import STABLE
 
-Mask: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+Lists: TypeAlias = Sequence[tuple[str, int]]  # selector and K
 
-NO_STABLE_LIST = "no stable list: too few prompts"
+K_LIST = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
+JUDGED_FROM = 10  # smaller lists are suggested only if stable, but never rule out a larger one
+CURVES = ("R", "frequency")  # selectors with a row for each K
+SPLITS = 50
+SPREAD = (0.05, 0.95)
+TINY = np.finfo(np.float64).tiny
 TOO_FEW_TYPES = "fewer types than twice K: J_c says little"
 SIGNED = "the loss can be negative: no coverage, no lift"
-NOT_PAIRED = "needs two checkpoints on the same tokens"
-CUTOFF_SELECTORS = ("R", "frequency")
-LEVEL = 0.05
 
 
-def group_table(asked: Question, chosen: Mask, rows: pl.DataFrame) -> pl.DataFrame:
-    """Build one row per checkpoint, group, and side of the prompts that measures it.
+class Shares(NamedTuple):
+    """What lists of types hold; every field has one entry per list.
 
-    Args:
-        asked: What is asked.
-        chosen: Members by the half that chose, shape (2, groups, types of `asked.panel`).
-        rows: The table of types, whose labels are counted.
+    Attributes:
+        positions: Share of the occurrences.
+        coverage: Share of the loss.
+        lift: Mean loss over that of all occurrences.
+        gradient: Share of the summed grad_logits.
+        gradient_lift: That over the share of the occurrences.
     """
-    options, groups = asked.options, len(GROUPS)
-    changes = group_changes(asked.panel, chosen, signed=options.signed, seed=options.seed)
-    frames = []
-    for place, (name, found) in enumerate(zip(asked.panel.names, changes, strict=True)):
-        values: dict[str, Any] = {
-            "group": [*GROUPS, *GROUPS],
-            "measured_on": ["other half"] * groups + ["same half"] * groups,
-            "n": found.n,
-            **interval_columns("level", found.level),
-            "reason": pl.Series(found.level.reason.tolist()).replace("", None),
-        }
-        if place:
-            values |= interval_columns("change", found.change)
-            values |= interval_columns("relative_change", found.relative)
-            values["label"] = label(found.relative, np.ones(2 * groups, np.bool_))
-        if place == len(changes) - 1 > 0:
-            values |= _label_counts(rows, 2 * groups)
-        common = asked.common | {"checkpoint": name}
-        frames.append(as_table(values, ROCK_GROUPS, "rock_groups", **common))
-    return pl.concat(frames)
+
+    positions: Interval
+    coverage: Interval
+    lift: Interval
+    gradient: Interval
+    gradient_lift: Interval
 
 
-def _label_counts(rows: pl.DataFrame, size: int) -> dict[str, Any]:
-    """Count the labels of single rocks, for the row of rocks on the other half."""
-    labels = rows.filter(pl.col("label").is_not_null() & pl.col("is_rock"))["label"]
-    counts = {
-        "n_labelled": labels.len(),
-        **{f"n_{kind}": (labels == kind).sum() for kind in ("stagnant", "changed", "undecided")},
-        "n_by_chance": LEVEL * labels.len(),
-    }
-    return {
-        name: pl.Series([count] + [None] * (size - 1), strict=False)
-        for name, count in counts.items()
-    }
+def split_totals(ranking: Ranking) -> tuple[Totals, Totals]:
+    """Add up both sides of 50 random splits of the prompts. Arrays of shape (splits, types)."""
+    sums, options = ranking.sums, ranking.options
+    rng = np.random.default_rng(options.seed)
+    prompts = len(sums.prompt_id)
+    side = np.zeros((prompts, SPLITS))
+    for column in side.T:
+        column[rng.permutation(prompts)[: prompts // 2]] = 1
+    matrices = (sums.n[0], sums.square, sums.x[0], sums.x[-1])
+    one = [np.asarray(matrix.T @ side).T for matrix in matrices]
+    other = [total(a) - b for a, b in zip(matrices, one, strict=True)]
+    return Totals(options.rank_by, *one), Totals(options.rank_by, *other)
 
 
-def list_tables(asked: Question) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Build the table of cutoffs (R and frequency, many K) and that of selectors (all, one K)."""
-    options, types = asked.options, int(asked.eligible.sum())
+def ranks_by(selector: str, t: Totals, eligible: Mask, min_count: int) -> Integers:
+    """Rank types by one of `SELECTORS`, those that may not be chosen last."""
+    return descending_ranks(np.where(eligible, SELECTORS[selector](t, min_count), -np.inf))
+
+
+def agreement(
+    selector: str,
+    splits: tuple[Totals, Totals],
+    ks: Sequence[int],
+    eligible: Mask,
+    options: Options,
+) -> Agreement:
+    """Compare the top-K lists of the two sides of every split. Fields of shape (splits, K).
+
+    Equal scores, such as the 0 of types that a side lacks, are ordered at random on each side: the
+    order of ids must not look like agreement.
+    """
+    rng = np.random.default_rng(options.seed)
+    first, second = (
+        _rank_ties_at_random(selector, side, eligible, options.min_count, rng) for side in splits
+    )
+    return top_agreement(first, second, ks, max(int(eligible.sum()), 1))
+
+
+def _rank_ties_at_random(
+    selector: str, t: Totals, eligible: Mask, min_count: int, rng: np.random.Generator
+) -> Integers:
+    scores = np.where(eligible, SELECTORS[selector](t, min_count), -np.inf)
+    order = rng.permuted(np.broadcast_to(np.arange(eligible.size), scores.shape), axis=1)
+    ranks = np.empty(scores.shape, np.int64)
+    shuffled = np.take_along_axis(scores, order, axis=1)
+    np.put_along_axis(ranks, order, descending_ranks(shuffled), axis=1)
+    return ranks
+
+
+def same_rows(sums: Sums, lists: Lists, eligible: Mask, options: Options) -> Shares:
+    """Measure lists on the rows that chose them: an optimistic figure."""
+    member = _members(totals(sums, options.rank_by), lists, eligible, options.min_count)
+    listed = [np.asarray(a @ member) for a in _measured(sums)]
+    everything = [per_prompt(a)[:, None] for a in _measured(sums)]
+    return _shares(listed, everything, sums.prompts(options.seed))
+
+
+def other_half(sums: Sums, lists: Lists, eligible: Mask, options: Options) -> Shares:
+    """Measure lists on the half of the prompts that did not choose them, both ways."""
+    members = [
+        _members(half_totals(sums, options.rank_by, half), lists, eligible, options.min_count)
+        for half in (0, 1)
+    ]
+    second = (sums.half == 1)[:, None]
+    listed, everything = [], []
+    for matrix in _measured(sums):
+        by_first, by_second = (np.asarray(matrix @ member) for member in members)
+        each = per_prompt(matrix)
+        # Divided by its half's total, a sum counts so that the ratio is the mean of both ways.
+        whole = np.bincount(sums.half, each, 2)
+        weight = np.where(whole > TINY, 1 / np.maximum(whole, TINY), 0)[sums.half][:, None]
+        listed.append(weight * np.where(second, by_first, by_second))
+        everything.append(weight * each[:, None])
+    return _shares(listed, everything, sums.prompts(options.seed, by_half=True))
+
+
+def _measured(sums: Sums) -> tuple[Any, Any, Any]:
+    return sums.n[0], sums.x[sums.ranked], sums.gradient
+
+
+def _members(t: Totals, lists: Lists, eligible: Mask, min_count: int) -> Floats:
+    """Tell which types stand in each list, of those that occur. Shape (types, lists)."""
+    able = eligible & (t.n > 0)
+    ranks = {name: ranks_by(name, t, able, min_count) for name in dict(lists)}
+    return np.column_stack([ranks[name] <= k for name, k in lists]).astype(np.float64)
+
+
+def _shares(listed: Sequence[Floats], everything: Sequence[Floats], prompts: Prompts) -> Shares:
+    """Estimate shares and lift from occurrences, loss and gradient of each prompt."""
+    (n, x, g), (all_n, all_x, all_g) = listed, everything
+    return Shares(
+        positions=prompts.ratio(n, all_n),
+        coverage=prompts.ratio(x, all_x),
+        lift=prompts.quotient(x, n, all_x, all_n),
+        gradient=prompts.ratio(g, all_g),
+        gradient_lift=prompts.quotient(g, n, all_g, all_n),
+    )
+
+
+def list_rows(ranking: Ranking) -> pl.DataFrame:
+    """Measure every list that a table shows, one row per selector and K.
+
+    Returns:
+        selector, K, n (types that may be chosen), suggested_K, and the figures of `rock_cutoff` and
+        `rock_selectors`. R and frequency have a row for each K, the other selectors one.
+    """
+    options, types = ranking.options, int(ranking.eligible.sum())
     ks = sorted({options.top, *(k for k in K_LIST if k <= types)})
-    lists = [(name, k) for name in CUTOFF_SELECTORS for k in ks]
-    lists += [(name, options.top) for name in SELECTORS]
-    naive, honest = (
-        measure(asked.sums, lists, asked.eligible, options.min_count, seed=options.seed)
+    splits = split_totals(ranking)
+    frames = []
+    for name in SELECTORS:
+        agreements = agreement(name, splits, ks, ranking.eligible, options)
+        k = suggested_k(ks, agreements.corrected, types) if enough_prompts(ranking) else None
+        frame = pl.DataFrame(
+            {
+                "selector": [name] * len(ks),
+                "K": ks,
+                "n": [types] * len(ks),
+                "suggested_K": pl.Series([k] * len(ks), dtype=pl.UInt32),
+                **_agreement_columns(agreements, known=enough_prompts(ranking)),
+                **_second_columns(ranking, name, ks),
+            }
+        )
+        frames.append(frame if name in CURVES else frame.filter(pl.col("K") == options.top))
+    rows = pl.concat(frames)
+    return rows.hstack(pl.DataFrame(_share_columns(ranking, rows.select("selector", "K").rows())))
+
+
+def _share_columns(ranking: Ranking, lists: Lists) -> dict[str, Any]:
+    """Measure lists on the rows that chose them and on others, as columns of a table."""
+    options = ranking.options
+    same, other = (
+        measure(ranking.sums, lists, ranking.eligible, options)
         for measure in (same_rows, other_half)
     )
     shares = {
-        "position_share": naive.positions,
-        "coverage": naive.coverage,
-        "cross_coverage": honest.coverage,
-        "lift": naive.lift,
-        "cross_lift": honest.lift,
-        "grad_share": naive.gradient,
+        "position_share": same.positions,
+        "coverage": same.coverage,
+        "cross_coverage": other.coverage,
+        "lift": same.lift,
+        "cross_lift": other.lift,
+        "grad_share": same.gradient,
+        "cross_grad_lift": other.gradient_lift,
     }
     if options.signed:
-        shares = {name: shares[name] for name in ("position_share", "grad_share")}
-    named = [interval_columns(name, found) for name, found in shares.items()]
-    measured = {name: values for one in named for name, values in one.items()}
-    splits = split_totals(asked.sums, seed=options.seed)
-    found = {
-        name: agreement(name, splits, ks, asked.eligible, options.min_count, seed=options.seed)
-        for name in SELECTORS
-    }
-    cutoffs = [_stability(asked, name, ks, found[name], suggests=True) for name in CUTOFF_SELECTORS]
-    top = slice(ks.index(options.top), ks.index(options.top) + 1)
-    selectors = [
-        _stability(asked, name, ks[top], Agreement(*(a[:, top] for a in one)), suggests=False)
-        for name, one in found.items()
-    ]
-    count = len(ks) * len(CUTOFF_SELECTORS)
-    cutoff = pl.concat(cutoffs).hstack(pl.DataFrame(measured)[:count])
-    selector = pl.concat(selectors).drop("suggested_K").hstack(pl.DataFrame(measured)[count:])
-    if asked.pairing != "paired":
-        selector = _without_joint(selector)
-    return (
-        as_table(cutoff.to_dict(), ROCK_CUTOFF, "rock_cutoff", **asked.common),
-        as_table(selector.to_dict(), ROCK_SELECTORS, "rock_selectors", **asked.common),
-    )
+        shares = {
+            name: shares[name] for name in ("position_share", "grad_share", "cross_grad_lift")
+        }
+    columns = [interval_columns(name, interval) for name, interval in shares.items()]
+    return {name: values for one in columns for name, values in one.items()}
 
 
-def _stability(
-    asked: Question,
-    selector: str,
-    ks: Sequence[int],
-    found: Agreement,
-    *,
-    suggests: bool,
-) -> pl.DataFrame:
-    """Describe how well the lists of one selector agree between halves, one row per K."""
-    options, types = asked.options, int(asked.eligible.sum())
-    enough = len(asked.sums.prompt_id) >= FEWEST_CLUSTERS
-    k = suggested_k(ks, found.corrected, types) if enough else None
-    reasons = [
-        [
-            TOO_FEW if not enough else NO_STABLE_LIST if suggests and k is None else None,
-            TOO_FEW_TYPES if 2 * size > types else None,
-            SIGNED if options.signed else None,
-        ]
-        for size in ks
-    ]
-    return pl.DataFrame(
-        {
-            "selector": [selector] * len(ks),
-            "K": ks,
-            "n": [types] * len(ks),
-            **_agreement_columns(found, enough),
-            "suggested_K": pl.Series([k] * len(ks), dtype=pl.UInt32),
-            "reason": ["; ".join(filter(None, parts)) or None for parts in reasons],
-        },
-        schema_overrides={"reason": pl.String},
-    )
-
-
-def _without_joint(selectors: pl.DataFrame) -> pl.DataFrame:
-    """Withhold the joint selector where there are no two losses of the same tokens."""
-    joint = pl.col("selector") == "joint"
-    return selectors.with_columns(
-        pl.when(~joint).then(cs.float()),
-        reason=pl.when(joint).then(pl.lit(NOT_PAIRED)).otherwise("reason"),
-    )
-
-
-def _agreement_columns(found: Agreement, enough: bool) -> dict[str, Any]:
+def _agreement_columns(agreements: Agreement, *, known: bool) -> dict[str, Any]:
     """Give mean and spread over splits of both indices, nothing from too few prompts."""
     values: dict[str, Any] = {}
-    for name, splits in (("J", found.jaccard), ("J_c", found.corrected)):
-        shown = splits if enough else np.full(splits.shape, np.nan)
-        low, high = np.quantile(shown, SPREAD, axis=0)
-        values |= {name: shown.mean(axis=0), f"{name}_p05": low, f"{name}_p95": high}
+    for name, splits in (("J", agreements.jaccard), ("J_c", agreements.corrected)):
+        figures = splits if known else np.full(splits.shape, np.nan)
+        low, high = np.quantile(figures, SPREAD, axis=0)
+        values |= {name: figures.mean(axis=0), f"{name}_p05": low, f"{name}_p95": high}
     return values
+
+
+def _second_columns(ranking: Ranking, selector: str, ks: Sequence[int]) -> dict[str, Any]:
+    """Compare the lists of R, or of frequency, with those of the second run, if there is one."""
+    panel = ranking.panel
+    if panel.paired or selector not in CURVES:
+        nothing = np.full(len(ks), np.nan)
+        return {"J_second": nothing, "J_c_second": nothing}
+    matrices = panel.x if selector == "R" else panel.n
+    able = ranking.panel_eligible
+    first, second = (descending_ranks(np.where(able, total(a), -np.inf))[None] for a in matrices)
+    agreements = top_agreement(first, second, ks, max(int(able.sum()), 1))
+    return {"J_second": agreements.jaccard[0], "J_c_second": agreements.corrected[0]}
+
+
+def enough_prompts(ranking: Ranking) -> bool:
+    """Tell whether there are enough prompts to compare two halves of them."""
+    return len(ranking.sums.prompt_id) >= FEWEST_CLUSTERS
+
+
+def list_notes(ranking: Ranking, *more: pl.Expr) -> pl.Expr:
+    """Say what weakens each list, as the column `reason`."""
+    return reasons.notes(
+        reasons.note(reasons.TOO_FEW, pl.lit(not enough_prompts(ranking))),
+        *more,
+        reasons.note(TOO_FEW_TYPES, 2 * pl.col("K") > pl.col("n")),
+        reasons.note(SIGNED, pl.lit(ranking.options.signed)),
+    )
+
+
+def suggested_k(ks: Sequence[int], corrected: Floats, types: int) -> int | None:
+    """Suggest the largest K such that it and every smaller one from 10 on is stable.
+
+    Args:
+        ks: List sizes, rising. Only those of `K_LIST` up to half of the types are judged.
+        corrected: Corrected Jaccard index of each split, shape (splits, number of K).
+        types: Types that could be chosen.
+    """
+    judged = [i for i, k in enumerate(ks) if k in K_LIST and 2 * k <= types]
+    stable = {ks[i]: bool(np.quantile(corrected[:, i], SPREAD[0]) >= STABLE) for i in judged}
+    able = [
+        k
+        for k in stable
+        if stable[k] and all(stable[smaller] for smaller in stable if JUDGED_FROM <= smaller <= k)
+    ]
+    return max(able, default=None)

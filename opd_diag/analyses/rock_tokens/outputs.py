@@ -1,62 +1,45 @@
-"""Count rocks in every rollout, and the hard tokens that are none."""
-
-from typing import NamedTuple, TypeAlias
+"""Build `rock_outputs`: rocks in every rollout, and the hard tokens that are none."""
 
 import numpy as np
-import numpy.typing as npt
+import polars as pl
 
-from opd_diag.analyses.rock_tokens.occurrences import Occurrences
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Integers: TypeAlias = npt.NDArray[np.int64]
-Mask: TypeAlias = npt.NDArray[np.bool_]
+from opd_diag.analyses.rock_tokens.occurrences import Floats
+from opd_diag.analyses.rock_tokens.ranking import Ranking
+from opd_diag.analyses.tables import ratio, result_table
 
 EVENT = 0.95
+NO_TOKEN, NO_LOSS = "no token in the loss", "no loss"
+SIGNED = "the loss can be negative: no share of it"
 
 
-class OutputCounts(NamedTuple):
-    """Counts and sums of each rollout. Shape (rollouts,).
-
-    Attributes:
-        n: Occurrences.
-        rocks: Those of a rock type.
-        loss: Summed loss, nat.
-        rock_loss: That of rock types.
-        events: Occurrences whose loss is in the top 5 % of the run.
-        other_events: Those of them that are no rock.
-    """
-
-    n: Floats
-    rocks: Floats
-    loss: Floats
-    rock_loss: Floats
-    events: Floats
-    other_events: Floats
-
-
-def output_counts(occurrences: Occurrences, is_rock: Mask) -> OutputCounts:
-    """Count each rollout's rocks and events under the first checkpoint."""
+def output_table(ranking: Ranking) -> pl.DataFrame:
+    """Build one row per rollout."""
+    occurrences = ranking.occurrences
+    rollouts = occurrences.rollout_id.size
     rollout = occurrences.rollout[occurrences.at]
-    rock = is_rock[occurrences.kind[occurrences.at]]
-    loss = occurrences.loss[0].astype(np.float64)
-    event = occurrences.loss[0] >= np.quantile(occurrences.loss[0], EVENT)
+    rock = ranking.is_rock[occurrences.kind[occurrences.at]]
+    loss = occurrences.loss[occurrences.ranked].astype(np.float64)
+    event = loss >= np.quantile(loss, EVENT)
 
-    def count(weights: npt.NDArray[np.generic] | None = None) -> Floats:
-        size = occurrences.rollout_id.size
-        return np.bincount(rollout, weights, size).astype(np.float64)
+    def sums(values: Floats | None = None) -> Floats:
+        return np.bincount(rollout, values, rollouts).astype(np.float64)
 
-    return OutputCounts(
-        n=count(),
-        rocks=count(rock),
-        loss=count(loss),
-        rock_loss=count(loss * rock),
-        events=count(event),
-        other_events=count(event & ~rock),
-    )
-
-
-def choose_example(counts: OutputCounts) -> int:
-    """Choose the rollout whose share of rocks is nearest to the median; the first of equals."""
-    share = counts.rocks / np.maximum(counts.n, 1)
-    away = np.abs(share - np.median(share[counts.n > 0]))
-    return int(np.argmin(np.where(counts.n > 0, away, np.inf)))
+    n, all_loss, rocks = sums(), sums(loss), sums(rock.astype(np.float64))
+    able = (all_loss > 0) & (not ranking.options.signed)
+    values = {
+        "rollout": occurrences.rollout_id,
+        "prompt_id": [occurrences.prompt_id[i] for i in occurrences.rollout_prompt],
+        "n": n,
+        "n_rock": rocks,
+        "rock_share": ratio(rocks, n),
+        "rock_loss_share": ratio(sums(loss * rock), np.where(able, all_loss, 0)),
+        "n_events": sums(event.astype(np.float64)),
+        "n_events_not_rock": sums((event & ~rock).astype(np.float64)),
+        "n_dropped": occurrences.dropped,
+        "reason": np.select(
+            [n == 0, np.full(rollouts, ranking.options.signed), all_loss <= 0],
+            [NO_TOKEN, SIGNED, NO_LOSS],
+            "",
+        ),
+    }
+    return result_table("rock_outputs", values, **ranking.constants)

@@ -1,211 +1,223 @@
-"""Ask whether chosen types stay: chosen on one half of the prompts, measured on the other.
+"""Build `rock_persistence`: do the same occurrences stay hard, checkpoint by checkpoint?
 
-Types chosen for a high loss have, in part, been lucky; measured on the same rows they seem to
-learn when nothing changes. The naive figure is given beside the honest one to show by how much.
+A type whose mean stays may do so by new hard occurrences each time. Here single occurrences are
+followed: of those in the hardest fifth at first, how many still are, and how many always were.
 """
 
+import re
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.sparse import csr_array
 
-from opd_diag.analyses.rock_tokens.controls import match_controls
-from opd_diag.analyses.rock_tokens.selectors import Mask, Totals, by_mean, by_summed_loss
-from opd_diag.analyses.rock_tokens.sums import Sums, total
-from opd_diag.analyses.rock_tokens.types import columns, trusted
-from opd_diag.stats.bootstrap import Interval, ratio, ratio_difference, ratio_of_ratios
-from opd_diag.stats.ranks import descending_ranks
+from opd_diag.analyses import reasons
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.rock_tokens.changes import Groups
+from opd_diag.analyses.rock_tokens.hardness import Hardness, find_hard, within_types
+from opd_diag.analyses.rock_tokens.occurrences import (
+    Cells,
+    Mask,
+    Occurrences,
+    columns,
+    per_prompt,
+    trusted,
+)
+from opd_diag.analyses.rock_tokens.ranking import Ranking
+from opd_diag.analyses.tables import interval_columns, ratio, result_table
+from opd_diag.tables.columns.rock_tokens import GROUPS, TOKEN_CLASSES
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-GROUPS = ("rock", "control", "high_kl", "random")
-DELTA = 0.10
+UNPAIRED = "unpaired: other tokens than under the first checkpoint, none is followed"
+STEP = re.compile(r"(?:step|iter|iteration|checkpoint|ckpt)[-_]?(\d+)$", re.IGNORECASE)
 
 
-class Change(NamedTuple):
-    """Levels of some groups or types at one checkpoint, and their change since the first.
-
-    Attributes:
-        n: Occurrences measured. Shape (k,).
-        level: Mean loss, nat.
-        change: Level minus that of the first checkpoint, nat.
-        relative: Level over that of the first checkpoint, minus 1.
-    """
-
-    n: Floats
-    level: Interval
-    change: Interval
-    relative: Interval
-
-
-class TypeChange(NamedTuple):
-    """Levels of some types at the first and last checkpoint, and their change.
+class _Rows(NamedTuple):
+    """What the rows of a checkpoint are of.
 
     Attributes:
-        n: Occurrences measured under the first checkpoint. Shape (k,).
-        first: Mean loss under it, nat.
-        last: Mean loss under the last, nat.
-        relative: Last over first, minus 1.
-        usable: Whether there are enough occurrences for an interval.
+        kind: `group`, `class` or `type`, of each row.
+        name: Name of the group or class; None for a type.
+        item: Type, -1 for a group or class.
+        groups: Membership by the half that did not choose, shape (2, groups, types).
+        classes: Membership, shape (classes, types).
+        types: Types with a row of their own.
     """
 
-    n: Floats
-    first: Interval
-    last: Interval
-    relative: Interval
-    usable: Mask
+    kind: list[str]
+    name: list[str | None]
+    item: list[int]
+    groups: Mask
+    classes: Mask
+    types: Integers
 
-
-def whole_totals(sums: Sums) -> Totals:
-    """Add up all prompts."""
-    return Totals(*(total(a) for a in (sums.n[0], sums.x[0], sums.square, sums.x[-1])))
-
-
-def half_totals(sums: Sums, half: int) -> Totals:
-    """Add up the prompts of one half."""
-    rows = np.flatnonzero(sums.half == half)
-    return Totals(*(total(a[rows]) for a in (sums.n[0], sums.x[0], sums.square, sums.x[-1])))
-
-
-def choose_groups(
-    sums: Sums,
-    half: int,
-    eligible: Mask,
-    *,
-    top: int,
-    min_count: int,
-    next_ranks: bool,
-    seed: int,
-) -> npt.NDArray[np.bool_]:
-    """Choose the groups on one half of the prompts.
-
-    Args:
-        sums: Sums per prompt and type.
-        half: The half that chooses.
-        eligible: Types that may be chosen.
-        top: Size of each group.
-        min_count: Fewest occurrences in the half.
-        next_ranks: Whether the controls are the next ranks by R, not matched by frequency.
-        seed: Seed of the random group, and of ties between controls.
-
-    Returns:
-        Membership, shape (groups, types), in the order of `GROUPS`.
-    """
-    t = half_totals(sums, half)
-    able = eligible & (t.n >= min_count)
-    ranks = descending_ranks(np.where(able, by_summed_loss(t, min_count), -np.inf))
-    rock = ranks <= top
-    high = descending_ranks(np.where(able, by_mean(t, min_count), -np.inf)) <= top
-    control = match_controls(
-        t.n, ranks, able, sums.token_id, top=top, next_ranks=next_ranks, seed=seed
-    )
-    random = np.zeros(t.n.size, np.bool_)
-    pool = np.flatnonzero(able)
-    rng = np.random.default_rng([seed, half])
-    random[rng.choice(pool, min(top, pool.size), replace=False)] = True
-    matched = np.zeros(t.n.size, np.bool_)
-    matched[control.control[control.control >= 0]] = True
-    return np.stack([rock, matched, high, random])
-
-
-def group_changes(
-    sums: Sums, chosen: npt.NDArray[np.bool_], *, signed: bool, seed: int
-) -> list[Change]:
-    """Measure groups at every checkpoint, honestly and naively.
-
-    Args:
-        sums: Sums per prompt and type.
-        chosen: Membership by the half that chose, shape (2, groups, types).
-        signed: Whether the loss can be negative: then no relative change.
-        seed: Seed of the bootstrap, which draws prompts inside each half.
-
-    Returns:
-        One entry for each checkpoint; its fields hold the groups measured on the other half,
-        then the groups measured on the half that chose them.
-    """
-    by_half = [csr_array(m.T.astype(np.float64)) for m in chosen]
-    second = (sums.half == 1)[:, None]
-
-    def of_groups(matrix: Any) -> Floats:
-        by_first, by_second = ((matrix @ member).toarray() for member in by_half)
-        honest = np.where(second, by_first, by_second)
-        return np.hstack([honest, np.where(second, by_second, by_first)])
-
-    n, x = [of_groups(a) for a in sums.n], [of_groups(a) for a in sums.x]
-    return [
-        Change(
-            n=n[i].sum(axis=0),
-            level=ratio(x[i], n[i], seed=seed, log=not signed, strata=sums.half),
-            change=ratio_difference(x[i], n[i], x[0], n[0], seed=seed, strata=sums.half),
-            relative=_relative(n[i], x[i], n[0], x[0], sums, signed=signed, seed=seed),
+    def sums(self, matrix: Any, half: npt.NDArray[np.uint8]) -> Floats:
+        """Add up the types of each row. Shape (prompts, rows)."""
+        first, second = (
+            np.asarray(matrix @ members.T.astype(np.float64)) for members in self.groups
         )
-        for i in range(len(x))
-    ]
+        groups = np.where(half[:, None] == 1, second, first)
+        classes = np.asarray(matrix @ self.classes.T.astype(np.float64))
+        single = columns(matrix, self.types)
+        dense = single if isinstance(single, np.ndarray) else single.toarray()
+        return np.column_stack([groups, classes, dense])
 
 
-def type_changes(
-    sums: Sums, items: Integers, rock: npt.NDArray[np.bool_], *, signed: bool, seed: int
-) -> TypeChange:
-    """Measure single types at the first and last checkpoint, where no half chose them.
-
-    A type that a half put among its rocks is measured on the other half, on both if both did so.
-    A type that neither chose is measured on all prompts: nothing was chosen by its loss.
+def persistence_table(
+    ranking: Ranking,
+    *,
+    cells: Cells,
+    hardness: Hardness,
+    groups: Groups,
+    classes: pl.Series | None,
+    types: pl.DataFrame,
+    second: tuple[Occurrences, Cells] | None = None,
+) -> pl.DataFrame:
+    """Build one row per checkpoint and group or class, and per listed type at the last one.
 
     Args:
-        sums: Sums per prompt and type.
-        items: Types.
-        rock: Rocks by the half that chose, shape (2, types).
-        signed: Whether the loss can be negative.
-        seed: Seed of the bootstrap.
+        ranking: The ranked types.
+        cells: Cells of prompt and type.
+        hardness: Which occurrences are hard.
+        groups: Members by the half that chose; measured on the other one.
+        classes: Class of each type, or None without a vocabulary.
+        types: The table of types, which holds their texts and lift.
+        second: Tokens of a second run, in which listed types are looked at without pairing.
     """
-    neither = ~rock.any(axis=0)
-    measured = np.stack([rock[1] | neither, rock[0] | neither])[:, items]
-    inside = measured[sums.half.astype(np.intp)]
-
-    def of_types(matrix: Any) -> Any:
-        part = columns(matrix, items)
-        return part * inside if isinstance(part, np.ndarray) else part.multiply(inside).tocsr()
-
-    n0, n, x0, x = (of_types(a[i]) for a in (sums.n, sums.x) for i in (0, -1))
-    first, last = (
-        ratio(*a, seed=seed, log=not signed, strata=sums.half) for a in ((x0, n0), (x, n))
+    names = ranking.sums.names
+    frames = []
+    always = hardness.hard[0]
+    for place, name in enumerate(names):
+        always = always & hardness.hard[place]
+        rows = _rows(ranking, groups, classes, single=place == len(names) - 1 > 0)
+        values = _values(ranking, cells, hardness, rows, place, always)
+        frames.append(_table(ranking, rows, values, name))
+    if second is not None:
+        frames.append(_second_run(ranking, *second))
+    table = pl.concat(frames)
+    known = types.select("token_id", "text", "lift")
+    joined = table.drop("text", "lift").join(
+        known, on="token_id", how="left", maintain_order="left"
     )
-    return TypeChange(
-        n=np.asarray(n0.sum(axis=0), np.float64).ravel(),
-        first=first,
-        last=last,
-        relative=_relative(n, x, n0, x0, sums, signed=signed, seed=seed),
-        usable=trusted(csr_array(n0)) & trusted(csr_array(n)),
+    return joined.select(table.columns)
+
+
+def _rows(ranking: Ranking, groups: Groups, classes: pl.Series | None, *, single: bool) -> _Rows:
+    types = ranking.sums.token_id.size
+    members = np.concatenate([np.ones((2, 1, types), np.bool_), groups.members[::-1]], axis=1)
+    present: list[str] = []
+    of_class = np.zeros((0, types), np.bool_)
+    if classes is not None:
+        code = classes.to_physical().to_numpy()
+        places = np.unique(code)
+        present = [TOKEN_CLASSES[place] for place in places]
+        of_class = code == places[:, None]
+    listed = np.flatnonzero(ranking.is_rock) if single else np.empty(0, np.int64)
+    listed = listed[np.argsort(ranking.ranks[listed])]
+    wide = 1 + len(GROUPS)
+    return _Rows(
+        kind=["group"] * wide + ["class"] * len(present) + ["type"] * listed.size,
+        name=["all", *GROUPS, *present, *[None] * listed.size],
+        item=[-1] * (wide + len(present)) + listed.tolist(),
+        groups=members,
+        classes=of_class,
+        types=listed,
     )
 
 
-def label(
-    relative: Interval, usable: npt.NDArray[np.bool_], delta: float = DELTA
-) -> list[str | None]:
-    """Name what an interval of the relative change shows; None where there is none.
+def _values(
+    ranking: Ranking, cells: Cells, hardness: Hardness, rows: _Rows, place: int, always: Mask
+) -> dict[str, Any]:
+    """Measure the rows of one checkpoint."""
+    half = ranking.sums.half
+    first, later = hardness.hard[0], hardness.hard[place]
 
-    Returns:
-        `stagnant`: inside [-delta, delta]; `changed`: excludes 0 and is not inside;
-        `undecided`: neither.
-    """
-    low, high = relative.low, relative.high
-    names = np.select(
-        [(low >= -delta) & (high <= delta), (low > 0) | (high < 0)],
-        ["stagnant", "changed"],
-        "undecided",
+    def sums(matrix: Any) -> Floats:
+        return rows.sums(matrix, half)
+
+    n, F, S = sums(ranking.sums.n[0]), sums(cells.sums(first)), sums(cells.sums(later))
+    both, survived = sums(cells.sums(first & later)), sums(cells.sums(always))
+    total = [a.sum(axis=0) for a in (n, F, S, both)]
+    values: dict[str, Any] = {
+        "n": total[0],
+        "n_hard_first": total[1],
+        "n_prompts": np.count_nonzero(F, axis=0),
+        "hard": ratio(total[2], total[0]),
+        "turns_hard": ratio(total[2] - total[3], total[0] - total[1]),
+        "share_easy": ratio(total[0] - total[1] - total[2] + total[3], total[0]),
+        "share_learned": ratio(total[1] - total[3], total[0]),
+        "share_rock": ratio(total[3], total[0]),
+        "share_regressed": ratio(total[2] - total[3], total[0]),
+        "stays_hard": ratio(total[3], total[1]),
+        "survival": ratio(survived.sum(axis=0), total[1]),
+    }
+    if not place:
+        one = len(ranking.sums.names) == 1
+        return values | {"reason": reasons.ONE_CHECKPOINT if one else None}
+    prompts = ranking.sums.prompts(ranking.options.seed, by_half=True)
+    within = within_types(cells, first, later)
+    hard, observed, expected = (sums(a) for a in within)
+    everything = [per_prompt(a)[:, None] for a in (cells.sums(later), ranking.sums.n[0])]
+    stays = prompts.rate(both, F)
+    intervals = {
+        "stays_hard": stays,
+        "survival": prompts.rate(survived, F),
+        "type_adds": prompts.difference(expected, hard, *everything),
+        "occurrence_adds": prompts.ratio(observed - expected, hard),
+    }
+    enough = trusted(csr_array(F))
+    for name, interval in intervals.items():
+        ends = interval_columns(name, interval)
+        for key, value in ends.items():
+            values[key] = value if key == name else np.where(enough, value, np.nan)
+    return values | {
+        "expected": ratio(expected.sum(axis=0), hard.sum(axis=0)),
+        "reason": np.where(enough, reasons.first(stays), reasons.TOO_FEW),
+    }
+
+
+def _table(ranking: Ranking, rows: _Rows, values: dict[str, Any], name: str) -> pl.DataFrame:
+    match = STEP.search(name)
+    token_id = [None if i < 0 else int(ranking.sums.token_id[i]) for i in rows.item]
+    frame = pl.DataFrame(
+        {"kind": rows.kind, "name": rows.name, "token_id": token_id} | values, strict=False
+    ).with_columns(step=pl.lit(int(match[1]) if match else None, pl.Int64))
+    constants = ranking.constants | {"checkpoint": name}
+    return result_table("rock_persistence", frame, **constants)
+
+
+def _second_run(ranking: Ranking, occurrences: Occurrences, cells: Cells) -> pl.DataFrame:
+    """Tell how many occurrences of the listed types are hard in a run of other rollouts."""
+    listed = np.argsort(ranking.ranks)[: int(ranking.is_rock.sum())]
+    ids = ranking.sums.token_id[listed]
+    ids = ids[np.isin(ids, occurrences.token_id)]
+    items = np.searchsorted(occurrences.token_id, ids)
+    n, S = cells.sums(), cells.sums(find_hard(occurrences).hard[-1])
+    everything = [per_prompt(a)[:, None] for a in (S, n)]
+    own = [
+        np.hstack([whole, a[:, items].toarray()])
+        for a, whole in zip((S, n), everything, strict=True)
+    ]
+    prompts = Prompts(
+        np.arange(len(occurrences.prompt_id)), seed=ranking.options.seed, strata=occurrences.half
     )
-    there = usable & np.isfinite(low)
-    return [str(name) if known else None for name, known in zip(names, there, strict=True)]
-
-
-def _relative(n: Any, x: Any, n0: Any, x0: Any, sums: Sums, *, signed: bool, seed: int) -> Interval:
-    """Compare two levels: mean over first mean, minus 1."""
-    if sums.paired:  # n is n0, and cancels
-        found = ratio(x, x0, seed=seed, log=True, strata=sums.half)
-    else:
-        found = ratio_of_ratios(x, n, x0, n0, seed=seed, strata=sums.half)
-    known = np.where(signed, np.nan, 1.0)  # a quotient of losses of either sign says nothing
-    estimate, low, high = (known * (end - 1) for end in (found.estimate, found.low, found.high))
-    return found._replace(estimate=estimate, low=low, high=high)
+    adds = prompts.difference(*own, *everything)
+    enough = trusted(csr_array(own[1])) & (np.arange(ids.size + 1) > 0)
+    columns = interval_columns("type_adds", adds)
+    frame = pl.DataFrame(
+        {
+            "kind": ["group"] + ["type"] * ids.size,
+            "name": ["all"] + [None] * ids.size,
+            "token_id": [None, *ids.tolist()],
+            "n": own[1].sum(axis=0),
+            "n_prompts": np.count_nonzero(own[1], axis=0),
+            "hard": ratio(own[0].sum(axis=0), own[1].sum(axis=0)),
+            **{name: np.where(enough, value, np.nan) for name, value in columns.items()},
+            "reason": [UNPAIRED] * (ids.size + 1),
+        }
+    )
+    constants = ranking.constants | {"checkpoint": ranking.panel.names[-1]}
+    return result_table("rock_persistence", frame, **constants)

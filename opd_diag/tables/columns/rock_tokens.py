@@ -4,18 +4,45 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
+GROUPS = ("rock", "control", "high_kl", "random", "rest")
+LABELS = ("stagnant", "changed", "undecided")
+DELTA = 0.10  # of a relative change: smaller ones are `stagnant`
+STABLE = 0.7  # of J_c: a list that is this stable is suggested
+
+TOKEN_CLASSES = (
+    "special",
+    "whitespace",
+    "markup",
+    "digit",
+    "punctuation",
+    "discourse",
+    "word start",
+    "word continuation",
+    "other script",
+)
+PHASES = (
+    "all",
+    "before release",
+    "after release",
+    "before stretch",
+    "in stretch",
+    "after stretch",
+)
+
 _RUN = (
     Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
     Column("pairing", pl.String, "-", "`one checkpoint`, `paired` (checkpoints on the same tokens) or `unpaired` (a second run).", nullable=False),
     Column("loss", pl.String, "-", "`reverse_kl`, `forward_kl` or `sampled_log_ratio`.", nullable=False),
+    Column("rank_by", pl.String, "-", "Checkpoint whose loss ranks the types: `last`, `first` or `joint`, the smaller R of both.", nullable=False),
 )  # fmt: skip
 
 ROCK_TOKENS = (
     *_RUN,
-    Column("token_id", pl.Int32, "-", "The token type; the rows stand by falling R.", nullable=False),
+    Column("token_id", pl.Int32, "-", "The token type; the rows stand by rank.", nullable=False),
     Column("text", pl.String, "-", "Its text; null without a vocabulary."),
     Column("n", pl.UInt32, "tokens", "Occurrences in the loss.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts with an occurrence.", nullable=False),
+    Column("effective_prompts", pl.Float64, "prompts", "Prompts that would weigh as much if all were equal, (sum n)² / sum n²: below 5 there is no interval.", nullable=False),
     Column("position_share", pl.Float64, "share", "Share of all occurrences.", nullable=False),
     Column("mean_loss", pl.Float64, "nat", "Mean loss of its occurrences.", nullable=False),
     Column("mean_loss_p10", pl.Float64, "nat", "10th percentile of the mean of as many tokens drawn from the whole run."),
@@ -33,8 +60,8 @@ ROCK_TOKENS = (
     Column("lift", pl.Float64, "ratio", "Mean loss over that of all tokens: 1 is frequency alone."),
     Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
     Column("lift_high", pl.Float64, "ratio", "Upper end."),
-    Column("lift_p", pl.Float64, "probability", "Two-sided p of the loss permuted inside prompts."),
-    Column("lift_p_adjusted", pl.Float64, "probability", "The same adjusted over types (Benjamini-Hochberg)."),
+    Column("lift_p", pl.Float64, "probability", "Two-sided p of the log loss permuted inside (prompt, tenth of the response); null below 10 occurrences."),
+    Column("lift_p_adjusted", pl.Float64, "probability", "The same adjusted over the tested types (Benjamini-Hochberg)."),
     Column("n_persistent", pl.UInt32, "tokens", "Occurrences with a high loss under the first and the last checkpoint, |O_PH|."),
     Column("recurring_share", pl.Float64, "share", "Share of them whose context recurs in other prompts."),
     Column("recurring_share_null", pl.Float64, "share", "The same share of as many random occurrences of the type: largest of 20 draws, the 95th percentile."),
@@ -61,7 +88,9 @@ ROCK_TOKENS = (
     Column("relative_change", pl.Float64, "share", "mean_last over mean_first, minus 1."),
     Column("relative_change_low", pl.Float64, "share", "Lower end of its 95 % interval, halves fixed."),
     Column("relative_change_high", pl.Float64, "share", "Upper end."),
-    Column("label", pl.String, "-", "`stagnant`: interval inside ±0.1; `changed`: excludes 0 and is not inside; else `undecided`."),
+    Column("change_p", pl.Float64, "probability", "Two-sided p of the checkpoints swapped inside prompts; for rocks."),
+    Column("change_p_adjusted", pl.Float64, "probability", "The same adjusted over rocks (Benjamini-Hochberg)."),
+    Column("label", pl.String, "-", "`stagnant`: interval of the change inside ±0.1; `changed`: not so, and adjusted p at most 0.05; else `undecided`."),
     Column("control_token_id", pl.Int32, "-", "Type as frequent that is no rock; for rocks."),
     Column("match_distance", pl.Float64, "log10", "Difference of their log10 counts."),
     Column("reason", pl.String, "-", "What is missing or weak, and why."),
@@ -69,8 +98,9 @@ ROCK_TOKENS = (
 
 ROCK_GROUPS = (
     *_RUN,
-    Column("group", pl.String, "-", "`rock`, `control` (as frequent), `high_kl` (largest mean loss) or `random`.", nullable=False),
+    Column("group", pl.String, "-", "`rock`, `control` (as frequent), `high_kl` (largest mean loss), `random`, or `rest`, all that are no rock.", nullable=False),
     Column("measured_on", pl.String, "-", "`other half`: prompts that did not choose the group; `same half`: those that did, the naive way.", nullable=False),
+    Column("chosen_under", pl.String, "-", "Checkpoints whose loss chose the group: the middle one, or both of two.", nullable=False),
     Column("n", pl.UInt32, "tokens", "Occurrences measured.", nullable=False),
     Column("level", pl.Float64, "nat", "Mean loss."),
     Column("level_low", pl.Float64, "nat", "Lower end of its 95 % interval, halves fixed."),
@@ -81,12 +111,10 @@ ROCK_GROUPS = (
     Column("relative_change", pl.Float64, "share", "Level over that of the first checkpoint, minus 1."),
     Column("relative_change_low", pl.Float64, "share", "Lower end of its 95 % interval."),
     Column("relative_change_high", pl.Float64, "share", "Upper end."),
-    Column("label", pl.String, "-", "`stagnant`: interval inside ±0.1; `changed`: excludes 0 and is not inside; else `undecided`."),
     Column("n_labelled", pl.UInt32, "types", "Rocks with a label of their own, at the last checkpoint."),
     Column("n_stagnant", pl.UInt32, "types", "Those that are `stagnant`."),
     Column("n_changed", pl.UInt32, "types", "Those that are `changed`."),
     Column("n_undecided", pl.UInt32, "types", "Those that are `undecided`."),
-    Column("n_by_chance", pl.Float64, "types", "`changed` ones to expect if none changed, and most `stagnant` ones to expect if all changed by 0.1: 5 % of those labelled."),
     Column("reason", pl.String, "-", "What is missing or weak, and why."),
 )  # fmt: skip
 
@@ -111,6 +139,9 @@ _LIST = (
     Column("grad_share", pl.Float64, "share", "Share of the summed grad_logits."),
     Column("grad_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
     Column("grad_share_high", pl.Float64, "share", "Upper end."),
+    Column("cross_grad_lift", pl.Float64, "ratio", "Share of the summed grad_logits over share of the tokens, on the half that did not choose."),
+    Column("cross_grad_lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("cross_grad_lift_high", pl.Float64, "ratio", "Upper end."),
     Column("J", pl.Float64, "share", "Jaccard index of the lists of two disjoint halves, mean of 50 splits."),
     Column("J_p05", pl.Float64, "share", "5th percentile over splits: a spread, no interval."),
     Column("J_p95", pl.Float64, "share", "95th percentile."),
@@ -123,6 +154,8 @@ ROCK_CUTOFF = (
     *_RUN,
     Column("selector", pl.String, "-", "`R`, or `frequency`, which knows no loss.", nullable=False),
     *_LIST,
+    Column("J_second", pl.Float64, "share", "Jaccard index of this list and that of the second run, under its checkpoint; with a second run only."),
+    Column("J_c_second", pl.Float64, "share", "The same corrected for chance."),
     Column("suggested_K", pl.UInt32, "types", "Largest stable list of this selector."),
     Column("reason", pl.String, "-", "What is missing or weak, and why."),
 )  # fmt: skip
@@ -154,8 +187,84 @@ ROCK_EXAMPLE = (
     Column("position", pl.UInt32, "tokens", "Place in the response.", nullable=False),
     Column("token_id", pl.Int32, "-", "The token.", nullable=False),
     Column("text", pl.String, "-", "Its text; null without a vocabulary."),
-    Column("value", pl.Float64, "nat", "Its loss under the first checkpoint; null outside the loss."),
+    Column("value", pl.Float64, "nat", "Its loss under the checkpoint; null outside the loss."),
     Column("is_rock", pl.Boolean, "-", "Whether its type is a rock.", nullable=False),
+)  # fmt: skip
+
+ROCK_PERSISTENCE = (
+    *_RUN,
+    Column("step", pl.Int64, "steps", "Training step of the checkpoint, where its name ends in one."),
+    Column("kind", pl.String, "-", "What the row is of: `group`, `class` or `type`; types at the last checkpoint only.", nullable=False),
+    Column("name", pl.String, "-", "`all`, a group measured on the half of the prompts that did not choose it, or a class of tokens; null for a type."),
+    Column("token_id", pl.Int32, "-", "The type, one of the list."),
+    Column("text", pl.String, "-", "Its text; null without a vocabulary."),
+    Column("lift", pl.Float64, "ratio", "Lift of the type, as in `rock_tokens`."),
+    Column("n", pl.UInt32, "tokens", "Occurrences.", nullable=False),
+    Column("n_hard_first", pl.UInt32, "tokens", "Those of them in the hardest fifth under the first checkpoint; null in a second run."),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts that hold these; in a second run, that hold any.", nullable=False),
+    Column("hard", pl.Float64, "share", "Share of the occurrences that are hard under this checkpoint, in its own hardest fifth."),
+    Column("stays_hard", pl.Float64, "share", "Share of those hard at first that are hard under this checkpoint."),
+    Column("stays_hard_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("stays_hard_high", pl.Float64, "share", "Upper end."),
+    Column("turns_hard", pl.Float64, "share", "Share of those easy at first that are hard under this checkpoint, for comparison."),
+    Column("survival", pl.Float64, "share", "Share of those hard at first that are hard under every checkpoint up to this one."),
+    Column("survival_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("survival_high", pl.Float64, "share", "Upper end."),
+    Column("share_easy", pl.Float64, "share", "Share of the occurrences that are hard under neither the first checkpoint nor this one."),
+    Column("share_learned", pl.Float64, "share", "Hard at first alone."),
+    Column("share_rock", pl.Float64, "share", "Hard under both."),
+    Column("share_regressed", pl.Float64, "share", "Hard under this one alone."),
+    Column("expected", pl.Float64, "share", "`stays_hard` if this checkpoint's losses were permuted among the occurrences of a type inside a prompt; of types that occur there twice or more."),
+    Column("type_adds", pl.Float64, "share", "What the type explains: `expected` (in a second run `hard`) minus the share of all tokens that are hard."),
+    Column("type_adds_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("type_adds_high", pl.Float64, "share", "Upper end."),
+    Column("occurrence_adds", pl.Float64, "share", "What the occurrence adds: its `stays_hard` minus `expected`."),
+    Column("occurrence_adds_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("occurrence_adds_high", pl.Float64, "share", "Upper end."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+ROCK_COMPOSITION = (
+    *_RUN,
+    Column("group", pl.String, "-", "`all`, `rock` (listed by the other half of the prompts) or `rest`.", nullable=False),
+    Column("phase", pl.String, "-", "`all`, or before and after the release token, or before, in and after the low-KL stretch, of the rollouts that have one.", nullable=False),
+    Column("token_class", pl.String, "-", "Class of the tokens; null without a vocabulary."),
+    Column("n", pl.UInt32, "tokens", "Tokens.", nullable=False),
+    Column("position_share", pl.Float64, "share", "Share of the tokens of the group in the phase."),
+    Column("position_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("position_share_high", pl.Float64, "share", "Upper end."),
+    Column("loss_share", pl.Float64, "share", "Share of their loss."),
+    Column("loss_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("loss_share_high", pl.Float64, "share", "Upper end."),
+    Column("lift", pl.Float64, "ratio", "Mean loss over that of all tokens in the same tenths of the response."),
+    Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("grad_lift", pl.Float64, "ratio", "Mean grad_logits over that of the group in the phase."),
+    Column("grad_lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("grad_lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("relative_change", pl.Float64, "share", "Loss under the last checkpoint over that under the first, minus 1."),
+    Column("relative_change_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("relative_change_high", pl.Float64, "share", "Upper end."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
+ROCK_EVIDENCE = (
+    *_RUN,
+    Column("question", pl.String, "-", "Key of the question that the row answers.", nullable=False),
+    Column("compared_with", pl.String, "-", "First checkpoint, where two are compared."),
+    Column("chosen_under", pl.String, "-", "Checkpoints whose loss chose the rocks, on the half of the prompts that did not measure them."),
+    Column("n", pl.UInt32, "tokens", "Occurrences of rocks that are measured."),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts behind the test."),
+    Column("unit", pl.String, "-", "Unit of the estimate and the control.", nullable=False),
+    Column("estimate", pl.Float64, "see unit", "What rocks show."),
+    Column("estimate_low", pl.Float64, "see unit", "Lower end of its 95 % interval, halves fixed."),
+    Column("estimate_high", pl.Float64, "see unit", "Upper end."),
+    Column("control", pl.Float64, "see unit", "What the other tokens show, or what frequency alone would."),
+    Column("difference", pl.Float64, "see unit", "Estimate minus control."),
+    Column("difference_low", pl.Float64, "see unit", "Lower end of its 95 % interval."),
+    Column("difference_high", pl.Float64, "see unit", "Upper end."),
+    Column("p", pl.Float64, "probability", "Two-sided p of flipping the sign of whole prompts, before it is adjusted for other questions."),
+    Column("reason", pl.String, "-", "Why the question is not asked, or what weakens the answer."),
 )  # fmt: skip
 
 TABLES = {
@@ -165,4 +274,7 @@ TABLES = {
     "rock_selectors": ROCK_SELECTORS,
     "rock_outputs": ROCK_OUTPUTS,
     "rock_example": ROCK_EXAMPLE,
+    "rock_persistence": ROCK_PERSISTENCE,
+    "rock_composition": ROCK_COMPOSITION,
+    "rock_evidence": ROCK_EVIDENCE,
 }

@@ -10,6 +10,7 @@ import scipy.stats
 from opd_diag.analyses.rock_tokens import context, rock_tokens
 from opd_diag.analyses.rock_tokens.context import recurring_contexts
 from opd_diag.analyses.rock_tokens.occurrences import read_occurrences
+from opd_diag.analyses.rock_tokens.options import Options
 from opd_diag.datasets import null_run
 from opd_diag.tables.source import as_source
 
@@ -199,7 +200,7 @@ def test_the_null_share_is_the_largest_of_twenty_random_sets(noisy):
     source = as_source(tokens, rollouts)
     read = read_occurrences(source, ["a", "b"], source.rollouts, "reverse_kl")
     item = np.array([0])
-    ours = [recurring_contexts(read, item, tau="own", eta=0.3, seed=seed)[0] for seed in range(40)]
+    ours = [recurring_contexts(read, item, Options(eta=0.3, seed=seed))[0] for seed in range(40)]
     at = {(r, p): t for r, p, t in tokens.filter(checkpoint="a")
           .select("rollout", "position", "token_id").iter_rows()}  # fmt: skip
     prompt = dict(rollouts.select("rollout", "prompt_id").iter_rows())
@@ -237,7 +238,7 @@ def test_many_members_are_sampled_scaled_and_reported(monkeypatch, noisy):
     tokens, rollouts = noisy
     whole = rock_tokens(tokens, rollouts, top=5).rock_tokens
     monkeypatch.setattr(context, "MOST_MEMBERS", 12)
-    monkeypatch.setattr("opd_diag.analyses.rock_tokens.rows.MOST_MEMBERS", 12)
+    monkeypatch.setattr("opd_diag.analyses.rock_tokens.types.MOST_MEMBERS", 12)
     parts = [rock_tokens(tokens, rollouts, top=5, seed=seed).rock_tokens for seed in range(3)]
     for part in parts:
         both = part.join(whole, on="token_id", suffix="_whole")

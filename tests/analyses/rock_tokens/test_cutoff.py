@@ -7,9 +7,10 @@ import scipy.stats
 from scipy.sparse import csr_array
 
 from opd_diag.analyses.rock_tokens import rock_tokens
-from opd_diag.analyses.rock_tokens.cutoff import agreement, split_totals, suggested_k
-from opd_diag.analyses.rock_tokens.selectors import SELECTORS, Totals
-from opd_diag.analyses.rock_tokens.sums import Sums
+from opd_diag.analyses.rock_tokens.lists import agreement, split_totals, suggested_k
+from opd_diag.analyses.rock_tokens.occurrences import Sums
+from opd_diag.analyses.rock_tokens.options import Options
+from opd_diag.analyses.rock_tokens.ranking import SELECTORS, Totals, rank_types
 from opd_diag.datasets import rock_run
 
 K_LIST = (5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500)
@@ -21,21 +22,26 @@ def data():
     return rock_run(prompts=10, samples=2, tokens=80, types=70, checkpoints=("a", "b"), seed=6)
 
 
+@pytest.fixture(scope="module", params=["last", "first"])
+def rank_by(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def found(data):
-    return rock_tokens(data.tokens, data.rollouts, top=TOP)
+def found(data, rank_by):
+    return rock_tokens(data.tokens, data.rollouts, top=TOP, rank_by=rank_by)
 
 
 def totals(rows):
-    """Sum by type: n, loss, square, last loss, gradient."""
+    """Sum by type: n, ranking loss, its square, loss of the other checkpoint, gradient."""
     return {
         token: np.array(values)
         for token, *values in rows.group_by("token_id")
         .agg(
             pl.len().alias("n"),
-            pl.col("first").sum().alias("loss"),
-            (pl.col("first") ** 2).sum().alias("square"),
-            pl.col("last").sum(),
+            pl.col("own").sum().alias("loss"),
+            (pl.col("own") ** 2).sum().alias("square"),
+            pl.col("other").sum(),
             pl.col("grad_logits").cast(pl.Float64).sum(),
         )
         .iter_rows()
@@ -43,26 +49,27 @@ def totals(rows):
 
 
 @pytest.fixture(scope="module")
-def rows(data):
+def rows(data, rank_by):
     keys = ["rollout", "position", "token_id"]
     kl = pl.col("reverse_kl").cast(pl.Float64)
-    first, last = (data.tokens.filter(checkpoint=name) for name in ("a", "b"))
+    own, other = ("a", "b") if rank_by == "first" else ("b", "a")
     return (
-        first.select(*keys, "grad_logits", first=kl)
-        .join(last.select(*keys, last=kl), on=keys)
+        data.tokens.filter(checkpoint=own)
+        .select(*keys, "grad_logits", own=kl)
+        .join(data.tokens.filter(checkpoint=other).select(*keys, other=kl), on=keys)
         .join(data.rollouts.select("rollout", "half"), on="rollout")
     )
 
 
 def score_by_hand(selector, value, everything):
-    """Score a type from its n, loss, square and last loss; None where it may not be listed."""
-    n, loss, square, last, _ = value
+    """Score a type from its n, loss, square and other loss; None where it may not be listed."""
+    n, loss, square, other, _ = value
     if selector == "R":
         return loss
     if selector == "frequency":
         return n
     if selector == "joint":
-        return min(loss, last)
+        return min(loss, other)
     if n < 2:
         return None
     if selector == "mean":
@@ -144,6 +151,7 @@ def made_up(prompts=9, types=40, seed=0):
     sparse = [csr_array(a) for a in (n, x, x**2, x + n)]
     return n, x, Sums(
         names=("a", "b"),
+        ranked=0,
         token_id=np.arange(types, dtype=np.int32),
         prompt_id=[str(i) for i in range(prompts)],
         half=np.arange(prompts, dtype=np.uint8) % 2,
@@ -155,9 +163,15 @@ def made_up(prompts=9, types=40, seed=0):
     )  # fmt: skip
 
 
+def asked(sums, **choices):
+    """Rank made-up sums, without the tokens behind them."""
+    options = Options(rank_by="first", **choices)
+    return rank_types(None, sums, sums, options)
+
+
 def test_splits_are_disjoint_halves_of_the_prompts():
     n, x, sums = made_up()
-    one, other = split_totals(sums, seed=0)
+    one, other = split_totals(asked(sums))
     assert one.n.shape == (50, 40)
     np.testing.assert_allclose(one.n + other.n, np.tile(n.sum(axis=0), (50, 1)))
     np.testing.assert_allclose(one.x + other.x, np.tile(x.sum(axis=0), (50, 1)))
@@ -174,12 +188,12 @@ def test_agreement_is_that_of_sets():
     eligible = n >= 2
     universe = int(eligible.sum())
     ks = (3, 10, 20, universe)
-    splits = split_totals(sums, seed=1)
-    found = agreement("R", splits, ks, eligible, 2, seed=0)
+    splits = split_totals(asked(sums, seed=1))
+    found = agreement("R", splits, ks, eligible, Options())
     for split in range(50):
         for place, k in enumerate(ks):
             lists = [
-                set(sorted(np.flatnonzero(eligible), key=lambda t: -side.x[split, t])[:k])
+                set(sorted(np.flatnonzero(eligible), key=lambda t: -side.R[split, t])[:k])
                 for side in splits
             ]
             absent = [
@@ -202,12 +216,12 @@ def test_agreement_is_that_of_sets():
 def test_lists_without_information_agree_by_chance():
     rng = np.random.default_rng(0)
     n, zero = np.ones((50, 400)), np.zeros((50, 400))
-    sides = [Totals(n, rng.random((50, 400)), zero, zero) for _ in range(2)]
+    sides = [Totals("first", n, zero, rng.random((50, 400)), zero) for _ in range(2)]
     eligible = np.ones(400, bool)
-    found = agreement("R", (sides[0], sides[1]), (20, 50, 100), eligible, 2, seed=0)
+    found = agreement("R", (sides[0], sides[1]), (20, 50, 100), eligible, Options())
     assert np.abs(found.corrected.mean(axis=0)).max() < 0.02
     # The order of ids is no agreement either: equal scores are drawn.
-    ties = agreement("frequency", (sides[0], sides[1]), (20, 50, 100), eligible, 2, seed=0)
+    ties = agreement("frequency", (sides[0], sides[1]), (20, 50, 100), eligible, Options())
     assert np.abs(ties.corrected.mean(axis=0)).max() < 0.02
 
 
@@ -252,6 +266,23 @@ def test_planted_rocks_make_a_stable_list_of_more_than_frequency():
     assert by["R"]["cross_lift_low"] > by["frequency"]["cross_lift_high"]
     assert by["mean"]["cross_lift_low"] > by["R"]["cross_lift_high"]
     assert found.rock_cutoff.filter(selector="R")["suggested_K"][0] >= 10
+
+
+def test_joint_ranks_by_the_smaller_loss_of_both(data):
+    found = rock_tokens(data.tokens, data.rollouts, top=TOP, rank_by="joint").rock_tokens
+    sums = data.tokens.group_by("token_id", "checkpoint").agg(
+        pl.col("reverse_kl").cast(pl.Float64).sum(), n=pl.len()
+    )
+    smaller = sums.filter(pl.col("n") >= 2).group_by("token_id").agg(pl.col("reverse_kl").min())
+    expected = smaller.sort("reverse_kl", descending=True)["token_id"].to_list()
+    ranked = found.filter(pl.col("rank").is_not_null())
+    assert ranked["token_id"].to_list() == expected
+    assert found["checkpoint"].unique().to_list() == ["b"]
+    last = dict(sums.filter(checkpoint="b").select("token_id", "reverse_kl").iter_rows())
+    for row in found.to_dicts():
+        assert row["R"] == pytest.approx(last[row["token_id"]], rel=1e-6)
+    assert found["rank_low"].is_null().all()
+    assert ranked["reason"].str.contains("joint rank: no interval of it").all()
 
 
 def test_noise_makes_no_stable_list_of_mean_loss_and_says_so():

@@ -2,32 +2,37 @@
 
 import numpy as np
 import polars as pl
+import pytest
 import scipy.stats
 from scipy.sparse import csr_array
 
-from opd_diag.analyses.rock_tokens.null import lift_p
-from opd_diag.analyses.rock_tokens.occurrences import read_occurrences
-from opd_diag.analyses.rock_tokens.persistence import (
-    GROUPS,
+from opd_diag.analyses.rock_tokens.changes import (
+    changed_p,
     choose_groups,
     group_changes,
     label,
+    rocks_by_half,
     type_changes,
 )
-from opd_diag.analyses.rock_tokens.selectors import eligible_types
-from opd_diag.analyses.rock_tokens.sums import prompt_sums, total
-from opd_diag.analyses.rock_tokens.types import (
-    funnel,
-    trusted,
-    type_intervals,
+from opd_diag.analyses.rock_tokens.lift import lift_p, response_places
+from opd_diag.analyses.rock_tokens.occurrences import (
+    prompt_cells,
+    prompt_sums,
+    read_occurrences,
+    total,
 )
-from opd_diag.datasets import null_run, unchanged_run
+from opd_diag.analyses.rock_tokens.options import Options
+from opd_diag.analyses.rock_tokens.ranking import by_mean, half_totals, rank_types
+from opd_diag.analyses.rock_tokens.types import funnel, type_intervals
+from opd_diag.datasets import null_run, rock_run, unchanged_run
+from opd_diag.datasets.nulls import ugly_run
 from opd_diag.stats.permutation import skewed_p, third_moment
 from opd_diag.stats.ranks import descending_ranks
+from opd_diag.tables.columns.rock_tokens import GROUPS
 from opd_diag.tables.source import as_source
 
 CERTAIN = 0.9999
-BINS = ((2, 9), (10, 29), (30, 99), (100, 10**9))
+BINS = ((10, 29), (30, 99), (100, 150), (151, 10**9))
 
 
 def read(data):
@@ -35,29 +40,68 @@ def read(data):
     return read_occurrences(source, source.checkpoints, source.rollouts, "reverse_kl")
 
 
+def ranked(data, **choices):
+    occurrences = read(data)
+    sums = prompt_sums(occurrences, prompt_cells(occurrences))
+    return rank_types(occurrences, sums, sums, Options(**choices))
+
+
+def lift_tests(data, seed):
+    """Counts of the types, p of their lift, and the same adjusted."""
+    occurrences = read(data)
+    places = response_places(occurrences, None)
+    kind = occurrences.kind[occurrences.at]
+    return np.bincount(kind), *lift_p(occurrences, places, seed)
+
+
 def at_most(count, of, rate):
     return count <= scipy.stats.binom.ppf(CERTAIN, of, rate)
 
 
-def test_lift_differs_from_1_no_more_often_than_its_level_at_any_frequency():
-    wrong, tested = np.zeros(len(BINS)), np.zeros(len(BINS))
+UGLY = {
+    "zeros": {"sigma": 2.0, "zeros": 0.7},
+    "prompts": {"prompt_effect": 1.0, "rollout_effect": 0.5},
+    "topics": {"prompt_effect": 0.7, "topical": 0.5, "bursts": 0.3, "memory": 0.4},
+    "trend": {"trend": -1.5, "segment_effect": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", UGLY)
+def test_lift_differs_from_1_no_more_often_than_its_level_at_any_frequency(kind):
+    wrong, of = np.zeros(len(BINS)), np.zeros(len(BINS))
     found = 0
-    for seed in range(24):
-        data = null_run(prompts=24, samples=2, tokens=100, types=200, seed=seed)
-        occurrences = read(data)
-        sums = prompt_sums(occurrences)
-        p, adjusted = lift_p(sums, occurrences, seed)
-        n = total(sums.n[0])
+    for seed in range(20):
+        data = ugly_run(prompts=30, tokens=120, checkpoints=("a",), seed=seed, **UGLY[kind])
+        n, p, adjusted = lift_tests(data, seed)
+        assert np.isnan(p[n < 10]).all()
         for i, (low, high) in enumerate(BINS):
             inside = (n >= low) & (n <= high)
             wrong[i] += (p[inside] < 0.05).sum()
-            tested[i] += inside.sum()
+            of[i] += inside.sum()
         found += bool((adjusted < 0.05).any())
-    assert (tested > 100).all()
-    for count, of in zip(wrong, tested, strict=True):
-        assert at_most(count, of, 0.05)
-        assert count >= scipy.stats.binom.ppf(1 - CERTAIN, of, 0.05) - 1  # nor is p too large
-    assert at_most(found, 24, 0.05)
+    assert (of > 60).all()
+    for count, total_types in zip(wrong, of, strict=True):
+        assert at_most(count, total_types, 0.06)
+        low = scipy.stats.binom.ppf(1 - CERTAIN, total_types, 0.05)
+        assert count >= low - 1  # nor is p too large
+    assert at_most(found, 20, 0.07)
+
+
+def test_planted_lift_of_rare_types_is_found_after_adjustment():
+    hits = wrong = 0
+    for seed in range(6):
+        data = ugly_run(prompts=48, checkpoints=("a",), sigma=1.5, seed=seed)
+        counts = data.tokens.group_by("token_id").len().filter(pl.col("len").is_between(18, 22))
+        rare = counts.sort("token_id")["token_id"].to_list()
+        planted = np.random.default_rng(seed).permutation(rare)[:6].tolist()
+        factor = pl.when(pl.col("token_id").is_in(planted)).then(8.0).otherwise(1.0)
+        tokens = data.tokens.with_columns((pl.col("reverse_kl") * factor).cast(pl.Float32))
+        *_, adjusted = lift_tests(data._replace(tokens=tokens), seed)
+        ids = read(data).token_id[np.nan_to_num(adjusted, nan=1) <= 0.05]
+        hits += np.isin(planted, ids).sum()
+        wrong += (~np.isin(ids, planted)).sum()
+    assert hits >= 0.9 * 36
+    assert wrong <= 0.2 * hits
 
 
 def test_moments_and_p_of_the_permutation_are_those_of_many_permutations():
@@ -86,29 +130,14 @@ def test_moments_and_p_of_the_permutation_are_those_of_many_permutations():
     assert skewed_p(np.ones(1), np.ones(1), np.zeros(1), np.zeros(1)) == 1
 
 
-def test_skewed_losses_of_common_types_are_not_called_special_after_adjustment():
-    found = 0
-    for seed in range(30):
-        data = null_run(prompts=20, samples=2, tokens=150, types=70, seed=seed)
-        # Even frequencies, about 85 of each type, and a long tail.
-        ids = np.random.default_rng([seed, 5]).integers(70, size=data.tokens.height)
-        tokens = data.tokens.with_columns(
-            token_id=pl.Series(ids, dtype=pl.Int32), reverse_kl=pl.col("reverse_kl") ** 2
-        )
-        occurrences = read(data._replace(tokens=tokens))
-        found += bool((lift_p(prompt_sums(occurrences), occurrences, seed)[1] < 0.05).any())
-    assert at_most(found, 30, 0.07)
-
-
 def test_intervals_of_lift_hold_1_where_types_are_alike():
     outside = total_types = 0
     for seed in range(8):
-        sums = prompt_sums(read(null_run(prompts=40, samples=2, tokens=150, types=120, seed=seed)))
-        eligible = eligible_types(total(sums.n[0]), 2, 0)
-        items = np.flatnonzero(trusted(sums.n[0]) & eligible)
-        lift = type_intervals(sums, items, eligible, signed=False, seed=seed).lift
+        data = null_run(prompts=40, samples=2, tokens=150, types=120, seed=seed)
+        ranking = ranked(data, seed=seed)
+        lift = type_intervals(ranking, np.flatnonzero(ranking.eligible))["lift"]
         outside += int(((lift.low > 1) | (lift.high < 1)).sum())
-        total_types += items.size
+        total_types += lift.low.size
     assert total_types > 500
     assert at_most(outside, total_types, 0.07)
 
@@ -116,7 +145,8 @@ def test_intervals_of_lift_hold_1_where_types_are_alike():
 def test_the_funnel_holds_four_of_five_types_that_are_alike():
     inside = of = 0
     for seed in range(6):
-        sums = prompt_sums(read(null_run(prompts=40, samples=2, tokens=150, types=150, seed=seed)))
+        data = null_run(prompts=40, samples=2, tokens=150, types=150, seed=seed)
+        sums = ranked(data).sums
         n, x = total(sums.n[0]), total(sums.x[0])
         low, high = funnel(sums, signed=False)
         common = n >= 10
@@ -128,63 +158,106 @@ def test_the_funnel_holds_four_of_five_types_that_are_alike():
 
 
 def changes(seed, *, top=30, **shape):
-    sums = prompt_sums(read(unchanged_run(seed=seed, **shape)))
-    eligible = eligible_types(total(sums.n[0]), 2, 0)
-    chosen = np.stack(
-        [
-            choose_groups(sums, half, eligible, top=top, min_count=2, next_ranks=False, seed=seed)
-            for half in (0, 1)
-        ]
-    )
-    return sums, chosen, group_changes(sums, chosen, signed=False, seed=seed)[-1].relative
+    ranking = ranked(unchanged_run(seed=seed, **shape), top=top, seed=seed)
+    return ranking, group_changes(ranking, choose_groups(ranking).members)[-1].relative
 
 
-def test_without_change_the_honest_figure_covers_0_and_the_naive_one_shows_learning():
+def test_without_change_groups_of_the_other_half_cover_0_and_those_that_chose_under_it_do_not():
     seeds = 24
     outside = dict.fromkeys(GROUPS, 0)
-    naive_wrong, naive = 0, []
+    wrong, naive = 0, []
     for seed in range(seeds):
         shape = {"prompts": 40, "samples": 2, "tokens": 60, "types": 1000}
-        *_, relative = changes(seed, top=60, **shape)
+        ranking, relative = changes(seed, top=60, **shape)
         for i, group in enumerate(GROUPS):
             outside[group] += not relative.low[i] <= 0 <= relative.high[i]
-        same_half = len(GROUPS) + GROUPS.index("high_kl")
-        naive_wrong += bool(relative.high[same_half] < 0)
-        naive.append(relative.estimate[same_half])
+        # Chosen for a high mean under the first checkpoint, on the rows that are measured.
+        first = by_mean(half_totals(ranking.sums, "first", 0), 2)
+        chosen = descending_ranks(first) <= 60
+        same = group_changes(ranking, np.tile(chosen, (2, 1, 1)))[-1].relative
+        wrong += bool(same.high[1] < 0)
+        naive.append(same.estimate[1])
     for group, count in outside.items():
         assert at_most(count, seeds, 0.07), group
-    assert naive_wrong >= 0.8 * seeds
-    assert np.mean(naive) < -0.15
+    assert wrong >= 0.5 * seeds
+    assert np.mean(naive) < -0.1
 
 
-def test_labels_of_single_types_are_wrong_no_more_often_than_said():
+def shared_noise(seed, checkpoints):
+    """Snapshots in which the tokens of a type share noise of their own under each checkpoint."""
+    data = ugly_run(prompts=40, types=400, checkpoints=checkpoints, sigma=1.0, seed=seed)
+    rng = np.random.default_rng([seed, 9])
+    factor = np.exp(0.4 * rng.standard_normal((len(checkpoints), 400)))
+    place = {name: i for i, name in enumerate(checkpoints)}
+    number = data.tokens["checkpoint"].replace_strict(place).to_numpy()
+    noise = pl.Series(factor[number, data.tokens["token_id"].to_numpy()])
+    return data._replace(
+        tokens=data.tokens.with_columns((pl.col("reverse_kl") * noise).cast(pl.Float32))
+    )
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")])
+def test_noise_that_a_type_shares_under_one_checkpoint_does_not_look_like_change(names):
+    chosen_apart, chosen_by_first = [], []
+    for seed in range(16):
+        ranking = ranked(shared_noise(seed, names), top=40, seed=seed)
+        members = choose_groups(ranking).members
+        chosen_apart.append(group_changes(ranking, members)[-1].relative.estimate[2])
+        means = [by_mean(half_totals(ranking.sums, "first", half), 5) for half in (0, 1)]
+        first = np.stack([descending_ranks(mean) <= 40 for mean in means])[:, None]
+        chosen_by_first.append(group_changes(ranking, first)[-1].relative.estimate[0])
+    error = np.std(chosen_apart) / 4
+    assert abs(np.mean(chosen_apart)) < 4 * error
+    assert error < 0.08
+    assert np.mean(chosen_by_first) < -0.1
+
+
+def test_labels_of_single_types_say_changed_in_one_of_a_hundred_or_fewer():
     changed = of = 0
-    for seed in range(8):
-        sums, chosen, _ = changes(seed, prompts=40, samples=2, tokens=100, types=150, top=20)
-        items = np.flatnonzero(total(sums.n[0]) >= 10)
-        found = type_changes(sums, items, chosen[:, 0], signed=False, seed=seed)
-        labels = [name for name in label(found.relative, found.usable) if name]
-        changed += labels.count("changed")
-        of += len(labels)
+    for seed in range(16):
+        data = ugly_run(prompts=40, types=200, checkpoints=("a", "b"), sigma=2.0, seed=seed,
+                        snapshots=0.6)  # fmt: skip
+        ranking = ranked(data, top=60, seed=seed)
+        items = np.flatnonzero(ranking.is_rock)
+        change = type_changes(ranking, items, rocks_by_half(ranking))
+        p, adjusted = changed_p(change, np.ones(items.size, bool), seed)
+        assert (adjusted[np.isfinite(p)] >= p[np.isfinite(p)]).all()
+        names = [name for name in label(change, adjusted) if name]
+        changed += names.count("changed")
+        of += len(names)
     assert of > 500
-    assert at_most(changed, of, 0.07)
+    assert at_most(changed, of, 0.01)
 
 
-def test_a_label_says_what_its_interval_shows():
-    *_, relative = changes(0, prompts=12, samples=1, tokens=60, types=70)
-    low = np.array([-0.05, 0.02, -0.30, -0.30, 0.01, 0.11, np.nan, -0.05])
-    high = np.array([0.05, 0.08, -0.02, 0.05, 0.30, 0.20, np.nan, 0.05])
-    made = relative._replace(low=low, high=high)
-    usable = np.array([True] * 7 + [False])
-    expected = ["stagnant", "stagnant", "changed", "undecided", "changed", "changed", None, None]
-    assert label(made, usable) == expected
+def test_learned_types_are_labelled_changed():
+    data = rock_run(prompts=40, height=4.0, seed=1)
+    ranking = ranked(data, top=16, rank_by="first")
+    items = np.searchsorted(ranking.sums.token_id, data.truth["learned"])
+    change = type_changes(ranking, items, rocks_by_half(ranking))
+    _, adjusted = changed_p(change, np.ones(items.size, bool), 0)
+    assert label(change, adjusted) == ["changed"] * items.size
+
+
+def test_a_label_says_what_its_interval_and_its_p_show():
+    ranking, _ = changes(0, prompts=12, samples=1, tokens=60, types=70)
+    made = type_changes(ranking, np.arange(6), rocks_by_half(ranking))
+    low = np.array([-0.05, -0.30, -0.30, 0.11, np.nan, -0.05])
+    high = np.array([0.05, -0.02, -0.02, 0.20, np.nan, 0.05])
+    made = made._replace(
+        relative=made.relative._replace(low=low, high=high),
+        usable=np.array([True] * 5 + [False]),
+    )
+    adjusted = np.array([0.01, 0.06, 0.05, np.nan, 0.01, 0.01])
+    expected = ["stagnant", "undecided", "changed", "undecided", None, None]
+    assert label(made, adjusted) == expected
 
 
 def test_a_type_is_measured_where_it_was_not_chosen():
-    sums, chosen, _ = changes(1, prompts=12, samples=2, tokens=60, types=100, top=10)
+    ranking, _ = changes(1, prompts=12, samples=2, tokens=60, types=100, top=10)
+    sums = ranking.sums
     items = np.arange(total(sums.n[0]).size)
-    rock = chosen[:, 0]
-    found = type_changes(sums, items, rock, signed=False, seed=0)
+    rock = rocks_by_half(ranking)
+    found = type_changes(ranking, items, rock)
     n, x0, x = (a.toarray() for a in (sums.n[0], sums.x[0], sums.x[-1]))
     kinds = set()
     for kind in items:
@@ -196,21 +269,9 @@ def test_a_type_is_measured_where_it_was_not_chosen():
         if x0[inside, kind].sum() > 0:
             expected = x[inside, kind].sum() / x0[inside, kind].sum() - 1
             assert abs(found.relative.estimate[kind] - expected) < 1e-6 * (1 + abs(expected))
+        expected = (x - x0)[:, kind] * inside
+        np.testing.assert_allclose(found.difference[:, kind], expected, atol=1e-9)
     assert len(kinds) == 3
-
-
-def test_rank_intervals_hold_the_rank_of_a_larger_run():
-    """Types of known means: their intervals cover the ranks of the truth."""
-    data = unchanged_run(prompts=60, samples=2, tokens=150, types=60, spread=1.0, seed=2)
-    sums = prompt_sums(read(data))
-    eligible = eligible_types(total(sums.n[0]), 2, 0)
-    weight = 1 / np.arange(1, 61)
-    truth = descending_ranks((weight * data.truth["means"])[sums.token_id])
-    items = np.flatnonzero(trusted(sums.n[0]))
-    rank = type_intervals(sums, items, eligible, signed=False, seed=0).rank
-    covered = (rank.low <= truth[items]) & (truth[items] <= rank.high)
-    assert covered.mean() > 0.85
-    assert np.mean(rank.high - rank.low) < 15
 
 
 def test_null_datasets_keep_tokens_in_step():

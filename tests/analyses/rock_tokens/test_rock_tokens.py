@@ -1,5 +1,7 @@
 """The public function: planted effects found, bad input refused, figures against plain loops."""
 
+import dataclasses
+import inspect
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from opd_diag.analyses.rock_tokens import rock_tokens, summary_lines
+from opd_diag.analyses.rock_tokens.options import Options
 from opd_diag.datasets import null_run, rock_run, save_run
 from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.columns.rock_tokens import TABLES
 from opd_diag.tables.manifest import NoiseFloor
 from opd_diag.tables.schema import check_table
 
+LABELS = ("stagnant", "changed", "undecided")
 USED = ["checkpoint", "rollout", "position", "token_id", "in_loss", "reverse_kl", "grad_logits"]
 PLANTED = {"top": 16, "detail": 60}
 HEIGHT = 6.0
@@ -58,7 +62,7 @@ def occurrences(data):
     known = {row[0]: row[1:] for row in data.rollouts["rollout", "prompt_id", "half"].iter_rows()}
     return [
         (*known[one["rollout"]], one["rollout"], one["token_id"],
-         one["reverse_kl"], two["reverse_kl"], one["grad_logits"])
+         one["reverse_kl"], two["reverse_kl"], two["grad_logits"])
         for one, two in zip(first.to_dicts(), last.to_dicts(), strict=True)
         if one["in_loss"] and one["reverse_kl"] is not None and two["reverse_kl"] is not None
     ]  # fmt: skip
@@ -88,7 +92,8 @@ def test_planted_rocks_are_recovered_ranked_and_persistent(planted):
 
 
 def test_planted_lift_is_estimated_without_bias(planted):
-    data, result = planted
+    data, _ = planted
+    result = asked(data, rank_by="first", **PLANTED)
     rows = result.rock_tokens.with_columns(
         planted=pl.col("token_id").is_in(data.truth["rocks"] + data.truth["learned"])
     )
@@ -121,27 +126,28 @@ def test_the_trajectory_of_a_group_passes_through_every_checkpoint(planted):
     np.testing.assert_allclose(
         rocks["relative_change"].to_numpy()[1:], level[1:] / level[0] - 1, rtol=1e-6
     )
-    assert rocks["label"].to_list()[1:] == ["changed", "changed"]
+    assert (rocks["relative_change_high"].drop_nulls() < 0).all()
+    assert set(result.rock_groups["chosen_under"]) == {"step150"}
     counted = rocks.row(2, named=True)
     labels = result.rock_tokens.filter("is_rock")["label"].drop_nulls()
     assert counted["n_labelled"] == labels.len()
-    for name in ("stagnant", "changed", "undecided"):
+    for name in LABELS:
         assert counted[f"n_{name}"] == (labels == name).sum()
-    assert counted["n_by_chance"] == pytest.approx(0.05 * labels.len())
 
 
 def test_counts_shares_and_lift_are_those_of_a_plain_loop(small, found):
     rows = occurrences(small)
     n, loss, gradient, prompts = Counter(), defaultdict(float), defaultdict(float), defaultdict(set)
-    for prompt, _, _, token, first, _, norm in rows:
+    for prompt, _, _, token, _, last, norm in rows:
         n[token] += 1
-        loss[token] += first
+        loss[token] += last
         gradient[token] += norm
         prompts[token].add(prompt)
     all_loss, all_norm = sum(loss.values()), sum(gradient.values())
     order = sorted((t for t in n if n[t] >= 2), key=lambda t: -loss[t])
     rank = {token: place for place, token in enumerate(order, start=1)}
-    assert found.rock_tokens["token_id"].to_list() == sorted(n, key=lambda t: -loss[t])
+    ranked = found.rock_tokens.filter(pl.col("rank").is_not_null())
+    assert ranked["token_id"].to_list() == order
     for row in found.rock_tokens.to_dicts():
         t = row["token_id"]
         assert row["n"] == n[t]
@@ -157,7 +163,9 @@ def test_counts_shares_and_lift_are_those_of_a_plain_loop(small, found):
 
 
 def test_p_values_are_adjusted_over_all_types(found):
-    rows = found.rock_tokens.sort("lift_p")
+    assert found.rock_tokens.filter(pl.col("n") < 10)["lift_p"].is_null().all()
+    rows = found.rock_tokens.drop_nulls("lift_p").sort("lift_p")
+    assert rows["n"].min() >= 10
     m = rows.height
     smallest, adjusted = 1.0, []
     for place, p in reversed(list(enumerate(rows["lift_p"], start=1))):
@@ -169,16 +177,16 @@ def test_p_values_are_adjusted_over_all_types(found):
 def test_shares_of_rollouts_are_those_of_a_plain_loop(small, found):
     rows = occurrences(small)
     rocks = set(found.rock_tokens.filter("is_rock")["token_id"])
-    border = np.quantile([row[4] for row in rows], 0.95)
+    border = np.quantile([row[5] for row in rows], 0.95)
     assert found.rock_outputs.height == small.rollouts.height
     for row in found.rock_outputs.to_dicts():
         own = [r for r in rows if r[2] == row["rollout"]]
         of_rocks = [r for r in own if r[3] in rocks]
-        events = [r for r in own if r[4] >= border]
+        events = [r for r in own if r[5] >= border]
         assert row["n"] == len(own)
         assert row["n_rock"] == len(of_rocks)
         assert row["rock_share"] == pytest.approx(len(of_rocks) / len(own))
-        shares = sum(r[4] for r in of_rocks) / sum(r[4] for r in own)
+        shares = sum(r[5] for r in of_rocks) / sum(r[5] for r in own)
         assert row["rock_loss_share"] == pytest.approx(shares)
         assert row["n_events"] == len(events)
         assert row["n_events_not_rock"] == sum(r[3] not in rocks for r in events)
@@ -191,7 +199,7 @@ def test_the_example_is_the_rollout_with_the_median_share(small, found):
     away = (shares - shares.median()).abs()
     example = found.rock_example
     assert example["rollout"].unique().to_list() == [away.arg_min()]
-    tokens = small.tokens.filter(checkpoint="a", rollout=away.arg_min())
+    tokens = small.tokens.filter(checkpoint="b", rollout=away.arg_min())
     assert example["token_id"].to_list() == tokens["token_id"].to_list()
     rocks = found.rock_tokens.filter("is_rock")["token_id"].to_list()
     assert example["is_rock"].to_list() == example["token_id"].is_in(rocks).to_list()
@@ -206,15 +214,19 @@ def test_groups_are_measured_on_the_prompts_that_did_not_choose_them(small, foun
     size = 10
     chosen = {}
     for half in (0, 1):
-        loss, n = defaultdict(float), Counter()
-        for _, side, _, token, first, *_ in rows:
+        ends, n = defaultdict(lambda: np.zeros(2)), Counter()
+        for _, side, _, token, first, last, _ in rows:
             if side == half:
-                loss[token] += first
+                ends[token] += first, last
                 n[token] += 1
+        # Both of two checkpoints choose, alike: the geometric mean of their losses.
+        loss = {token: np.sqrt(pair.prod()) for token, pair in ends.items()}
         ranked = sorted((t for t in n if n[t] >= 2), key=lambda t: loss[t])
         chosen["rock", half] = ranked[-size:]
         chosen["high_kl", half] = sorted(ranked, key=lambda t: loss[t] / n[t])[-size:]
-    for group in ("rock", "high_kl"):
+        everything = {row[3] for row in rows}
+        chosen["rest", half] = everything - set(chosen["rock", half])
+    for group in ("rock", "high_kl", "rest"):
         for side, other in (("other half", 1), ("same half", 0)):
             inside = [r for r in rows if r[3] in chosen[group, abs(other - r[1])]]
             first, last = (sum(r[i] for r in inside) for i in (4, 5))
@@ -266,7 +278,7 @@ def test_a_loss_of_either_sign_has_no_shares_and_says_why(small):
     rows = result.rock_tokens
     assert rows["loss"].unique().to_list() == ["sampled_log_ratio"]
     ratio = pl.col("student_logp") - pl.col("teacher_logp")
-    counted = small.tokens.filter(pl.col("in_loss") & (pl.col("checkpoint") == "a"))
+    counted = small.tokens.filter(pl.col("in_loss") & (pl.col("checkpoint") == "b"))
     expected = counted.group_by("token_id").agg(expected=ratio.sum())
     both = rows.join(expected, on="token_id")
     np.testing.assert_allclose(both["R"], both["expected"], atol=1e-4)
@@ -275,7 +287,7 @@ def test_a_loss_of_either_sign_has_no_shares_and_says_why(small):
         (rows, ["loss_share", "lift", "lift_low"]),
         (result.rock_cutoff, ["coverage", "cross_coverage", "lift", "cross_lift"]),
         (result.rock_selectors, ["coverage", "cross_lift"]),
-        (result.rock_groups, ["relative_change", "label"]),
+        (result.rock_groups, ["relative_change"]),
         (result.rock_outputs, ["rock_loss_share"]),
     ):
         for name in names:
@@ -301,16 +313,29 @@ def test_one_checkpoint_is_selected_but_not_compared(small):
     assert joint["reason"] == "needs two checkpoints on the same tokens"
     assert joint["J"] is None
     assert joint["lift"] is None
-    assert "One checkpoint, or too few prompts: no change to report." in summary_lines(result)
+    assert not any("change from" in line for line in summary_lines(result))
+    asked_for = result.rock_evidence.drop_nulls("p")["question"].to_list()
+    assert asked_for == ["rocks-carry-more"]
+    assert result.rock_evidence["reason"][1].startswith("one checkpoint")
 
 
-def test_a_middle_checkpoint_changes_nothing_between_first_and_last(planted):
+def test_a_middle_checkpoint_chooses_groups_and_changes_nothing_else(planted):
     data, result = planted
-    ends = asked(data, checkpoint=["step300", "step0"], **PLANTED)
+    ends = asked(data, checkpoint=["step0", "step300"], **PLANTED)
     for name in ("rock_tokens", "rock_cutoff", "rock_selectors", "rock_outputs", "rock_example"):
         assert_frame_equal(getattr(ends, name), getattr(result, name))
-    groups = result.rock_groups.filter(pl.col("checkpoint") != "step150")
-    assert_frame_equal(ends.rock_groups, groups)
+    assert set(ends.rock_groups["chosen_under"]) == {"step0 and step300"}
+    assert ends.rock_groups["reason"].str.contains("two checkpoints: both choose").any()
+
+
+def test_checkpoints_stand_in_the_order_asked_for(planted):
+    data, _ = planted
+    back = asked(data, checkpoint=["step300", "step150", "step0"], **PLANTED)
+    names = back.rock_groups["checkpoint"].unique(maintain_order=True).to_list()
+    assert names == ["step300", "step150", "step0"]
+    assert set(back.rock_tokens["checkpoint"]) == {"step0"}  # the last one ranks
+    learned = of(back.rock_tokens, data.truth["learned"])
+    assert (learned["relative_change"] > 2).all()
 
 
 def test_turning_the_order_of_checkpoints_turns_the_change(small):
@@ -318,11 +343,12 @@ def test_turning_the_order_of_checkpoints_turns_the_change(small):
     everything = {"top": 70, "detail": 70, "min_count": 1}
     there = asked(small, **everything)
     back = asked(small._replace(tokens=tokens), **everything)
-    assert back.rock_tokens["checkpoint"].unique().to_list() == ["b"]
+    assert back.rock_tokens["checkpoint"].unique().to_list() == ["a"]
     # Every type is in both lists, so both directions measure the same occurrences.
     both = there.rock_tokens.join(back.rock_tokens, on="token_id", suffix="_back")
     assert both.height == there.rock_tokens.height
     both = both.drop_nulls(["label", "label_back"])
+    assert both["change_p"].to_list() == both["change_p_back"].to_list()
     product = (1 + both["relative_change"]) * (1 + both["relative_change_back"])
     np.testing.assert_allclose(product, 1, rtol=1e-6)
     ends = (1 + both["relative_change_low"]) * (1 + both["relative_change_high_back"])
@@ -453,7 +479,7 @@ def test_a_run_on_disk_adds_texts_and_gradients(tmp_path):
 def test_a_mean_below_the_noise_of_scoring_is_marked(tmp_path):
     data = rock_run(prompts=6, samples=2, tokens=60, types=70, checkpoints=("a", "b"))
     run = save_run(data, tmp_path)
-    run.manifest.checkpoints["a"].noise_floor = NoiseFloor(p95={"reverse_kl": 0.3})
+    run.manifest.checkpoints["b"].noise_floor = NoiseFloor(p95={"reverse_kl": 0.3})
     rows = rock_tokens(run, top=10).rock_tokens
     marked = rows["reason"].fill_null("").str.contains("mean loss below the noise floor")
     assert marked.to_list() == (rows["mean_loss"] < 0.3).to_list()
@@ -492,7 +518,8 @@ def test_too_few_prompts_are_said_and_have_no_intervals():
     assert common["reason"].str.contains("too few prompts").all()
     assert (result.rock_cutoff["reason"].str.contains("too few prompts")).all()
     assert result.rock_cutoff["suggested_K"].is_null().all()
-    assert (result.rock_groups["reason"] == "too few prompts").all()
+    assert result.rock_groups["reason"].str.starts_with("too few prompts").all()
+    assert result.rock_evidence["difference_low"].is_null().all()
     assert any("no interval" in line for line in summary_lines(result))
 
 
@@ -502,7 +529,9 @@ def test_a_run_without_any_repeated_type_answers_with_reasons():
     result = asked(data._replace(tokens=data.tokens.with_columns(token_id=alone)))
     assert not result.rock_tokens["is_rock"].any()
     assert result.rock_tokens["reason"].str.contains("fewer than 2 occurrences: not ranked").all()
-    assert result.rock_groups["level"].is_null().all()
+    chosen = result.rock_groups.filter(pl.col("group") != "rest")
+    assert chosen["level"].is_null().all()
+    assert result.rock_evidence["p"].fill_null(1.0).eq(1.0).all()
     assert summary_lines(result)
 
 
@@ -513,11 +542,18 @@ def test_a_rollout_without_a_token_in_the_loss_says_so(small):
     assert row["reason"] == "no token in the loss"
 
 
+def test_the_defaults_of_the_options_are_those_of_the_function():
+    defaults = inspect.signature(rock_tokens).parameters
+    for field in dataclasses.fields(Options):
+        assert defaults[field.name].default == field.default, field.name
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"preset": "papers"}, "preset: 'papers'; expected one of opd-diag, paper"),
         ({"loss": "kl"}, "loss: 'kl'; expected one of reverse_kl, forward_kl, sampled_log_ratio"),
+        ({"rank_by": "middle"}, "rank_by: 'middle'; expected one of last, first, joint"),
         ({"tau": "last"}, "tau: 'last'; expected one of own, first"),
         ({"top": 0}, "top: 0; expected 1 or more"),
         ({"min_count": 0}, "min_count: 0; expected 1 or more"),
@@ -552,18 +588,57 @@ def test_tables_that_do_not_fit_are_refused(small):
     refused("no rollouts table beside it", rollouts=None)
 
 
-def test_the_summary_holds_the_sentence_and_the_first_types(planted):
+def test_the_summary_describes_the_list_on_the_other_half_and_its_first_types(planted):
     data, result = planted
-    lines = summary_lines(result)
+    # The lift on the rows that chose is no finding, and is not printed.
+    inflated = result.rock_cutoff.with_columns(lift=pl.lit(9.87), coverage=pl.lit(0.987))
+    lines = summary_lines(result._replace(rock_cutoff=inflated))
+    assert not any("9.87" in line or "98.7" in line for line in lines)
     ours = result.rock_cutoff.filter(selector="R", K=16).row(0, named=True)
-    share, loss = (f"{100 * ours[name]:.1f} %" for name in ("position_share", "coverage"))
-    sentence = f"The list of 16 holds {share} of tokens and {loss} of KL (lift {ours['lift']:.2f}"
-    assert any(line.startswith(sentence) for line in lines)
-    table = [line for line in lines if line.lstrip()[:1].isdigit() and "#" in line]
-    assert len(table) == 20
-    best = result.rock_tokens.row(0, named=True)
-    assert table[0].split()[:2] == ["1", f"#{best['token_id']}"]
-    for side in ("on prompts that did not choose", "on those that did"):
-        assert sum(side in line for line in lines) == 4
-    assert any("adjusted p < 0.05" in line for line in lines)
+    (sentence,) = (line for line in lines if line.startswith("  list of 16, on the half"))
+    assert f"{100 * ours['cross_coverage']:.1f} % [" in sentence
+    assert f"lift {ours['cross_lift']:.3g} [" in sentence
+    (first,) = (line for line in lines if line.startswith("  first types"))
+    for row in result.rock_tokens.head(8).to_dicts():
+        assert f"#{row['token_id']} {100 * row['loss_share']:.1f} % ({row['lift']:.3g})" in first
+    (change,) = (line for line in lines if "change from step0 to step300" in line)
+    rocks = result.rock_groups.filter(
+        checkpoint="step300", group="rock", measured_on="other half"
+    ).row(0, named=True)
+    assert f"rocks {100 * rocks['relative_change']:.1f} % [" in change
     assert f"of {data.rollouts['prompt_id'].n_unique()} prompts" in lines[0]
+    assert len(lines) <= 12
+    verdicts = ("changed", "stagnant", "more than", "differ", "no change")
+    assert not any(word in line for line in lines for word in verdicts)
+
+
+def test_a_second_run_of_the_same_rollouts_is_refused(small, tmp_path):
+    run = save_run(rock_run(prompts=6, samples=2, tokens=80, types=70, seed=3), tmp_path)
+    message = "second: the same rollouts as the run; expected a run of other rollouts"
+    with pytest.raises(OptionError, match=message):
+        rock_tokens(run, second=run.path, top=10)
+    with pytest.raises(OptionError, match=message):
+        asked(small, second=(small.tokens, small.rollouts), second_checkpoint="b")
+
+
+def test_intervals_of_types_need_five_effective_prompts():
+    data = null_run(prompts=24, samples=2, tokens=100, types=200, seed=5)
+    # Almost all occurrences of one type stand in one prompt, a few in ten others.
+    row = pl.int_range(pl.len())
+    ids = pl.when((pl.col("rollout") < 2) & (row % 2 == 0)).then(199).otherwise("token_id")
+    ids = pl.when((row % 400 == 1) & (pl.col("token_id") != 199)).then(199).otherwise(ids)
+    data = data._replace(tokens=data.tokens.with_columns(token_id=ids.cast(pl.Int32)))
+    (one,) = of(asked(data).rock_tokens, [199]).to_dicts()
+    counts = (
+        data.tokens.filter(pl.col("token_id") == 199)
+        .join(data.rollouts.select("rollout", "prompt_id"), on="rollout")
+        .group_by("prompt_id")
+        .len()["len"]
+        .to_numpy()
+        .astype(float)
+    )
+    assert one["n_prompts"] == counts.size >= 10
+    assert one["effective_prompts"] == pytest.approx(counts.sum() ** 2 / (counts**2).sum())
+    assert one["effective_prompts"] < 5
+    assert one["lift_low"] is one["R_low"] is one["rank_low"] is None
+    assert "too few prompts" in one["reason"]
