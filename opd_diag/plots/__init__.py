@@ -27,6 +27,13 @@ from opd_diag.plots.release_points import (
 )
 from opd_diag.plots.rock_example import rock_example
 from opd_diag.plots.rock_lists import rock_cutoff, rock_groups, rock_outputs, rock_selectors
+from opd_diag.plots.rock_persistence import (
+    rock_composition,
+    rock_composition_lift,
+    rock_persistence,
+    rock_persistence_classes,
+    rock_persistence_types,
+)
 from opd_diag.plots.rock_tokens import rock_tokens, rock_tokens_change, rock_tokens_gradients
 from opd_diag.plots.score_summary import (
     score_histogram,
@@ -81,10 +88,15 @@ __all__ = [
     "release_points",
     "release_points_positions",
     "release_summary",
+    "rock_composition",
+    "rock_composition_lift",
     "rock_cutoff",
     "rock_example",
     "rock_groups",
     "rock_outputs",
+    "rock_persistence",
+    "rock_persistence_classes",
+    "rock_persistence_types",
     "rock_selectors",
     "rock_tokens",
     "rock_tokens_change",

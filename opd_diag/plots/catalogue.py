@@ -32,13 +32,23 @@ CAPTIONS: Mapping[str, str] = {
     "release_points_positions": "Where in the response accepted release points stand.",
     "release_summary": "The rule accepts no more than noise does unless `downward` lies right of "
     "`upward` and of shuffled segments.",
+    "rock_composition": "Classes of tokens among rocks, among all others and in the loss: a class "
+    "whose share of the loss exceeds that of the tokens is hard as a whole.",
+    "rock_composition_lift": "Mean loss and gradient of each class of tokens: 1 is that of all "
+    "tokens at the same places.",
     "rock_cutoff": "How long a list may be: agreement of the lists of two halves of the prompts "
     "falls where chance begins; frequency alone is drawn beside it.",
     "rock_example": "One rollout: underlined tokens are of rock types, the colour is their loss.",
     "rock_groups": "Mean loss of groups of types over the checkpoints: chosen on one half of the "
-    "prompts and measured on the other; dashed lines choose and measure on the same rows.",
+    "prompts and measured on the other; dotted lines choose and measure on the same rows.",
     "rock_outputs": "Share of a rollout's tokens, and of its loss, that rock types hold: a list "
     "of frequent types holds much of both.",
+    "rock_persistence": "Of the hardest fifth at first, the share that stays in the hardest fifth: "
+    "rocks persist where their curve lies above that of the others.",
+    "rock_persistence_classes": "One bar is a group or class of tokens: what was learned, stayed "
+    "hard or became hard from the first checkpoint to the last.",
+    "rock_persistence_types": "One line is a listed type: how many of its hard tokens stay hard, "
+    "and how many would if it did not matter which.",
     "rock_selectors": "Right is stable over halves of the prompts, up is more loss than "
     "frequency explains: a useful list is both.",
     "rock_tokens": "One point is a token type: above the grey band its mean loss exceeds that of "
@@ -113,7 +123,7 @@ DEFAULT = (
     "release_curves",
     "release_summary",
     "rock_tokens",
-    "rock_groups",
+    "rock_persistence",
     "rock_example",
     "teachability_contrast",
     "teachability_selectors",

@@ -18,10 +18,9 @@ from opd_diag.plots.style import (
     panel,
     style,
 )
+from opd_diag.tables.columns.rock_tokens import GROUPS, STABLE
 
 PAPER_K = 100
-STABLE = 0.7
-GROUPS = ("rock", "control", "high_kl", "random")
 
 
 def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -38,7 +37,7 @@ def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, name in enumerate(("R", "frequency")):
             rows = table.filter(selector=name)
             band(ax, rows["K"].to_list(), rows["J_c"], rows["J_c_p05"], rows["J_c_p95"],
-                 colour=colour(i), label=f"J_c by {name}, 5-95 % of splits")  # fmt: skip
+                 colour=colour(i), label=f"agreement by {name}, 5-95 % of splits")  # fmt: skip
             ends = rows["cross_coverage_low"], rows["cross_coverage_high"]
             band(ax, rows["K"].to_list(), rows["cross_coverage"], *ends, colour=colour(i),
                  label=f"coverage on the other half, by {name}", linestyle="--")  # fmt: skip
@@ -89,7 +88,7 @@ def rock_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                 label=row["selector"],
             )
         ax.axhline(1, color=CONTROL, linewidth=1)
-        ax.set_xlabel("agreement of two halves beyond chance, J_c (5-95 % of splits)")
+        ax.set_xlabel("agreement of two halves beyond chance (5-95 % of splits)")
         ax.set_ylabel("lift on the half that did not choose")
         ax.set_title(
             f"What a list of {table['K'][0]} is chosen by: stable, and more than frequency?"
@@ -99,7 +98,7 @@ def rock_selectors(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def rock_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the level of each group over the checkpoints, measured honestly and naively.
+    """Draw the level of each group over the checkpoints, on other prompts and on those that chose.
 
     Args:
         table: `rock_groups`.
@@ -113,11 +112,11 @@ def rock_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             return nothing(ax, _reason(table))
         for i, group in enumerate(GROUPS):
             own = table.filter(group=group)
-            honest, naive = (own.filter(measured_on=side) for side in ("other half", "same half"))
-            ends = honest["level_low"], honest["level_high"]
-            band(ax, at, honest["level"], *ends, colour=colour(i), label=f"{group}, other half")
-            ax.plot(at, naive["level"], color=colour(i), linestyle=":", marker="x", markersize=4,
-                    label=f"{group}, same half (naive)")  # fmt: skip
+            other, same = (own.filter(measured_on=side) for side in ("other half", "same half"))
+            ends = other["level_low"], other["level_high"]
+            band(ax, at, other["level"], *ends, colour=colour(i), label=f"{group}, other half")
+            ax.plot(at, same["level"], color=colour(i), linestyle=":", marker="x", markersize=4,
+                    label=f"{group}, the half that chose")  # fmt: skip
         ax.set_xticks(at, names)
         ax.set_xlabel("checkpoint")
         ax.set_ylabel(f"mean {table['loss'][0]} (nat)")

@@ -154,7 +154,7 @@ def _decade(values: pl.Series) -> tuple[float, float]:
 
 def _names(ax: Axes, rows: pl.DataFrame) -> None:
     """Write texts beside points, right or left, leaving out what would hide another text."""
-    size = min(7.0, plt.rcParams["legend.fontsize"])
+    size = plt.rcParams["legend.fontsize"]
     inside = ax.get_window_extent()
     taken: list[Bbox] = []
     for row in rows.iter_rows(named=True):

@@ -11,6 +11,7 @@ from opd_diag import plots
 from opd_diag.analyses.rock_tokens import rock_tokens
 from opd_diag.datasets import rock_run, save_run
 from opd_diag.plots.style import CONTROL, colour, style
+from opd_diag.tables.columns.rock_tokens import GROUPS
 
 FIGURES = {
     plots.rock_tokens: "rock_tokens",
@@ -21,7 +22,13 @@ FIGURES = {
     plots.rock_selectors: "rock_selectors",
     plots.rock_outputs: "rock_outputs",
     plots.rock_example: "rock_example",
+    plots.rock_persistence: "rock_persistence",
+    plots.rock_persistence_classes: "rock_persistence",
+    plots.rock_persistence_types: "rock_persistence",
+    plots.rock_composition: "rock_composition",
+    plots.rock_composition_lift: "rock_composition",
 }
+WITHOUT_AXES = (plots.rock_example, plots.rock_persistence_types)
 NAMES = [figure.__name__ for figure in FIGURES]
 
 
@@ -37,7 +44,7 @@ def test_every_figure_draws_on_the_axes_it_is_given_and_labels_them(figure, tabl
     table = getattr(tables, FIGURES[figure])
     assert figure(table, ax=ax) is ax
     assert ax.get_title(loc="left") or ax.get_title()
-    if figure is not plots.rock_example:
+    if figure not in WITHOUT_AXES:
         assert ax.get_xlabel()
         assert ax.get_ylabel()
         assert ax.get_legend() is not None
@@ -165,17 +172,17 @@ def test_gradients_stand_raw_and_across_halves_with_negative_ones(tables):
     assert [text.get_text() for text in alone.texts] == ["no gradient sums of these rollouts"]
 
 
-@pytest.mark.parametrize("group", ["rock", "control", "high_kl", "random"])
-def test_groups_are_drawn_honestly_with_intervals_and_naively_beside(tables, group):
+@pytest.mark.parametrize("group", GROUPS)
+def test_groups_are_drawn_on_other_prompts_with_intervals_and_on_those_that_chose(tables, group):
     ax = plots.rock_groups(tables.rock_groups)
     own = tables.rock_groups.filter(group=group)
-    honest, naive = (own.filter(measured_on=side) for side in ("other half", "same half"))
-    np.testing.assert_allclose(line(ax, f"{group}, other half").get_ydata(), honest["level"])
-    np.testing.assert_allclose(line(ax, f"{group}, same half (naive)").get_ydata(), naive["level"])
-    place = ("rock", "control", "high_kl", "random").index(group)
+    other, same = (own.filter(measured_on=side) for side in ("other half", "same half"))
+    np.testing.assert_allclose(line(ax, f"{group}, other half").get_ydata(), other["level"])
+    np.testing.assert_allclose(line(ax, f"{group}, the half that chose").get_ydata(), same["level"])
+    place = GROUPS.index(group)
     drawn = ax.collections[place].get_paths()[0].vertices[:, 1]
     for name in ("level_low", "level_high"):
-        assert all(np.isclose(drawn, value).any() for value in honest[name])
+        assert all(np.isclose(drawn, value).any() for value in other[name])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
 
 
@@ -184,7 +191,7 @@ def test_the_cutoff_holds_both_curves_and_the_size_of_the_paper(tables):
     ax = plots.rock_cutoff(table)
     for name in ("R", "frequency"):
         rows = table.filter(selector=name)
-        stable = line(ax, f"J_c by {name}, 5-95 % of splits")
+        stable = line(ax, f"agreement by {name}, 5-95 % of splits")
         np.testing.assert_allclose(stable.get_ydata(), rows["J_c"].cast(float).fill_null(np.nan))
         np.testing.assert_array_equal(stable.get_xdata(), rows["K"])
         covered = line(ax, f"coverage on the other half, by {name}")
@@ -280,3 +287,54 @@ def test_types_of_no_group_are_grey(tables):
     ax = plots.rock_tokens(tables.rock_tokens)
     (rest,) = (c for c in ax.collections if str(c.get_label()).startswith("other types"))
     assert to_hex(rest.get_facecolor()[0]) == CONTROL.lower()
+
+
+def test_survival_is_drawn_over_steps_where_names_hold_them(tables):
+    rows = tables.rock_persistence
+    ax = plots.rock_persistence(rows)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
+    rocks = rows.filter(name="rock")
+    drawn = line(ax, f"rocks ({rocks['n_hard_first'][0]:,} hard at first)")
+    np.testing.assert_allclose(drawn.get_ydata(), rocks["survival"])
+    steps = {"a": 0, "b": 50, "c": 400}
+    named = rows.with_columns(step=pl.col("checkpoint").replace_strict(steps))
+    ax = plots.rock_persistence(named)
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 50, 400])
+    assert ax.get_xlabel() == "training step"
+
+
+def test_the_four_classes_add_up_to_bars(tables):
+    rows = tables.rock_persistence.filter(pl.col("kind") != "type", checkpoint="c").reverse()
+    ax = plots.rock_persistence_classes(tables.rock_persistence)
+    assert len(ax.containers) == 3
+    ends = np.zeros(rows.height)
+    for bars, name in zip(ax.containers, ("learned", "rock", "regressed"), strict=True):
+        np.testing.assert_allclose([bar.get_x() for bar in bars], ends)
+        ends += rows[f"share_{name}"].to_numpy()
+    easy = rows["share_easy"].to_numpy()
+    np.testing.assert_allclose(ends + easy, 1)
+
+
+def test_listed_types_are_written_with_their_numbers(tables):
+    rows = tables.rock_persistence.filter(kind="type")
+    ax = plots.rock_persistence_types(tables.rock_persistence)
+    written = [text.get_text() for text in ax.texts]
+    assert len(written) == 5 * (1 + rows.height)
+    for row in rows.to_dicts():
+        assert f"“{row['text']}”" in written
+        assert f"{row['n']:,}" in written
+        assert f"{row['lift']:.2f}" in written
+    many = pl.concat([tables.rock_persistence] * 4)
+    assert len(plots.rock_persistence_types(many).texts) == 5 * 26
+
+
+def test_composition_stands_beside_its_control(tables):
+    rows = tables.rock_composition.filter(phase="all")
+    ax = plots.rock_composition(tables.rock_composition)
+    for group, label in (("rock", "share of the rock tokens"), ("all", "share of all tokens")):
+        own = rows.filter(group=group)
+        np.testing.assert_allclose(line(ax, label).get_ydata(), own["position_share"])
+    ax = plots.rock_composition_lift(tables.rock_composition)
+    own = rows.filter(group="all")
+    np.testing.assert_allclose(line(ax, "logit gradient").get_xdata(), own["grad_lift"])
+    assert any(set(one.get_xdata()) == {1} for one in ax.lines)
