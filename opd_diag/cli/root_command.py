@@ -66,9 +66,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from opd_diag import __version__
+        import opd_diag
 
-        typer.echo(f"opd-diag {__version__}")
+        typer.echo(f"opd-diag {opd_diag.__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.release_points.options import PRESETS
-from opd_diag.analyses.teachability import teachability_features
+from opd_diag.analyses.teachability.features import teachability_features
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import OptionError, TableError
 from opd_diag.exports.weights import Mask, TokenWeights, Weights

@@ -9,7 +9,7 @@ import polars as pl
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.reasons import first
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.analyses.teachability import teachability_features
+from opd_diag.analyses.teachability.features import teachability_features
 from opd_diag.errors import OpdDiagError
 from opd_diag.stats.ragged import run_lengths, run_starts, starts_of
 from opd_diag.tables.run import Run

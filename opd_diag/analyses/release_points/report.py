@@ -1,15 +1,25 @@
 """Describe in a few lines what `release_points` measured."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from opd_diag.analyses.wording import count, estimate, number
 from opd_diag.tables.columns.release_points import LINE_SEGMENTS
 
-if TYPE_CHECKING:
-    from opd_diag.analyses.release_points import ReleasePoints
+
+class Tables(Protocol):
+    """The tables that are described."""
+
+    @property
+    def release_points(self) -> pl.DataFrame:
+        """One row per rollout."""
+
+    @property
+    def release_summary(self) -> pl.DataFrame:
+        """Rates, medians and controls."""
+
 
 PAPER = (
     "arXiv 2605.13643 has 79 % of gains above 6 nat, 24.0 nat on average, and a median release at "
@@ -17,7 +27,7 @@ PAPER = (
 )
 
 
-def summary_lines(tables: "ReleasePoints") -> list[str]:
+def summary_lines(tables: Tables) -> list[str]:
     """Describe every checkpoint: the rule beside its controls, the margin, the gain, the cut."""
     summary = tables.release_summary.filter(pl.col("split") == "all")
     k = summary.filter(pl.col("statistic") == "accepted")["k"].unique()

@@ -1,20 +1,30 @@
 """Say in a few lines how far the students are from the teacher."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import polars as pl
 
 from opd_diag.analyses.wording import count, estimate
 from opd_diag.tables.columns.score_summary import ALL
 
-if TYPE_CHECKING:
-    from opd_diag.analyses.score_summary import ScoreSummary
+
+class Tables(Protocol):
+    """The tables that are described."""
+
+    @property
+    def score_summary(self) -> pl.DataFrame:
+        """Means of divergences."""
+
+    @property
+    def score_histogram(self) -> pl.DataFrame:
+        """How few tokens hold them."""
+
 
 NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 LARGE = 0.1  # nat; a bin starts here
 
 
-def summary_lines(tables: "ScoreSummary") -> list[str]:
+def summary_lines(tables: Tables) -> list[str]:
     """Write the mean divergences of every checkpoint, and how few tokens hold them."""
     lines = ["Means over tokens in the loss, with 95 % intervals over prompts."]
     for (name,), ours in tables.score_summary.group_by("checkpoint", maintain_order=True):

@@ -1,15 +1,33 @@
 """Describe in a few lines what `teachability` measured; what it answers stands in the findings."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import polars as pl
 
 from opd_diag.analyses import wording
 from opd_diag.tables.columns.teachability import MATCHED, RANDOM
 
-if TYPE_CHECKING:
-    from opd_diag.analyses.teachability import Teachability
+
+class Tables(Protocol):
+    """The tables that are described."""
+
+    @property
+    def teachability(self) -> pl.DataFrame:
+        """Gain by groups of tokens."""
+
+    @property
+    def teachability_kl(self) -> pl.DataFrame:
+        """KL under every checkpoint."""
+
+    @property
+    def teachability_contrast(self) -> pl.DataFrame:
+        """Compatible against incompatible tokens."""
+
+    @property
+    def teachability_selectors(self) -> pl.DataFrame:
+        """What every selector captures."""
+
 
 Row = Mapping[str, Any]
 
@@ -22,7 +40,7 @@ MECHANICAL = (
 )
 
 
-def summary_lines(result: "Teachability") -> list[str]:
+def summary_lines(result: Tables) -> list[str]:
     """Give the headline figures with their intervals and controls, one sentence or two a line.
 
     Args:
