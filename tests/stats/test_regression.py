@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from opd_diag.stats.added import added_r2, added_r2_jointly, permuted_r2, remainder
+from opd_diag.stats.explained_variance import added_r2, added_r2_jointly, permuted_r2, remainder
 from opd_diag.stats.regression import least_squares, moments, without
 
 

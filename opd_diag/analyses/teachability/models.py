@@ -14,7 +14,13 @@ from opd_diag.analyses.teachability.contexts import Contexts, Floats
 from opd_diag.analyses.teachability.features import paper_scores
 from opd_diag.analyses.teachability.options import KLS
 from opd_diag.analyses.teachability.sample import Sample
-from opd_diag.stats.added import Remainder, added_r2, added_r2_jointly, permuted_r2, remainder
+from opd_diag.stats.explained_variance import (
+    Remainder,
+    added_r2,
+    added_r2_jointly,
+    permuted_r2,
+    remainder,
+)
 from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEWEST_CLUSTERS
 from opd_diag.stats.ragged import run_starts
 from opd_diag.stats.regression import Fit, Moments, least_squares, moments, without

@@ -21,7 +21,7 @@ from opd_diag.analyses.teachability.models import (
 from opd_diag.analyses.teachability.options import KLS
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.stats import bootstrap
-from opd_diag.stats.added import added_r2, permuted_r2
+from opd_diag.stats.explained_variance import added_r2, permuted_r2
 from opd_diag.stats.regression import least_squares, moments
 
 SATURATED = 0.999

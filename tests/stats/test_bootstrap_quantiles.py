@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from opd_diag.stats.bootstrap import cluster_counts
-from opd_diag.stats.resampled import quantile_in_draws, thirds_difference
+from opd_diag.stats.bootstrap_quantiles import quantile_in_draws, thirds_difference
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 1.0])
