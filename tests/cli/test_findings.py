@@ -73,7 +73,7 @@ def test_analyze_all_prints_findings_first_and_fails_on_a_yes(folder, run_cli):
     result = run_cli("analyze", "all", folder, "--fail-on", "margin-falls")
     assert result.exit_code == 3, result.output
     assert result.stdout.startswith("Findings")
-    assert result.stdout.index("Findings") < result.stdout.index("release-points")
+    assert result.stdout.index("Findings") < result.stdout.index("Means over tokens")
 
 
 def test_an_unknown_question_is_bad_usage_that_names_them(folder, run_cli):

@@ -30,6 +30,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     path = tmp_path_factory.mktemp("reports") / "run"
     save_run(data._replace(rollouts=rollouts), path)
     rewrite_vocabulary(path)
+    od.info(path, accept_edits=True)
     run = od.open_run(path)
     for name in ("release_points", "rock_tokens", "agreement_traps", "teachability"):
         run.save(getattr(od, name)(run))
