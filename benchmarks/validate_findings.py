@@ -201,15 +201,17 @@ def study_power(
     """Print how often each question finds what is planted."""
     print(f"### Planted effects: {len(seeds)} runs each\n")
     print(f"Found: yes with p at most {LEVEL} / {rows}, more than Holm asks of {rows} rows.")
-    print(f"Alone: p at most {LEVEL} under some checkpoint.\n")
-    print("| question | planted | found, % | alone, % |\n|---|---|---|---|")
+    print(f"Alone: p at most {LEVEL} under some checkpoint.")
+    print("No: the answer is no, which is wrong, under some checkpoint.\n")
+    print("| question | planted | found, % | alone, % | no, % |\n|---|---|---|---|---|")
     for question in questions:
         analysis = QUESTIONS[question].analysis
         if analysis in analyses:
             said = study.said(ask_planted, question, analysis, seeds)
             p = [min((_p_of_yes(one) for one in said[seed]), default=1.0) for seed in seeds]
-            shares = [sum(one <= level for one in p) for level in (LEVEL / rows, LEVEL)]
-            cells = " | ".join(with_error(count, len(seeds)) for count in shares)
+            counts = [sum(one <= level for one in p) for level in (LEVEL / rows, LEVEL)]
+            counts += [sum(any(_says_no(one) for one in said[seed]) for seed in seeds)]
+            cells = " | ".join(with_error(count, len(seeds)) for count in counts)
             print(f"| {question} | {PLANTED[question].text} | {cells} |", flush=True)
     print()
 
@@ -217,6 +219,10 @@ def study_power(
 def _p_of_yes(one: Finding) -> float:
     """The p of a finding that says yes if it alone is asked, else 1."""
     return one.p if one.p is not None and one.answer(one.p) == "yes" else 1.0
+
+
+def _says_no(one: Finding) -> bool:
+    return one.p is not None and one.answer(1.0) == "no"
 
 
 def main() -> None:
