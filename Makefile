@@ -17,6 +17,7 @@ demo: .venv/.made
 		--student sample_data/students/step300 --out $(DEMO)
 	$(BIN)/opd-diag analyze all $(DEMO)
 	$(BIN)/opd-diag plot $(DEMO)
+	$(BIN)/opd-diag report $(DEMO)
 	@echo "The figures are in $(DEMO)/plots."
 
 test: .venv/.made

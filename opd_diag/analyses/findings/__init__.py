@@ -17,7 +17,7 @@ from opd_diag.analyses.release_points.findings import findings as release_points
 from opd_diag.analyses.rock_tokens.findings import findings as rock_tokens
 from opd_diag.analyses.tables import result_table
 from opd_diag.analyses.teachability.findings import findings as teachability
-from opd_diag.errors import TableError
+from opd_diag.errors import TableError, first_line
 from opd_diag.stats.holm import holm
 from opd_diag.tables.run import Run, open_run
 
@@ -60,7 +60,7 @@ def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.D
         try:
             tables = {name: opened.result(name, results) for name in needed_tables(ask)}
         except TableError as error:
-            asked += _not_asked(analysis, opened.checkpoints[-1], str(error))
+            asked += _not_asked(analysis, opened.checkpoints[-1], first_line(error))
         else:
             asked += ask(**tables)
     return answer(asked, opened.checkpoints)
