@@ -29,7 +29,7 @@ from opd_diag.analyses.rock_tokens.occurrences import (
 from opd_diag.analyses.rock_tokens.ranking import Mask, Ranking
 from opd_diag.analyses.tables import interval_columns, ratio, result_table, spread
 from opd_diag.stats.bootstrap import Interval
-from opd_diag.stats.intervals import CARRIED, ENOUGH_CLUSTERS, FEWEST_CLUSTERS
+from opd_diag.stats.intervals import CARRIED, ENOUGH_CLUSTERS, FARTHEST, FEWEST_CLUSTERS
 from opd_diag.stats.ranks import rank_intervals
 from opd_diag.tables.gradients import GradientSums
 
@@ -160,11 +160,25 @@ def type_intervals(ranking: Ranking, detailed: Integers) -> dict[str, Interval]:
         clusters = effective_prompts(sums.n[0])[items]
         intervals["rank"] = rank_intervals(eligible, place[items], clusters)
     if log:
-        intervals |= {
-            "loss_share": prompts.ratio(x, each, log=True),
-            "lift": prompts.quotient(x, n, each, per_prompt(sums.n[0])[:, None]),
-        }
+        mean = total(ranked).sum() / total(sums.n[0]).sum()
+        intervals["loss_share"] = prompts.ratio(x, each, log=True)
+        intervals["lift"] = _above_zero(prompts.ratio(x, n * mean))
     return intervals
+
+
+def _above_zero(interval: Interval) -> Interval:
+    """Cut intervals of what cannot be negative at 0, and withhold those that reach far above it.
+
+    Built on the raw scale: the mean of few heavy-tailed losses is below its expectation in most
+    types, and the upper end of an interval on the log scale reaches less far.
+    """
+    with np.errstate(invalid="ignore"):
+        far = interval.high > FARTHEST * interval.estimate
+    return interval._replace(
+        low=np.where(far, np.nan, np.maximum(interval.low, 0)),
+        high=np.where(far, np.nan, interval.high),
+        reason=np.where(far, CARRIED, interval.reason),
+    )
 
 
 def _ends(intervals: dict[str, Interval], rows: Integers, size: int) -> dict[str, Floats]:
