@@ -160,7 +160,8 @@ def dump(tmp_path_factory) -> Path:
 
 def command(*arguments: object, before: Callable[[], None] | None = None, python: str = "-B"):
     call = [sys.executable, python, "-m", "opd_diag", *map(str, arguments)]
-    paths = os.pathsep.join(path for path in sys.path if path)
+    # A relative entry stops the interpreter itself once the working directory is gone.
+    paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
     return subprocess.run(
         call, capture_output=True, text=True, check=False, preexec_fn=before, timeout=120,
         env={**os.environ, "PYTHONPATH": paths},
