@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint format validate fuzz faults oldest trainers clean
+.PHONY: demo test lint docs format validate fuzz faults oldest trainers clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -27,6 +27,11 @@ lint: .venv/.made
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of docs/, README and the notebooks, in .site; every broken link is an error.
+docs: .venv/.made
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # Rates over hundreds of seeds; about half an hour on two cores.
 validate: .venv/.made
@@ -62,4 +67,4 @@ format: .venv/.made
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-oldest .venv-trainers $(DEMO)
+	rm -rf .site .venv .venv-oldest .venv-trainers $(DEMO)
