@@ -1,7 +1,7 @@
 """opd-diag score: run both models over saved rollouts and write the token table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -118,6 +118,12 @@ def score(
             rich_help_panel=DEVICES,
         ),
     ] = False,
+    noise_floor: Annotated[
+        Literal["on", "off"],
+        typer.Option(
+            help="Score 5 % of the tokens again, in other batches, to learn how far numbers move."
+        ),
+    ] = "on",
     seed: Annotated[
         int, typer.Option(metavar="N", help="Seed of the sample for the noise floor.")
     ] = 0,

@@ -84,6 +84,16 @@ def check_grid(k_grid: Sequence[int], ids: int | None = None) -> tuple[int, ...]
     return kept
 
 
+def check_noise_floor(noise_floor: str) -> None:
+    """Check whether the noise floor is to be measured.
+
+    Raises:
+        OptionError: If it is neither `on` nor `off`.
+    """
+    if noise_floor not in ("on", "off"):
+        raise OptionError(f"noise_floor: {noise_floor!r}; expected on or off")
+
+
 def check_loading(
     *,
     dtype: str | None,

@@ -13,12 +13,14 @@ from opd_diag.scoring.options import (
     check_fused,
     check_grid,
     check_loading,
+    check_noise_floor,
     check_numbers,
     check_workers,
     named_students,
 )
 from opd_diag.scoring.overlong import fit_rollouts, overlong_line
 from opd_diag.scoring.parts.jobs import Models
+from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
@@ -68,6 +70,7 @@ def score(
     batch_tokens: int | None = None,
     part_tokens: int = 262_144,
     keep_teacher_states: bool = False,
+    noise_floor: str = "on",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Run:
@@ -114,6 +117,8 @@ def score(
         keep_teacher_states: Keep the teacher's final hidden states in the run, so that a
             checkpoint added later costs the student only. They are written in any case while
             students do not all fit into memory; a call without this removes them at its end.
+        noise_floor: `on` scores 4 to 32 rollouts again, 5 % of the tokens at most, to learn how far
+            each column moves when other rollouts share a batch; `off` leaves that out.
         seed: Seed of the sample for the noise floor.
         progress: Where progress and warnings go; by default stderr.
 
@@ -137,6 +142,7 @@ def score(
         union_k=union_k,
         seed=seed,
     )
+    check_noise_floor(noise_floor)
     check_grid(k_grid)
     placed = {"device": device, "teacher_device": teacher_device, "device_map": device_map}
     check_workers(engine=engine, devices=devices, workers=workers, others=placed)
@@ -220,7 +226,9 @@ def score(
                 measures=Measures(k_grid, union_k, temperature, fused),
                 models=Models(teacher, pending, teacher_loading, student_loading),
             )
-            choices = Choices(batch_tokens, keep_teacher_states, seed)
+            lengths = inputs.sequences.responses.lengths
+            sample = sample_rollouts(lengths if noise_floor == "on" else lengths[:0], seed)
+            choices = Choices(batch_tokens, keep_teacher_states, sample, int(lengths[sample].sum()))
             missing = set().union(*(record.missing(name) for name in pending))
             try:
                 with scorers.start(spec, inputs, max(1, len(missing))) as pool:

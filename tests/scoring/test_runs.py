@@ -19,13 +19,15 @@ from opd_diag.errors import (
     ManifestError,
     ModelError,
     ModelMismatchError,
+    OptionError,
     RolloutError,
     StorageError,
     TableError,
 )
 from opd_diag.scoring.engines import worker
+from opd_diag.scoring.parts import noise as noise_module
 from opd_diag.scoring.parts import score_part as part_module
-from opd_diag.scoring.parts.noise import noise_floor
+from opd_diag.scoring.parts.noise import noise_floor, sample_rollouts
 from opd_diag.scoring.score import score
 from opd_diag.tables.files import run_lock
 from opd_diag.tables.gradients import gradients_path
@@ -376,7 +378,7 @@ def test_a_write_error_loses_nothing_that_was_complete(
     room = max(sizes["gradients"]) if refused == "tokens" else 100
     assert room < min(sizes["tokens"])
     options = {"teacher": teacher, "students": {"a": student}, "out": folder}
-    options |= {"part_tokens": PART_TOKENS}
+    options |= {"part_tokens": PART_TOKENS, "noise_floor": "off"}
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     class Full(Heard):
@@ -528,7 +530,8 @@ def test_the_noise_floor_is_what_moves_with_the_batch(rollouts, teacher, student
     run = score(rollouts, teacher=teacher, students={"a": student}, out=folder)
     floor = run.manifest.checkpoints["a"].noise_floor
     tokens = run.tokens("a").collect()
-    assert (floor.rollouts, floor.tokens) == (8, tokens.height)
+    again = tokens.filter(pl.col("rollout").is_in(sample_rollouts(lengths_of(tokens), 0)))
+    assert (floor.rollouts, floor.tokens) == (4, again.height)
     floats = [
         name
         for name, dtype in tokens.schema.items()
@@ -538,6 +541,44 @@ def test_the_noise_floor_is_what_moves_with_the_batch(rollouts, teacher, student
     assert max(floor.p95.values()) < 1e-3
     moved = {"js": tokens["js"].to_numpy() + np.linspace(0, 1, tokens.height, dtype=np.float32)}
     assert noise_floor(tokens, moved) == {"js": pytest.approx(0.95, abs=1e-3)}
+
+
+def lengths_of(tokens: pl.DataFrame) -> np.ndarray:
+    return np.bincount(tokens["rollout"])
+
+
+def test_the_noise_floor_takes_few_rollouts_of_all_lengths():
+    """A twentieth of the tokens, 4 to 32 rollouts, and none that is empty."""
+    equal = np.full(1_000, 50)
+    assert len(sample_rollouts(equal, 0)) == 32
+    assert len(sample_rollouts(equal[:200], 0)) == 10
+    assert len(sample_rollouts(equal[:48], 0)) == 4
+    assert len(sample_rollouts(equal[:3], 0)) == 3
+    assert len(sample_rollouts(np.zeros(3, np.int64), 0)) == 0
+    lengths = np.random.default_rng(1).lognormal(6, 1, 400).astype(np.int64)
+    lengths[::3] = 0
+    taken = lengths[sample_rollouts(lengths, 0)]
+    assert (taken > 0).all()
+    assert (np.diff(taken) >= 0).all()
+    assert 0.03 * lengths.sum() < taken.sum() <= 0.05 * lengths.sum()
+    assert taken[0] < np.median(lengths[lengths > 0]) < taken[-1]
+
+
+def test_the_noise_floor_can_be_left_out(
+    rollouts, teacher, student, folder, whole, monkeypatch
+):
+    monkeypatch.setattr(noise_module, "rescore", lambda *_: pytest.fail("scored again"))
+    heard = Heard()
+    options = {"teacher": teacher, "students": {"a": student}, "part_tokens": PART_TOKENS}
+    options |= {"progress": heard}
+    run = score(rollouts, out=folder, noise_floor="off", **options)
+    assert heard.tokens == heard.expected == whole["a"].height
+    assert run.tokens("a").collect().equals(whole["a"])
+    assert run.noise_floor("a") == {}
+    score(rollouts, out=folder, **options)  # it is finished: nothing runs again
+    assert heard.tokens == whole["a"].height
+    with pytest.raises(OptionError, match="noise_floor: 'of'; expected on or off"):
+        score(rollouts, out=folder, noise_floor="of", **options)
 
 
 def test_students_of_other_widths_are_scored_as_if_alone(

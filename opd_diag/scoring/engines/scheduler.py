@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from opd_diag.errors import ModelError
 from opd_diag.scoring.engines.worker import Loaded
 from opd_diag.scoring.parts.teacher_states import FOLDER, StatesFolder
@@ -53,12 +56,14 @@ class Choices(NamedTuple):
     Attributes:
         batch_tokens: Most tokens of a batch, or None to size it from free memory.
         keep_teacher_states: Whether the teacher's hidden states are kept for later calls.
-        seed: Seed of the sample for the noise floor.
+        noise_sample: Rollouts that are scored again for the noise floor; none: it is left out.
+        noise_tokens: Their response tokens.
     """
 
-    batch_tokens: int | None = None
-    keep_teacher_states: bool = False
-    seed: int = 0
+    batch_tokens: int | None
+    keep_teacher_states: bool
+    noise_sample: NDArray[np.int64]
+    noise_tokens: int
 
 
 class _Call(NamedTuple):
@@ -77,7 +82,7 @@ class Scheduler:
         pool: The workers.
         record: The run; it is written here alone.
         students: Names of those that lack something.
-        choices: Batch size, teacher states and seed.
+        choices: Batch size, teacher states and noise floor.
         progress: Where progress and warnings go.
     """
 
@@ -110,7 +115,8 @@ class Scheduler:
         """
         parts = self._record.parts
         rows = sum(parts[number].rows for lacking in self._todo.values() for number in lacking)
-        self._progress.start(", ".join(self._todo), rows)
+        again = self._choices.noise_tokens * len(self._open)
+        self._progress.start(", ".join(self._todo), rows + again)
         while True:
             for worker in sorted(self._idle):
                 self._begin(worker)
@@ -140,7 +146,7 @@ class Scheduler:
         elif call.method == "measure":
             last = len(self._record.parts) - 1
             size = self._batch_tokens(last, self._groups[worker])
-            arguments = (call.students, size, self._choices.seed)
+            arguments = (call.students, size, self._choices.noise_sample)
         self._idle.discard(worker)
         self._busy[worker] = call
         self._pool.call(worker, call.method, *arguments)

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from opd_diag.scoring.columns.measures import Measures
 from opd_diag.scoring.models.forward import LanguageModel
@@ -119,20 +121,27 @@ class Worker:
                 self._job_of(students), self._inputs, spec.folder, plan, self._report
             )
 
-    def measure(self, students: Sequence[str], batch_tokens: int, seed: int) -> Measured:
+    def measure(
+        self, students: Sequence[str], batch_tokens: int, sample: NDArray[np.int64]
+    ) -> Measured:
         """Measure what is to be known of students whose parts are all written.
 
         Args:
             students: Those of the loaded students.
             batch_tokens: Most tokens of a batch.
-            seed: Seed of the sample for the noise floor.
+            sample: Rollouts that are scored again for the noise floor.
         """
         job = self._job_of(students)
         manifest = read_manifest(self._spec.folder)  # all that is measured is in it by now
         with torch.inference_mode():
             floors = with_smaller_batches(
                 lambda size: noise_floors(
-                    job, self._spec.folder, manifest, batch_tokens=size, seed=seed
+                    job,
+                    self._spec.folder,
+                    manifest,
+                    sample,
+                    batch_tokens=size,
+                    report=self._report,
                 ),
                 batch_tokens,
                 int(job.sequences.lengths.max()),

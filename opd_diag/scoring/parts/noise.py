@@ -1,5 +1,6 @@
 """Noise floor: how far the same rows move when other rollouts share their batch."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,23 @@ from numpy.typing import NDArray
 
 from opd_diag.scoring.parts.jobs import Job
 from opd_diag.scoring.parts.score_part import score_rollouts
+from opd_diag.scoring.progress import Counter, Report
 from opd_diag.tables.manifest import Manifest, NoiseFloor
 from opd_diag.tables.tokens import scan_tokens
 
-N_ROLLOUTS = 32
+MOST_ROLLOUTS, FEWEST_ROLLOUTS = 32, 4
+MOST_TOKENS = 0.05  # share of the response tokens
 _BATCH = 4
 
 
 def noise_floors(
-    job: Job, folder: Path, manifest: Manifest, *, batch_tokens: int, seed: int
+    job: Job,
+    folder: Path,
+    manifest: Manifest,
+    chosen: NDArray[np.int64],
+    *,
+    batch_tokens: int,
+    report: Report,
 ) -> dict[str, NoiseFloor]:
     """Score a sample of rollouts again and compare it with the run, for each student.
 
@@ -25,11 +34,18 @@ def noise_floors(
         job: The models.
         folder: The run.
         manifest: Its manifest.
+        chosen: The rollouts, shortest first; none: nothing is measured.
         batch_tokens: Most tokens of a batch, padding counted.
-        seed: Seed of the sample.
+        report: Told how many tokens are done.
     """
-    chosen = sample_rollouts(job.sequences.responses.lengths, seed)
-    again = rescore(job, chosen, batch_tokens)
+    if not len(chosen):
+        return {name: NoiseFloor() for name in job.students}
+    counter = Counter(report, len(job.students))
+    try:
+        again = rescore(job, chosen, batch_tokens, counter.add)
+    except BaseException:
+        counter.take_back()
+        raise
     floors = {}
     for name in job.students:
         stored = (
@@ -43,7 +59,9 @@ def noise_floors(
 
 
 def sample_rollouts(lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Choose up to 32 rollouts spread over lengths, shortest first.
+    """Choose 4 to 32 rollouts spread over lengths, shortest first.
+
+    They hold 5 % of the tokens at most, unless 4 hold more.
 
     Args:
         lengths: Scored tokens of every rollout; those without any are never chosen.
@@ -51,13 +69,19 @@ def sample_rollouts(lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """
     order = np.argsort(lengths, kind="stable")
     order = order[np.count_nonzero(lengths == 0) :]
-    strata = np.array_split(order, min(N_ROLLOUTS, len(order)))
-    rng = np.random.default_rng(seed)
-    return np.array([rng.choice(stratum) for stratum in strata], np.int64)
+    for count in range(min(MOST_ROLLOUTS, len(order)), 0, -1):
+        rng = np.random.default_rng(seed)
+        chosen = np.array([rng.choice(like) for like in np.array_split(order, count)], np.int64)
+        if count <= FEWEST_ROLLOUTS or lengths[chosen].sum() <= MOST_TOKENS * lengths.sum():
+            return chosen
+    return order
 
 
 def rescore(
-    job: Job, rollouts: NDArray[np.int64], batch_tokens: int
+    job: Job,
+    rollouts: NDArray[np.int64],
+    batch_tokens: int,
+    advance: Callable[[int], None],
 ) -> dict[str, dict[str, NDArray[Any]]]:
     """Score rollouts again, short ones beside long ones where the run put like with like.
 
@@ -65,20 +89,23 @@ def rescore(
         job: What is scored.
         rollouts: Which rollouts, shortest first.
         batch_tokens: Most tokens of a batch, padding counted.
+        advance: Told after every batch how many response tokens it held.
 
     Returns:
         Columns of every student; rows sorted by (rollout, position).
     """
+    lengths = job.sequences.responses.lengths
     groups = max(1, -(-len(rollouts) // _BATCH))
     batches = [
         batch
         for first in range(groups)
         for batch in _under_budget(rollouts[first::groups], job.sequences.lengths, batch_tokens)
     ]
-    scored = [score_rollouts(job, batch) for batch in batches]
-    number = np.concatenate(
-        [np.repeat(batch, job.sequences.responses.lengths[batch]) for batch in batches]
-    )
+    scored = []
+    for batch in batches:
+        scored.append(score_rollouts(job, batch))
+        advance(int(lengths[batch].sum()))
+    number = np.concatenate([np.repeat(batch, lengths[batch]) for batch in batches])
     order = np.argsort(number, kind="stable")
     return {
         name: {
