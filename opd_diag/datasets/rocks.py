@@ -184,9 +184,9 @@ def _stand_in_phrase(
         at = row, column + step
         common = ids[at] >= FIRST_PLANTED + 20
         ids[at] = np.where(common | (ids[at] < FIRST_PLANTED), neighbour, ids[at])
-    found = np.zeros(ids.shape, np.bool_)
-    found[row, column] = True
-    return found
+    planted = np.zeros(ids.shape, np.bool_)
+    planted[row, column] = True
+    return planted
 
 
 def _staying(run: Dataset, stays: npt.NDArray[np.bool_], rng: np.random.Generator) -> Dataset:

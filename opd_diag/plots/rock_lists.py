@@ -41,10 +41,13 @@ def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             ends = rows["cross_coverage_low"], rows["cross_coverage_high"]
             band(ax, rows["K"].to_list(), rows["cross_coverage"], *ends, colour=colour(i),
                  label=f"coverage on the other half, by {name}", linestyle="--")  # fmt: skip
-            found = rows["suggested_K"][0]
-            if found is not None:
+            suggested = rows["suggested_K"][0]
+            if suggested is not None:
                 ax.axvline(
-                    found, color=colour(i), linestyle=":", label=f"suggested by {name}: {found}"
+                    suggested,
+                    color=colour(i),
+                    linestyle=":",
+                    label=f"suggested by {name}: {suggested}",
                 )
         ours = table.filter(selector="R")
         ax.plot(ours["K"], ours["coverage"], color=colour(0), linewidth=0.8,

@@ -58,6 +58,7 @@ def _markup(figure: Any, name: str, caption: str) -> Markup:
     svg = text.getvalue()
     if len(svg) > LARGEST_SVG:
         pixels = io.BytesIO()
+        figure.set_layout_engine("none")  # everything has its place from the first drawing
         figure.savefig(pixels, format="png", dpi=110)
         data = b64encode(pixels.getvalue()).decode()
         return Markup(f'<img alt="{label}" src="data:image/png;base64,{data}">')

@@ -33,8 +33,8 @@ class DumpFile:
 
     def number_in_name(self, pattern: str) -> int | None:
         """Return the number that `pattern` catches in the path, such as a training step."""
-        found = re.search(pattern, self.path.as_posix())
-        return int(found.group(1)) if found else None
+        match = re.search(pattern, self.path.as_posix())
+        return int(match.group(1)) if match else None
 
 
 def need(row: Row, key: str, kind: type | tuple[type, ...], what: str) -> Any:

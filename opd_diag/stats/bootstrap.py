@@ -81,7 +81,7 @@ def ratio(
 
     Source: Efron 1981 (bootstrap-t); Davison and Hinkley 1997, sections 2.4 and 5.2.
     """
-    found = bootstrap_t(
+    result = bootstrap_t(
         [(x, m)],
         _log if log else _same,
         draws=draws,
@@ -91,7 +91,7 @@ def ratio(
         counts=counts,
         eventful=log,
     )
-    return _answer(found, x, log=log)
+    return _answer(result, x, log=log)
 
 
 def rate(
@@ -123,17 +123,17 @@ def rate(
 
     Source: Wilson 1927.
     """
-    found = ratio(x, m, draws=draws, seed=seed, level=level, strata=strata, counts=counts)
-    low, high, reason = (np.array(field) for field in (found.low, found.high, found.reason))
-    n = np.broadcast_to(effective_clusters(m), found.estimate.shape)
-    alike = (n + 1e-9 >= FEWEST_CLUSTERS) & np.isnan(low) & np.isfinite(found.estimate)
-    bottom, top = wilson(found.estimate, np.maximum(n, 1), level=level)
+    share = ratio(x, m, draws=draws, seed=seed, level=level, strata=strata, counts=counts)
+    low, high, reason = (np.array(field) for field in (share.low, share.high, share.reason))
+    n = np.broadcast_to(effective_clusters(m), share.estimate.shape)
+    alike = (n + 1e-9 >= FEWEST_CLUSTERS) & np.isnan(low) & np.isfinite(share.estimate)
+    bottom, top = wilson(share.estimate, np.maximum(n, 1), level=level)
     few = np.where(n < ENOUGH_CLUSTERS, FEW, "")
     return Interval(
-        found.estimate,
+        share.estimate,
         np.where(alike, bottom, np.clip(low, 0, 1)),
         np.where(alike, top, np.clip(high, 0, 1)),
-        found.clusters,
+        share.clusters,
         np.where(alike, few, reason),
     )
 
@@ -181,10 +181,10 @@ def ratio_difference(
     x0 and m0 may have shape (clusters, 1): one reference for all k.
     """
     pairs = [(x, m), (x0, m0)]
-    found = bootstrap_t(
+    result = bootstrap_t(
         pairs, _difference, draws=draws, seed=seed, level=level, strata=strata, counts=counts
     )
-    return _answer(found, x)
+    return _answer(result, x)
 
 
 def ratio_of_ratios(
@@ -205,7 +205,7 @@ def ratio_of_ratios(
     for all k.
     """
     pairs = [(x, m), (x0, m0)]
-    found = bootstrap_t(
+    result = bootstrap_t(
         pairs,
         _log_quotient,
         draws=draws,
@@ -215,12 +215,12 @@ def ratio_of_ratios(
         counts=counts,
         eventful=True,
     )
-    return _answer(found, x, log=True)
+    return _answer(result, x, log=True)
 
 
-def _answer(found: Studentised, x: Sums, *, log: bool = False) -> Interval:
-    shape = np.shape(x)[1:] if x.ndim == 1 else found.estimate.shape
-    values = {name: value.reshape(shape) for name, value in found._asdict().items()}
+def _answer(result: Studentised, x: Sums, *, log: bool = False) -> Interval:
+    shape = np.shape(x)[1:] if x.ndim == 1 else result.estimate.shape
+    values = {name: value.reshape(shape) for name, value in result._asdict().items()}
     events = values.pop("events")
     return as_interval(**values, events=events if log else None, log=log)
 

@@ -42,11 +42,11 @@ def quantile_in_draws(
     near = near[np.argsort(values[near], kind="stable")]
     ordered, owner = values[near], cluster[near]
     before = below[:, first - 1] if first else np.zeros(len(counts))
-    found = np.empty(len(counts))
+    drawn = np.empty(len(counts))
     for draw, (row, target, left) in enumerate(zip(counts, wanted, before, strict=True)):
         place = np.searchsorted(np.cumsum(row[owner], dtype=np.int64), np.int64(target - left))
-        found[draw] = ordered[place]
-    return found
+        drawn[draw] = ordered[place]
+    return drawn
 
 
 def thirds_difference(values: Floats, weights: npt.NDArray[np.integer]) -> Floats:

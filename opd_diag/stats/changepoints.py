@@ -87,10 +87,10 @@ def downward_shift(y: npt.ArrayLike, *, min_size: int = 3) -> Shift | None:
     values = np.asarray(y, np.float64)
     if values.ndim != 1:
         raise ValueError(f"y: shape {values.shape}; expected one dimension")
-    found = scan_shifts(values, np.array([len(values)]), min_size=min_size)
-    if found.tau[0] < 0:
+    shifts = scan_shifts(values, np.array([len(values)]), min_size=min_size)
+    if shifts.tau[0] < 0:
         return None
-    return Shift(int(found.tau[0]), float(found.gain[0]))
+    return Shift(int(shifts.tau[0]), float(shifts.gain[0]))
 
 
 def scan_shifts(
@@ -125,7 +125,7 @@ def scan_shifts(
     _check(flat, sizes, weight, min_size)
     starts = np.cumsum(sizes) - sizes
     order = np.argsort(sizes, kind="stable")
-    found = Shifts(np.full(len(sizes), -1), *np.full((8, len(sizes)), np.nan))
+    shifts = Shifts(np.full(len(sizes), -1), *np.full((8, len(sizes)), np.nan))
     for block in _blocks(sizes[order]):
         series = order[block]
         n = sizes[series]
@@ -136,9 +136,9 @@ def scan_shifts(
             w *= weight[place]
             w *= (n / w.sum(axis=1))[:, None]
         results = _scan(flat[place], w, n, min_size, statistic)
-        for column, result in zip(found, results, strict=True):
+        for column, result in zip(shifts, results, strict=True):
             column[series] = result
-    return found
+    return shifts
 
 
 def reverse_around_lines(values: npt.ArrayLike, lengths: npt.ArrayLike) -> Floats:

@@ -70,8 +70,8 @@ def cluster_counts(
         for start in range(0, draws, step):
             rows = min(step, draws - start)
             drawn = rng.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-            found = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
-            counts[start : start + rows, members] = found
+            drawn_counts = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+            counts[start : start + rows, members] = drawn_counts
     return counts
 
 

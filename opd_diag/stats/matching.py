@@ -66,10 +66,10 @@ def match_nearest(left: Floats, right: Floats, caliper: npt.ArrayLike) -> Pairs:
     widths = np.asarray(caliper, np.float64)
     rows, others = np.arange(len(left)), np.arange(len(right))
     pairs: list[tuple[Integers, Integers, Floats]] = []
-    k = _FIRST_LIST
+    longest = _FIRST_LIST
     while rows.size and others.size:
-        one = _nearest(left[rows], right[others], widths, k)
-        two = _nearest(right[others], left[rows], widths, k)
+        one = _nearest(left[rows], right[others], widths, longest)
+        two = _nearest(right[others], left[rows], widths, longest)
         own, other, distance = _pairs_in_order(one, two)
         pairs.append((rows[own], others[other], distance))
         # Who knows of no candidate has none: the other group only shrinks.
@@ -77,7 +77,7 @@ def match_nearest(left: Floats, right: Floats, caliper: npt.ArrayLike) -> Pairs:
         some[one.own] = some_other[two.own] = True
         some[own] = some_other[other] = False
         if 2 * own.size < min(some.sum(), some_other.sum()):
-            k *= _LONGER
+            longest *= _LONGER
         rows, others = rows[some], others[some_other]
     if not pairs:
         return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -86,35 +86,37 @@ def match_nearest(left: Floats, right: Floats, caliper: npt.ArrayLike) -> Pairs:
     return Pairs(all_left[order], all_right[order], distances[order])
 
 
-def nearest_others(points: Floats, k: int) -> Integers:
-    """List the k nearest other points of every point.
+def nearest_others(points: Floats, count: int) -> Integers:
+    """List the nearest other points of every point.
 
     Args:
-        points: Shape (n, d). Finite, n > k.
-        k: Number of neighbours.
+        points: Shape (n, d). Finite, n > count.
+        count: Number of neighbours.
 
     Returns:
-        Row numbers, shape (n, k).
+        Row numbers, shape (n, count).
     """
     tree = cKDTree(points)
-    place = np.empty((len(points), k + 1), np.int64)
+    place = np.empty((len(points), count + 1), np.int64)
     # Points in the order of the tree find what they need still in the cache: twice as fast.
-    place[tree.indices] = tree.query(points[tree.indices], k=range(1, k + 2))[1]
+    place[tree.indices] = tree.query(points[tree.indices], k=range(1, count + 2))[1]
     own = place == np.arange(len(points))[:, None]
     # Among equal points a row may be missing from its own list: then the farthest goes.
     own[~own.any(axis=1), -1] = True
-    return np.asarray(place[~own]).reshape(len(points), k)
+    return np.asarray(place[~own]).reshape(len(points), count)
 
 
-def _nearest(points: Floats, others: Floats, caliper: Floats, k: int) -> _Candidates:
-    """List the candidates among the k nearest others of every point."""
-    k = min(k, len(others))
+def _nearest(points: Floats, others: Floats, caliper: Floats, longest: int) -> _Candidates:
+    """List the candidates among the nearest others of every point."""
+    longest = min(longest, len(others))
     bound = np.nextafter(np.sqrt(np.square(caliper).sum()), np.inf)
     order = cKDTree(points).indices
-    found = cKDTree(others).query(points[order], k=range(1, k + 1), distance_upper_bound=bound)
-    distance, place = np.empty((len(points), k)), np.empty((len(points), k), np.int64)
-    distance[order], place[order] = found
-    all_known = ~np.isfinite(distance[:, -1]) | (k == len(others))
+    nearest = cKDTree(others).query(
+        points[order], k=range(1, longest + 1), distance_upper_bound=bound
+    )
+    distance, place = np.empty((len(points), longest)), np.empty((len(points), longest), np.int64)
+    distance[order], place[order] = nearest
+    all_known = ~np.isfinite(distance[:, -1]) | (longest == len(others))
     reach = np.where(all_known, np.inf, distance[:, -1])
     own, column = np.nonzero(np.isfinite(distance))
     other = place[own, column]

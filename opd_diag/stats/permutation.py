@@ -63,8 +63,8 @@ def third_moment(n: Any, size: Floats, cubes: Floats) -> Floats:
     """
     each = cubes / np.maximum(size * (size - 1) * (size - 2), 1)
     square = n.multiply(n)
-    found = n.T @ (each * size**2) - 3 * (square.T @ (each * size))
-    return np.asarray(found + 2 * (square.multiply(n).T @ each))
+    moment = n.T @ (each * size**2) - 3 * (square.T @ (each * size))
+    return np.asarray(moment + 2 * (square.multiply(n).T @ each))
 
 
 def skewed_p(observed: Floats, mean: Floats, variance: Floats, third: Floats) -> Floats:

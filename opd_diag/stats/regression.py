@@ -92,7 +92,7 @@ def moments(
     return Moments(products, centre, scale)
 
 
-def least_squares(found: Moments, predictors: Sequence[int], response: int) -> Fit | None:
+def least_squares(sums: Moments, predictors: Sequence[int], response: int) -> Fit | None:
     """Fit a response by a constant and predictors, each a column of `moments`.
 
     Standard errors are cluster-robust (the CR1 form: clusters / (clusters - 1) times the sandwich).
@@ -103,7 +103,7 @@ def least_squares(found: Moments, predictors: Sequence[int], response: int) -> F
     Source: Liang and Zeger 1986; Cameron and Miller 2015, section II.
     """
     terms = [0, *(1 + j for j in predictors)]
-    whole = found.products.sum(axis=0)
+    whole = sums.products.sum(axis=0)
     n = whole[0, 0]
     gram, cross = whole[np.ix_(terms, terms)], whole[terms, 1 + response]
     square = whole[1 + response, 1 + response]
@@ -116,35 +116,35 @@ def least_squares(found: Moments, predictors: Sequence[int], response: int) -> F
     bread = np.linalg.inv(gram)
     beta = bread @ cross
     rest = square - beta @ cross
-    scores = found.products[:, terms, 1 + response] - found.products[:, terms][:, :, terms] @ beta
-    present = found.products[:, 0, 0] > 0
+    scores = sums.products[:, terms, 1 + response] - sums.products[:, terms][:, :, terms] @ beta
+    present = sums.products[:, 0, 0] > 0
     clusters = int(present.sum())
     covariance = np.full(gram.shape, np.nan)
     if clusters >= FEWEST_CLUSTERS:
         covariance = clusters / (clusters - 1) * bread @ (scores.T @ scores) @ bread
-    unit = found.scale[response]
-    slopes = unit / found.scale[list(predictors)]
+    unit = sums.scale[response]
+    slopes = unit / sums.scale[list(predictors)]
     back = np.diag(np.append(unit, slopes))
-    back[0, 1:] = -slopes * found.centre[list(predictors)]
+    back[0, 1:] = -slopes * sums.centre[list(predictors)]
     raw = back @ beta
-    raw[0] += found.centre[response]
+    raw[0] += sums.centre[response]
     error = np.sqrt(np.diag(covariance))
     error[0] = beta[0] = np.nan
     raw_error = np.sqrt(np.diag(back @ covariance @ back.T))
     return Fit(raw, raw_error, beta, error, clusters - 1, 1 - rest / total)
 
 
-def without(found: Moments, left_out: Moments, clusters: npt.NDArray[np.integer]) -> Moments:
+def without(sums: Moments, left_out: Moments, clusters: npt.NDArray[np.integer]) -> Moments:
     """Take rows out of the sums again.
 
     Args:
-        found: Sums over all rows.
-        left_out: Sums over the rows to leave out, with the centre and scale of `found`.
-        clusters: Which cluster of `found` each of `left_out` is; each once.
+        sums: Sums over all rows.
+        left_out: Sums over the rows to leave out, with the centre and scale of `sums`.
+        clusters: Which cluster of `sums` each of `left_out` is; each once.
     """
-    products = found.products.copy()
+    products = sums.products.copy()
     products[clusters] -= left_out.products
-    return found._replace(products=products)
+    return sums._replace(products=products)
 
 
 def _spread(column: npt.NDArray[np.floating], middle: float) -> float:

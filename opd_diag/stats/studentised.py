@@ -90,7 +90,7 @@ def bootstrap_t(
         return np.min([np.broadcast_to(values(row), width) for row in of], axis=0)
 
     whole = least(_positive, rows[1::2])
-    found = Studentised(
+    result = Studentised(
         _estimates(rows, scale, groups, width),
         np.full(width, np.nan),
         np.full(width, np.nan),
@@ -99,12 +99,12 @@ def bootstrap_t(
         least(_events, rows[::2]),
         least(lambda row: _total_of(row) > 0, rows[1::2]) | whole,
     )
-    able = found.effective + 1e-9 >= FEWEST_CLUSTERS
+    able = result.effective + 1e-9 >= FEWEST_CLUSTERS
     if eventful:
-        able &= found.events >= FEWEST_CLUSTERS
+        able &= result.events >= FEWEST_CLUSTERS
     places = np.flatnonzero(able)
     if not places.size:
-        return found
+        return result
     if counts is None:
         counts = cluster_counts(clusters, draws=draws, seed=seed, strata=strata)
     # Results fill statistics x draws, vectors and their products statistics x clusters.
@@ -112,14 +112,14 @@ def bootstrap_t(
     for start in range(0, places.size, step):
         some = places[start : start + step]
         part = [row if row.shape[0] == 1 else row[some] for row in rows]
-        found.low[some], found.high[some] = _block(part, scale, counts, groups, level)
+        result.low[some], result.high[some] = _block(part, scale, counts, groups, level)
     for row in rows[1::2]:
         signed = places[~np.broadcast_to(_positive(row), width)[places]]
         if signed.size:
             of_row = row if row.shape[0] == 1 else row[signed]
             below = np.asarray(_times(of_row, counts.T.astype(np.float64)) <= 0).mean(axis=1)
-            found.total[signed] &= below <= _MOST_BELOW
-    return found
+            result.total[signed] &= below <= _MOST_BELOW
+    return result
 
 
 def _estimates(

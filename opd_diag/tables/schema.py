@@ -51,32 +51,32 @@ def check_table(frame: pl.DataFrame, columns: Sequence[Column], where: str) -> p
         TableError: If a column is missing, unknown or of another dtype, if a column that
             may not be null holds null, or if any value, inside lists and arrays too, is NaN.
     """
-    found = _schema_faults(frame, columns)
-    if not found:
-        found = _value_faults(frame, columns)
-    if found:
-        raise TableError(faults(where, found))
+    messages = _schema_faults(frame, columns)
+    if not messages:
+        messages = _value_faults(frame, columns)
+    if messages:
+        raise TableError(faults(where, messages))
     return frame.select(column.name for column in columns)
 
 
 def _schema_faults(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:
     expected = polars_schema(columns)
-    found = [
+    messages = [
         f"no column {name!r}; expected {dtype}"
         for name, dtype in expected.items()
         if name not in frame.schema
     ]
-    found += [
+    messages += [
         f"column {name!r} is not in the schema; expected only known columns"
         for name in frame.columns
         if name not in expected
     ]
-    found += [
+    messages += [
         f"column {name!r} is {frame.schema[name]}; expected {dtype}"
         for name, dtype in expected.items()
         if name in frame.schema and frame.schema[name] != dtype
     ]
-    return found
+    return messages
 
 
 def _value_faults(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:
@@ -84,7 +84,7 @@ def _value_faults(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:
         return []
     required = [column.name for column in columns if not column.nullable]
     nulls = frame.select(pl.col(required).null_count()).row(0) if required else ()
-    found = [
+    messages = [
         f"column {name!r} has {count} null values; expected none"
         for name, count in zip(required, nulls, strict=True)
         if count
@@ -94,12 +94,12 @@ def _value_faults(frame: pl.DataFrame, columns: Sequence[Column]) -> list[str]:
     }
     if checks:
         counts = frame.select(**checks).row(0, named=True)
-        found += [
+        messages += [
             f"column {name!r} has {count} NaN values; expected null where a value is missing"
             for name, count in counts.items()
             if count
         ]
-    return found
+    return messages
 
 
 def _innermost(dtype: DType) -> DType:

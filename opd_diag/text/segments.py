@@ -179,10 +179,10 @@ def _byte_offsets(characters: str) -> NDArray[np.int64]:
 
 
 def _block_size(name: str) -> int:
-    found = re.fullmatch(r"block:([1-9]\d*)", name)
-    if found is None:
+    match = re.fullmatch(r"block:([1-9]\d*)", name)
+    if match is None:
         raise OptionError(f"segmenter: {name!r}; expected punkt, newline or block:N with N >= 1")
-    return int(found.group(1))
+    return int(match.group(1))
 
 
 @cache

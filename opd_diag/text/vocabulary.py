@@ -109,32 +109,32 @@ def check_ids(table: pl.DataFrame, size: int) -> None:
             each row, or in one line where most rows hold one, for then the tokenizer is another
             than that of the dump.
     """
-    found: list[tuple[str, int, str]] = []
+    outside_ids: list[tuple[str, int, str]] = []
     for column in _ID_COLUMNS:
         ids = pl.col(column).list
         outside = table.select("source", "source_row", low=ids.min(), high=ids.max()).filter(
             (pl.col("low") < 0) | (pl.col("high") >= size)
         )
-        found += [
+        outside_ids += [
             (source, row, f"{column} holds {low if low < 0 else high}; expected 0 to {size - 1}")
             for source, row, low, high in outside.iter_rows()
         ]
-    if not found:
+    if not outside_ids:
         return
-    source = found[0][0]
-    rows = {(name, row) for name, row, _ in found}
+    source = outside_ids[0][0]
+    rows = {(name, row) for name, row, _ in outside_ids}
     if len(rows) >= _MANY_ROWS and 2 * len(rows) > table.height:
         largest = max(int(table[column].list.max().max() or 0) for column in _ID_COLUMNS)  # type: ignore[arg-type]
         raise OutsideVocabularyError(
             f"rollouts: {len(rows):,} of {table.height:,} hold token ids outside the vocabulary, "
             f"up to {largest}; expected 0 to {size - 1}, or the tokenizer that made the dump"
         )
-    if len({name for name, _, _ in found}) > 1:
-        lines = [f"{name}:{row}: {fault}" for name, row, fault in found]
+    if len({name for name, _, _ in outside_ids}) > 1:
+        lines = [f"{name}:{row}: {fault}" for name, row, fault in outside_ids]
         raise OutsideVocabularyError(faults("rollouts", lines))
-    if len(found) == 1:
-        raise OutsideVocabularyError(f"{source}:{found[0][1]}: {found[0][2]}")
-    lines = [f"line {row}: {fault}" for _, row, fault in found]
+    if len(outside_ids) == 1:
+        raise OutsideVocabularyError(f"{source}:{outside_ids[0][1]}: {outside_ids[0][2]}")
+    lines = [f"line {row}: {fault}" for _, row, fault in outside_ids]
     raise OutsideVocabularyError(faults(source, lines))
 
 
@@ -152,9 +152,9 @@ def _speller(
         return lambda piece: _byte_level(piece, table)
     if "Metaspace" in kinds:
         return _sentencepiece
-    found = ", ".join(sorted(kinds)) or "missing"
+    kind = ", ".join(sorted(kinds)) or "missing"
     raise ModelError(
-        f"{tokenizer.name_or_path or 'tokenizer'}: its decoder is {found}; "
+        f"{tokenizer.name_or_path or 'tokenizer'}: its decoder is {kind}; "
         "expected a byte-level or a SentencePiece vocabulary"
     )
 

@@ -13,7 +13,7 @@ import pytest
 import opd_diag as od
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import OptionError
-from opd_diag.reports import token_data
+from opd_diag.reports import inline_figures, token_data
 from opd_diag.reports.inline_figures import interval_figure
 from opd_diag.reports.rollout_sample import choose_rollouts_to_read
 from opd_diag.reports.token_data import token_view
@@ -141,6 +141,13 @@ def test_a_run_without_results_says_what_to_run(tmp_path: Path) -> None:
     assert "<html" not in shown
     with pytest.raises(OptionError, match="expected 0 to 200"):
         od.report(run, rollouts=-1)
+
+
+def test_large_drawings_are_put_in_as_pixels(hostile_run: Run, monkeypatch) -> None:
+    monkeypatch.setattr(inline_figures, "LARGEST_SVG", 0)
+    drawn = inline_figures.figures_of(hostile_run, "rock_tokens")
+    assert drawn
+    assert all("data:image/png;base64," in figure.markup for figure in drawn)
 
 
 def test_the_small_figure_puts_numbers_in_order() -> None:

@@ -564,9 +564,7 @@ def test_the_noise_floor_takes_few_rollouts_of_all_lengths():
     assert taken[0] < np.median(lengths[lengths > 0]) < taken[-1]
 
 
-def test_the_noise_floor_can_be_left_out(
-    rollouts, teacher, student, folder, whole, monkeypatch
-):
+def test_the_noise_floor_can_be_left_out(rollouts, teacher, student, folder, whole, monkeypatch):
     monkeypatch.setattr(noise_module, "rescore", lambda *_: pytest.fail("scored again"))
     heard = Heard()
     options = {"teacher": teacher, "students": {"a": student}, "part_tokens": PART_TOKENS}

@@ -217,22 +217,22 @@ def _along(
     return own - ratio((others * there).sum(axis=1), there.sum(axis=1))
 
 
-def budgets_table(checkpoint: str, found: WindowSums) -> pl.DataFrame:
+def budgets_table(checkpoint: str, sums_of_windows: WindowSums) -> pl.DataFrame:
     """Compare shares of tokens and of quantities that the windows keep."""
-    prompts, size = found.prompts, len(found.windows)
-    token_share = prompts.ratio(found.tokens, found.all_tokens)
+    prompts, size = sums_of_windows.prompts, len(sums_of_windows.windows)
+    token_share = prompts.ratio(sums_of_windows.tokens, sums_of_windows.all_tokens)
     frames = []
-    for j, quantity in enumerate(found.quantities):
-        kept, whole = found.sums[..., j], found.all_sums[..., j]
+    for j, quantity in enumerate(sums_of_windows.quantities):
+        kept, whole = sums_of_windows.sums[..., j], sums_of_windows.all_sums[..., j]
         share = prompts.ratio(kept, whole)
-        lift = prompts.quotient(kept, found.tokens, whole, found.all_tokens)
+        lift = prompts.quotient(kept, sums_of_windows.tokens, whole, sums_of_windows.all_tokens)
         values = {
-            "window": [window.name for window in found.windows],
+            "window": [window.name for window in sums_of_windows.windows],
             "quantity": quantity.name,
             "k": pl.Series([quantity.k] * size, dtype=pl.UInt32),
             "n": len(prompts.code),
             "n_prompts": prompts.count,
-            "n_tokens": found.tokens.sum(axis=0),
+            "n_tokens": sums_of_windows.tokens.sum(axis=0),
             **interval_columns("token_share", token_share, share=True),
             **interval_columns("share", share, share=True),
             **interval_columns("lift", lift),
@@ -242,7 +242,7 @@ def budgets_table(checkpoint: str, found: WindowSums) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def own_minus_shuffled(found: WindowSums) -> Interval:
+def own_minus_shuffled(sums_of_windows: WindowSums) -> Interval:
     """Compare what a token kept carries under a rollout's own release point and a shuffled one.
 
     The margin placed the cut, so its difference is above 0 even in noise; those of the KL and the
@@ -251,11 +251,11 @@ def own_minus_shuffled(found: WindowSums) -> Interval:
     Returns:
         One difference for each quantity, in its unit per token kept.
     """
-    names = [window.name for window in found.windows]
+    names = [window.name for window in sums_of_windows.windows]
     sides = []
     for place in (names.index("release"), names.index("shuffled release")):
-        sides += [found.sums[:, place], found.tokens[:, place, None]]
-    return found.prompts.difference(*sides)
+        sides += [sums_of_windows.sums[:, place], sums_of_windows.tokens[:, place, None]]
+    return sums_of_windows.prompts.difference(*sides)
 
 
 def _part(n: Integers, fraction: float | Floats) -> Integers:

@@ -148,7 +148,7 @@ def _similar(kinds: npt.NDArray[np.int32], prompt: npt.NDArray[np.intp]) -> Inte
     number = _recurring(kinds)
     alike = _sets(number)
     alike[0] = 0
-    found = np.empty(prompt.size, np.int64)
+    n_similar = np.empty(prompt.size, np.int64)
     for start in range(0, prompt.size, _BLOCK):
         rows = slice(start, start + _BLOCK)
         twice = once = np.zeros_like(alike[:1])
@@ -156,8 +156,8 @@ def _similar(kinds: npt.NDArray[np.int32], prompt: npt.NDArray[np.intp]) -> Inte
             these = alike[place]
             twice, once = twice | once & these, once | these
         similar = twice & ~same_prompt[prompt[rows]]
-        found[rows] = np.bitwise_count(similar).sum(axis=1)
-    return found
+        n_similar[rows] = np.bitwise_count(similar).sum(axis=1)
+    return n_similar
 
 
 def _recurring(kinds: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:

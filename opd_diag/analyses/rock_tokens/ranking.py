@@ -176,8 +176,8 @@ def match_controls(
         # A tiny second coordinate tells types as frequent apart: distances have to differ.
         tie = TIE * hashed_uniform(token_id, seed=options.seed)
         points = np.column_stack([np.log10(np.maximum(n, 1)), tie])
-        found = match_nearest(points[rock], points[rest], [CALIPER, TIE])
-        control[found.left] = rest[found.right]
+        pairs = match_nearest(points[rock], points[rest], [CALIPER, TIE])
+        control[pairs.left] = rest[pairs.right]
     distance = np.abs(np.log10(n[rock]) - np.log10(np.maximum(n[control], 1)))
     return Controls(rock, control, np.where(control >= 0, distance, np.nan))
 
