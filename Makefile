@@ -20,8 +20,9 @@ demo: .venv/.made
 	$(BIN)/opd-diag report $(DEMO)
 	@echo "The figures are in $(DEMO)/plots."
 
+# On up to four cores; the tests of a file share what they made.
 test: .venv/.made
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/.made
 	$(BIN)/ruff check .
