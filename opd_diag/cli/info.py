@@ -61,14 +61,13 @@ def _print(contents: dict[str, Any]) -> None:
         ],
     )
     if contents["results"]:
-        print_table(
-            "results",
-            ("name", "state", "checkpoints"),
-            [
-                (name, one["state"], ", ".join(one.get("checkpoints", [])) or one.get("reason"))
-                for name, one in contents["results"].items()
-            ],
-        )
+        rows = [
+            (name, one["state"], ", ".join(one.get("checkpoints", [])), one.get("reason"))
+            for name, one in contents["results"].items()
+        ]
+        width = 4 if any(row[-1] for row in rows) else 3
+        header = ("name", "state", "checkpoints", "why")[:width]
+        print_table("results", header, [row[:width] for row in rows])
     print_lines(f"accepted  {name}" for name in contents.get("accepted", ()))
     if "faults" in contents:
         faults = contents["faults"]

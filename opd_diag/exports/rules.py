@@ -80,8 +80,8 @@ def _result(run: Run, name: str, checkpoint: str, rule: str) -> tuple[pl.DataFra
     where = f"rule {rule!r}"
     if name not in run.results():
         raise TableError(f"{where}: no {name} of {run.path}; expected them (run `{command}`)")
-    if run.is_stale(name):
-        raise TableError(f"{where}: {name} is stale; expected a fresh result (run `{command}`)")
+    if why := run.why_stale(name):
+        raise TableError(f"{where}: {name} is stale, {why}; expected a fresh one (run `{command}`)")
     table = run.result(name).filter(pl.col("checkpoint") == checkpoint)
     if table.is_empty():
         raise TableError(

@@ -116,8 +116,8 @@ def _is_there(run: Run, path: Path) -> bool:
 def _result(run: Run, name: str) -> dict[str, Any]:
     try:
         metadata = read_result_metadata(result_path(run.results_folder, name))
-        if run.is_stale(name):
-            return {"state": "stale", **metadata}
+        if why := run.why_stale(name):
+            return {"state": "stale", "reason": why, **metadata}
         run.result(name)
     except TableError as error:
         return {"state": "damaged", "reason": str(error)}

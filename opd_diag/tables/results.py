@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from opd_diag.errors import TableError, first_line
-from opd_diag.tables.checksums import digest_table, verify_embedded
+from opd_diag.tables.checksums import digest_table
 from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
@@ -36,6 +36,7 @@ def write_results(
     arguments: Mapping[str, Any],
     input_hash: str,
     checkpoints: Sequence[str],
+    run_checkpoints: Sequence[str],
     retokenised: int = 0,
 ) -> list[Path]:
     """Check the tables of one analysis and write them, each complete or not at all.
@@ -48,6 +49,7 @@ def write_results(
         arguments: Every choice that made them, JSON values.
         input_hash: Hash of what they were made from.
         checkpoints: The checkpoints that they cover.
+        run_checkpoints: All checkpoints of the run.
         retokenised: Rollouts of the run that were tokenised again from text.
 
     Returns:
@@ -62,14 +64,19 @@ def write_results(
         "arguments": dict(arguments),
         "input_hash": input_hash,
         "checkpoints": list(checkpoints),
+        "run_checkpoints": list(run_checkpoints),
         "retokenised": retokenised,
         "versions": {name: version(name) for name in ("opd-diag", "polars", "numpy")},
     }
-    text = json.dumps(metadata, allow_nan=False)
+    texts = {
+        name: json.dumps(metadata | {"columns": digest_columns(name)}, allow_nan=False)
+        for name in checked
+    }
     paths = {name: result_path(folder, name) for name in checked}
     # All are on the disk before the first takes the place of an earlier one.
     with contextlib.ExitStack() as written:
         for name, table in checked.items():
+            text = texts[name]
             stored = {METADATA_KEY: text, CONTENT_KEY: _content(name, table, text)}
             written.enter_context(written_table(table, paths[name], stored))
     return list(paths.values())
@@ -85,8 +92,20 @@ def _checked(name: str, table: pl.DataFrame) -> pl.DataFrame:
     return _as_read(table)
 
 
+def digest_columns(name: str) -> str | None:
+    """Return a digest of the names, dtypes and units of a result's columns; None: a user's own."""
+    columns = RESULTS.get(name)
+    if columns is None:
+        return None
+    return digest([[column.name, str(column.dtype), column.unit] for column in columns])
+
+
 def read_result_metadata(path: Path) -> dict[str, Any]:
-    """Read what made a result: `arguments`, `input_hash`, `checkpoints`, `retokenised`, `versions`.
+    """Read what made a result.
+
+    Returns:
+        `arguments`, `input_hash`, `checkpoints` that it covers, `run_checkpoints`, `retokenised`,
+        `versions`, and `columns`, a digest of its columns then.
 
     Raises:
         TableError: If the file is missing, damaged or no result of ours.
@@ -102,12 +121,8 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_result(path: Path, *, old: bool = False) -> pl.DataFrame:
+def read_result(path: Path) -> pl.DataFrame:
     """Read a result table and check it; a user's own is read as it is.
-
-    Args:
-        path: The file.
-        old: Whether it may hold the kind of checksum that runs of schema version 1 have.
 
     Raises:
         TableError: If the file is missing or damaged, breaks its schema, or was not written by
@@ -117,9 +132,7 @@ def read_result(path: Path, *, old: bool = False) -> pl.DataFrame:
     stored, table = read_metadata(path), read_parquet(path)
     if path.stem in RESULTS:
         table = check_table(table, RESULTS[path.stem], str(path))
-    if old and CONTENT_KEY not in stored:
-        _verify_old(path)
-    elif stored.get(CONTENT_KEY) != _content(path.stem, table, stored.get(METADATA_KEY, "")):
+    if stored.get(CONTENT_KEY) != _content(path.stem, table, stored.get(METADATA_KEY, "")):
         raise TableError(
             f"{path}: damaged or edited (its content does not fit its checksum); expected the "
             "table as `opd-diag analyze` wrote it: the same command makes it again"
@@ -143,10 +156,3 @@ def _as_read(table: pl.DataFrame) -> pl.DataFrame:
             ) from error
         file.seek(0)
         return pl.read_parquet(file)
-
-
-def _verify_old(path: Path) -> None:
-    try:
-        verify_embedded(path)
-    except OSError as error:
-        raise TableError(f"{path}: damaged ({error.strerror}); expected a result") from error

@@ -13,9 +13,17 @@ from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.files import check_path
 from opd_diag.tables.gradients import GradientSums, read_gradients
 from opd_diag.tables.manifest import Manifest, digest, read_manifest
-from opd_diag.tables.results import read_result, read_result_metadata, result_path, write_results
+from opd_diag.tables.results import (
+    digest_columns,
+    read_result,
+    read_result_metadata,
+    result_path,
+    write_results,
+)
 from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME, read_rollouts_table, read_vocab
-from opd_diag.tables.tokens import read_part_metadata, scan_tokens
+from opd_diag.tables.tokens import part_path, read_part_metadata, scan_tokens
+
+OTHER_RUN = "made from another run"
 
 
 def open_run(path: str | Path) -> "Run":
@@ -146,7 +154,14 @@ class Run:
         return self.path / "results"
 
     def is_stale(self, name: str, folder: Path | None = None) -> bool:
-        """Tell whether a result was made from other tokens than the run holds now.
+        """Tell whether a result does not hold for the run as it is now; see `why_stale`."""
+        return self.why_stale(name, folder) is not None
+
+    def why_stale(self, name: str, folder: Path | None = None) -> str | None:
+        """Tell why a result does not hold for the run as it is now, or None if it does.
+
+        It may have been made from other tokens, of all checkpoints before one was added, or by
+        another version, whose table has other columns.
 
         Args:
             name: Name of the table.
@@ -158,7 +173,25 @@ class Run:
         metadata = read_result_metadata(result_path(folder or self.results_folder, name))
         covered = metadata["checkpoints"]
         known = all(checkpoint in self.checkpoints for checkpoint in covered)
-        return not known or metadata["input_hash"] != self.input_hash(covered)
+        if not known or metadata["input_hash"] != self.input_hash(covered):
+            return OTHER_RUN
+        if name not in RESULTS:
+            return None
+        if metadata.get("columns") != digest_columns(name):
+            return "made by a version of opd-diag with other columns"
+        then = metadata["run_checkpoints"]
+        if metadata["arguments"].get("checkpoint") is None and then != self._complete():
+            return f"made while the run held {', '.join(then)} only"
+        return None
+
+    def _complete(self) -> list[str]:
+        """Return the checkpoints all of whose parts are there: one that is being added is not."""
+        parts = range(len(self.manifest.parts))
+        return [
+            name
+            for name in self.checkpoints
+            if all(self.manifest.lists(self.path, part_path(self.path, name, n)) for n in parts)
+        ]
 
     def result(self, name: str, folder: Path | None = None) -> pl.DataFrame:
         """Read a result table.
@@ -171,9 +204,9 @@ class Run:
             TableError: If there is none, it is damaged, or it is stale.
         """
         path = result_path(folder or self.results_folder, name)
-        if self.is_stale(name, folder):
-            raise TableError(f"{path}: made from another run; expected a result of {self.path}")
-        return read_result(path, old=self.manifest.schema_version == 1)
+        if why := self.why_stale(name, folder):
+            raise TableError(f"{path}: {why}; expected a result of {self.path} as it is now")
+        return read_result(path)
 
     def save(
         self,
@@ -215,6 +248,7 @@ class Run:
             arguments=arguments,
             input_hash=self.input_hash(checkpoints),
             checkpoints=checkpoints,
+            run_checkpoints=self._complete(),
             retokenised=int((~self.rollouts["token_exact"]).sum()),
         )
 

@@ -22,7 +22,7 @@ from opd_diag.tables.manifest import (
 )
 from opd_diag.tables.parquet import read_metadata, read_parquet
 from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME, read_rollouts_table, read_vocab
-from opd_diag.tables.run import Run
+from opd_diag.tables.run import OTHER_RUN, Run
 from opd_diag.tables.schema import check_table
 from opd_diag.tables.tokens import METADATA_KEY, part_path, write_part
 
@@ -78,7 +78,8 @@ def verify_run(run: Run) -> dict[str, str]:
                 faults[name] = CHANGED
     for name in run.results():
         try:
-            run.result(name)
+            if run.why_stale(name) in (None, OTHER_RUN):  # else it has to be made again, no more
+                run.result(name)
         except OpdDiagError as error:
             faults[f"results/{name}.parquet"] = str(error)
     return faults

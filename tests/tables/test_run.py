@@ -3,13 +3,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from opd_diag.analyses.findings import findings
+from opd_diag.analyses.release_points import release_points
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import OptionError, TableError
+from opd_diag.plots.figures import plot
+from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.info import info
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.source import as_source, gradient_sums, vocabulary
 from opd_diag.tables.tokens import part_path
+from opd_diag.text.token_strip import token_strip
 
 
 @pytest.fixture
@@ -95,6 +100,43 @@ def test_a_table_of_ones_own_is_kept_with_what_it_was_made_from(run: Run, tmp_pa
     assert run.results(tmp_path) == ["by_checkpoint"]
     assert run.result("by_checkpoint", tmp_path).height == 2
     assert not run.is_stale("by_checkpoint", tmp_path)
+
+
+def test_a_result_is_stale_once_a_checkpoint_is_added(run: Run) -> None:
+    """One of all checkpoints is; one of those that were asked for by name is not."""
+    before = open_run(run.path)
+    del before.manifest.checkpoints["40"]
+    before.save(release_points(before))
+    assert not before.is_stale("release_points")
+    why = "made while the run held step0 only"
+    assert run.why_stale("release_points") == why
+    with pytest.raises(TableError, match=f"release_points.parquet: {why}; expected a result of"):
+        run.result("release_points")
+    told = info(run, verify=True)
+    assert told["results"]["release_points"]["state"] == "stale"
+    assert told["results"]["release_points"]["reason"] == why
+    assert told["faults"] == {}  # nothing is damaged
+    assert findings(run)["reason"].str.contains(why).any()
+    assert plot(run, ["release_points"]).missing["release_points"].count(why) == 1
+    assert token_strip(run, 0)["is_released"].is_null().all()
+    del run.manifest.files["tokens/checkpoint=40/part-00000.parquet"]  # it is being scored
+    assert run.why_stale("release_points") is None
+    run = open_run(run.path)
+    run.save(release_points(run, checkpoint="step0"))
+    del run.manifest.checkpoints["40"]
+    assert run.why_stale("release_points") is None
+
+
+def test_a_result_with_the_columns_of_another_version_is_stale(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.save(release_points(run))
+    columns = RESULTS["release_points"]
+    other = (*columns[:-1], columns[-1]._replace(unit="furlong"))
+    monkeypatch.setitem(RESULTS, "release_points", other)
+    assert run.why_stale("release_points") == "made by a version of opd-diag with other columns"
+    assert run.why_stale("release_summary") is None
+    assert token_strip(run, 0)["is_released"].is_null().all()
 
 
 def test_a_known_name_keeps_its_columns_and_a_path_is_no_name(run: Run) -> None:
