@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from opd_diag import datasets, plots, stats
     from opd_diag.analyses.agreement_traps import agreement_traps
     from opd_diag.analyses.findings import findings
+    from opd_diag.analyses.loss_audit import loss_audit
     from opd_diag.analyses.release_points import release_points
     from opd_diag.analyses.rock_tokens import rock_tokens
     from opd_diag.analyses.score_summary import score_summary
@@ -52,6 +53,7 @@ _HOMES = {
     "export": "opd_diag.exports",
     "findings": "opd_diag.analyses.findings",
     "info": "opd_diag.tables.info",
+    "loss_audit": "opd_diag.analyses.loss_audit",
     "open_run": "opd_diag.tables.run",
     "plot": "opd_diag.plots.figures",
     "read_rollouts": "opd_diag.rollouts",
@@ -84,6 +86,7 @@ __all__ = [
     "export",
     "findings",
     "info",
+    "loss_audit",
     "open_run",
     "plot",
     "plots",

@@ -178,7 +178,7 @@ def another(words: str, option: Any) -> tuple[list[str], Any]:
         text = value = next(choice for choice in get_args(kind) if choice != default)
     elif kind in (int, float):
         text, value = "11", 11
-    elif isinstance(default, str) and "," in default:
+    elif (isinstance(default, str) and "," in default) or option.metavar == "K,K,...":
         text, value = "2,3", [2, 3]
     elif option.metavar == "KEY=THEIRS":
         return [option.opts[0], "reward=score", option.opts[0], "step=x"], {

@@ -54,6 +54,10 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
         "low-kl-stretches": Question(
             "agreement_traps", "Are low-KL stretches longer than block-shuffled KL makes them?"
         ),
+        "loss-off": Question(
+            "loss_audit",
+            "Is the mean of the trainer's loss off the exact reverse KL by more than 10 %?",
+        ),
         "cut-rollouts-wrong": Question(
             "agreement_traps",
             "Are rollouts cut by the low-KL rule wrong more often than others of their prompt?",

@@ -82,7 +82,14 @@ FailOn = Annotated[
 ]
 
 # Teachability selects by what the others have found, so it comes last.
-ORDER = ("score_summary", "release_points", "rock_tokens", "agreement_traps", "teachability")
+ORDER = (
+    "score_summary",
+    "loss_audit",
+    "release_points",
+    "rock_tokens",
+    "agreement_traps",
+    "teachability",
+)
 
 
 class Analyzed(NamedTuple):

@@ -13,14 +13,16 @@ Number = TypeVar("Number", int, float)
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)", re.DOTALL)
 
 
-def numbers(kind: Callable[[str], Number]) -> Callable[[str], list[Number]]:
+def numbers(kind: Callable[[str], Number]) -> Callable[[str | None], list[Number] | None]:
     """Return a callback that reads numbers separated by commas.
 
     Args:
         kind: What makes a number of a text: `int` or `float`.
     """
 
-    def read(value: str) -> list[Number]:
+    def read(value: str | None) -> list[Number] | None:
+        if value is None:
+            return None
         try:
             return [kind(part) for part in value.split(",")]
         except ValueError:

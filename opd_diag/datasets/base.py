@@ -8,7 +8,12 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.tables.columns.rollouts import ADDED_LATER, ROLLOUTS
-from opd_diag.tables.columns.tokens import K_GRID, token_columns
+from opd_diag.tables.columns.tokens import (
+    K_GRID,
+    SINCE_VERSION_3,
+    token_columns,
+    with_later_columns,
+)
 from opd_diag.tables.rollouts import prompt_halves
 from opd_diag.tables.schema import polars_schema
 
@@ -74,9 +79,9 @@ def null_run(
     level = np.exp(PROMPT_SPREAD * rng.standard_normal(prompts))
     level = np.repeat(level, samples * tokens)
     frames = [
-        pl.DataFrame(
+        token_frame(
             {"checkpoint": [name] * level.size, **keys, **_scores(rng, level, types, k_grid)},
-            schema=polars_schema(token_columns(k_grid)),
+            k_grid,
         )
         for name in checkpoints
     ]
@@ -90,6 +95,14 @@ def null_run(
         policy=checkpoints[0],
     )
     return Dataset(pl.concat(frames), rollouts, {}, tuple(k_grid))
+
+
+def token_frame(columns: Mapping[str, Any], k_grid: Sequence[int]) -> pl.DataFrame:
+    """Make a token table; truncated and bounded divergences are null."""
+    schema = polars_schema(token_columns(k_grid))
+    given = {name: dtype for name, dtype in schema.items() if name not in SINCE_VERSION_3}
+    frame = pl.DataFrame({name: columns[name] for name in given}, schema=given)
+    return with_later_columns(frame.lazy(), k_grid).select(list(schema)).collect()
 
 
 def zipf(types: int) -> npt.NDArray[np.float64]:

@@ -9,10 +9,9 @@ import numpy.typing as npt
 import polars as pl
 from scipy.special import ndtri
 
-from opd_diag.datasets.base import SEGMENT_TOKENS, Dataset, rollouts_table, zipf
+from opd_diag.datasets.base import SEGMENT_TOKENS, Dataset, rollouts_table, token_frame, zipf
 from opd_diag.stats.ragged import index_in_sequence, run_lengths, run_starts, starts_of
-from opd_diag.tables.columns.tokens import K_GRID, token_columns
-from opd_diag.tables.schema import polars_schema
+from opd_diag.tables.columns.tokens import K_GRID
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -172,7 +171,6 @@ def ugly_run(
         "in_loss": np.ones(ids.size, np.bool_),
         "repeat": rng.poisson(0.5 + 2 * bursts, ids.size).astype(np.uint16),
     }
-    schema = polars_schema(token_columns(k_grid))
     student: dict[str, npt.NDArray[Any]] = {}
     frames = []
     for progress, name in zip(np.linspace(0, 1, len(checkpoints)), checkpoints, strict=True):
@@ -184,7 +182,7 @@ def ugly_run(
                 rng, common, logp, noise, snapshots, sigma, zeros, ids, types, k_grid
             )
         columns = {"checkpoint": np.full(ids.size, name), **keys, **teacher, **student}
-        frames.append(pl.DataFrame({key: columns[key] for key in schema}, schema=schema))
+        frames.append(token_frame(columns, k_grid))
     shared = (rng.standard_normal(prompts) - of_prompt) / np.sqrt(2)
     right = 1 / (1 + np.exp(-correct_effect * np.repeat(shared, samples)))
     ends = np.cumsum(lengths)[:-1]

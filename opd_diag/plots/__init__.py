@@ -7,6 +7,7 @@ For a paper, draw inside `with style("one-column"):` or `"two-columns"`.
 
 from opd_diag.plots.agreement_traps import agreement_traps, trap_map, trap_trace
 from opd_diag.plots.findings import findings
+from opd_diag.plots.loss_audit import loss_audit, loss_audit_flips, loss_bins
 from opd_diag.plots.overview import overview
 from opd_diag.plots.release_curves import (
     release_curves,
@@ -74,6 +75,9 @@ from opd_diag.plots.update_alignment import update_alignment, update_tokens
 __all__ = [
     "agreement_traps",
     "findings",
+    "loss_audit",
+    "loss_audit_flips",
+    "loss_bins",
     "overview",
     "release_budgets",
     "release_correlation",

@@ -26,6 +26,7 @@ __all__ = ["Report", "report"]
 
 TITLES = {
     "score_summary": "Scores: how far the student is from the teacher",
+    "loss_audit": "Loss audit: what usual losses make of the same tokens",
     "release_points": "Release points: where supervision stops telling tokens apart",
     "rock_tokens": "Rock tokens: types that stay far from the teacher",
     "agreement_traps": "Agreement traps: stretches of low KL",

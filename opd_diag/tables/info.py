@@ -6,7 +6,6 @@ from typing import Any
 from opd_diag.errors import TableError
 from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.gradients import gradients_path
-from opd_diag.tables.manifest import SCHEMA_VERSION
 from opd_diag.tables.results import read_result_metadata, result_path
 from opd_diag.tables.rollouts import n_tokens
 from opd_diag.tables.run import Run, open_run
@@ -56,9 +55,9 @@ def info(
                 f"checkpoint {name}: {checkpoint['parts']} of {checkpoint['parts_expected']} "
                 "parts; run the same `opd-diag score` again to go on"
             )
-    if manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version == 1:
         warnings.append(
-            f"made in schema version {manifest.schema_version}: files of another run that stand in "
+            "made in schema version 1: files of another run that stand in "
             "its place are not noticed; `opd-diag info --accept-edits` binds them to it"
         )
     if manifest.edits:

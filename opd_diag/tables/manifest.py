@@ -14,9 +14,10 @@ from opd_diag.tables.checksums import Checksum, verify, verify_embedded
 from opd_diag.tables.files import atomic_path, open_regular
 
 FORMAT = "opd-diag run"
-SCHEMA_VERSION = 2
-# Runs of version 1 are read: their files hold checksums of their own, and belong to any run.
-READABLE_VERSIONS = (1, SCHEMA_VERSION)
+SCHEMA_VERSION = 3
+# Older runs are read. The files of version 1 hold checksums of their own, and belong to any run;
+# up to version 2 the token table lacks the columns of truncated and bounded divergences.
+READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
 MANIFEST_NAME = "manifest.json"
 _LONGEST = 200  # bytes of the name of a checkpoint, which is part of the name of a folder
 REQUIRED = ("versions", "fingerprint", "parts", "teacher", "checkpoints", "rollouts")
@@ -168,7 +169,7 @@ class Manifest:
         """Return the manifest as JSON values, in the order of the file."""
         values = {
             "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "versions": self.versions,
             "fingerprint": self.fingerprint,
             "parts": [
@@ -290,7 +291,8 @@ def read_manifest(run: Path, *, edited: bool = False) -> Manifest:
             f"{path}: {', '.join(wrong)} not as `opd-diag score` writes it; expected a whole "
             "manifest"
         )
-    if version != 1 and not edited and not is_as_written(values):
+    summed = version != 1 or "checksum" in values
+    if summed and not edited and not is_as_written(values):
         raise ManifestError(
             f"{path}: damaged or edited (its checksum does not fit); expected the manifest as it "
             "was written, or `opd-diag info --accept-edits` to take it as it is"

@@ -19,6 +19,7 @@ __all__ = [
     "choose_rollouts",
     "finished_result",
     "gradient_sums",
+    "sampled_by",
     "vocabulary",
 ]
 
@@ -90,6 +91,19 @@ def gradient_sums(source: Source, checkpoint: str) -> GradientSums | None:
 def vocabulary(source: Source) -> pl.DataFrame | None:
     """Return the vocabulary of a source, or None where the source is in memory."""
     return source.vocab if isinstance(source, Run) else None
+
+
+def sampled_by(source: Source, checkpoint: str) -> bool | None:
+    """Tell whether a checkpoint sampled the rollouts, from the generator's log-probs.
+
+    None where that is not known: no log-probs in the rollouts, or a source in memory.
+    """
+    if not isinstance(source, Run):
+        return None
+    alignment = source.manifest.checkpoints[checkpoint].alignment
+    if not alignment or alignment.get("median") is None:
+        return None
+    return bool(alignment["diagnosis"] == "aligned")
 
 
 def finished_result(source: Source, name: str) -> pl.DataFrame | None:

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from opd_diag.errors import TableError
-from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.columns.tokens import token_columns, with_later_columns
 from opd_diag.tables.manifest import Manifest
 from opd_diag.tables.parquet import n_rows, read_metadata, write_table
 from opd_diag.tables.schema import check_table
@@ -112,5 +112,7 @@ def scan_tokens(run: Path, checkpoint: str, manifest: Manifest) -> pl.LazyFrame:
         rows = n_rows(path)
         if rows != part.rows:
             raise TableError(f"{path}: {rows} rows; expected {part.rows}")
+    names = [column.name for column in token_columns(manifest.k_grid)[1:]]
     frames = pl.scan_parquet(paths, hive_partitioning=False, glob=False)
-    return frames.select(pl.lit(checkpoint).alias("checkpoint"), pl.all())
+    frames = with_later_columns(frames, manifest.k_grid)
+    return frames.select(pl.lit(checkpoint).alias("checkpoint"), *names)

@@ -9,12 +9,11 @@ import polars as pl
 
 from opd_diag.errors import OpdDiagError, TableError
 from opd_diag.tables.checksums import checksum, forget_checksums
-from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.columns.tokens import token_columns, with_later_columns
 from opd_diag.tables.files import run_lock
 from opd_diag.tables.gradients import gradients_path, read_gradients_part
 from opd_diag.tables.manifest import (
     MANIFEST_NAME,
-    SCHEMA_VERSION,
     Manifest,
     is_as_written,
     read_manifest,
@@ -88,7 +87,7 @@ def verify_run(run: Run) -> dict[str, str]:
 def accept_edits(folder: Path) -> list[str]:
     """Take the files of a run as they are now, and record which had changed.
 
-    A run of schema version 1 is taken over into the present version.
+    A run of schema version 1 is taken over into version 2, whose files the manifest lists.
 
     Args:
         folder: The run.
@@ -111,14 +110,14 @@ def accept_edits(folder: Path) -> list[str]:
             accepted.append(name)
             manifest.edits.append({"file": name, "before": before, "after": after, "date": today})
 
-        if manifest.schema_version != SCHEMA_VERSION:
+        if manifest.schema_version == 1:
             for path in run_files(folder, manifest):
                 if path.exists():
                     manifest.verify_file(folder, path)
             list_files(folder, manifest)
             before = f"schema version {manifest.schema_version}"
-            manifest.schema_version = SCHEMA_VERSION
-            accept(MANIFEST_NAME, before, f"schema version {SCHEMA_VERSION}")
+            manifest.schema_version = 2
+            accept(MANIFEST_NAME, before, "schema version 2")
         else:
             values = json.loads((folder / MANIFEST_NAME).read_bytes())
             if not is_as_written(values):
@@ -157,7 +156,8 @@ def _check_edited(folder: Path, manifest: Manifest, path: Path) -> None:
         read_gradients_part(path)
     else:
         number = int(path.stem.removeprefix("part-"))
-        frame = check_table(read_parquet(path), token_columns(manifest.k_grid)[1:], str(path))
+        frame = with_later_columns(read_parquet(path).lazy(), manifest.k_grid).collect()
+        frame = check_table(frame, token_columns(manifest.k_grid)[1:], str(path))
         part = manifest.parts[number]
         if (
             frame.height != part.rows

@@ -8,7 +8,7 @@ import polars as pl
 
 from opd_diag.errors import OptionError, TableError
 from opd_diag.tables.columns.token_strip import TOKEN_STRIP
-from opd_diag.tables.columns.tokens import token_columns
+from opd_diag.tables.columns.tokens import SINCE_VERSION_3, token_columns, truncated_grid
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import check_table
 from opd_diag.tables.source import (
@@ -142,7 +142,8 @@ def _choose(column: str, k_grid: Sequence[int]) -> tuple[str, str, pl.Expr]:
     units, choices = {}, []
     for known in token_columns(k_grid):
         if isinstance(known.dtype, pl.Array):
-            for place, k in enumerate(k_grid):
+            grid = truncated_grid(k_grid) if known.name in SINCE_VERSION_3 else k_grid
+            for place, k in enumerate(grid):
                 units[f"{known.name}_{k}"] = known.unit, pl.col(known.name).arr.get(place)
             choices.append(f"{known.name}_K")
         elif known.dtype in (pl.Float32, pl.UInt32, pl.UInt16) and known.name not in _KEYS:

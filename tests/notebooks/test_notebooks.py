@@ -47,7 +47,7 @@ def read(name):
 def test_the_notebooks_are_those_and_every_analysis_has_one():
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NAMES)
     about = {name.split("_", 1)[1] for name in NAMES}
-    assert about >= set(ANALYSES) - {"score_summary", "findings", "update_alignment"}
+    assert about >= set(ANALYSES) - {"score_summary", "findings", "loss_audit", "update_alignment"}
     assert "od.score_summary(" in "".join(code(read("1_score")))
 
 

@@ -5,7 +5,7 @@ import torch
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from transformers import AutoModelForCausalLM
 
-from opd_diag.tables.columns.tokens import K_GRID
+from opd_diag.tables.columns.tokens import K_GRID, truncated_grid
 
 
 def own_logits(folder, prompt, response, ids):
@@ -31,6 +31,8 @@ def row_columns(x, y, token, k_grid=K_GRID, union_k=16):
     m = (p + q) / 2
     student_order, teacher_order = np.argsort(-x), np.argsort(-y)
     tops = [student_order[:k] for k in k_grid]
+    teacher_tops = [teacher_order[:k] for k in truncated_grid(k_grid)]
+    few = [student_order[:k] for k in truncated_grid(k_grid)]
     best = [np.sort(lq[top])[::-1] for top in tops]
     union = sorted({*student_order[:union_k], *teacher_order[:union_k]})
     pu, qu = p[union] / p[union].sum(), q[union] / q[union].sum()
@@ -53,6 +55,11 @@ def row_columns(x, y, token, k_grid=K_GRID, union_k=16):
         "teacher_top_rank": 1 + (x > x[teacher_order[0]]).sum(),
         "margin": [min(values[0] - values[1], 50.0) for values in best],
         "teacher_mass": [q[top].sum() for top in tops],
+        "student_mass": [p[top].sum() for top in few],
+        "reverse_kl_top": [p[top] @ (lp - lq)[top] for top in few],
+        "teacher_top_mass": [q[top].sum() for top in teacher_tops],
+        "student_mass_teacher_top": [p[top].sum() for top in teacher_tops],
+        "reverse_kl_teacher_top": [p[top] @ (lp - lq)[top] for top in teacher_tops],
         "overlap": [len({*top} & {*teacher_order[: len(top)]}) / len(top) for top in tops],
         "union_kl": rel_entr(qu, pu).sum(),
         "advantage_var": weight @ advantage**2 - (weight @ advantage) ** 2,

@@ -59,7 +59,10 @@ def expected(rollouts, teacher, student, ids) -> tuple[pl.DataFrame, np.ndarray]
 
 def test_every_column_agrees_with_brute_force(run, expected):
     got, (want, _) = run.tokens("s").collect(), expected
-    checked = [c.name for c in token_columns() if c.name not in ("checkpoint", "segment")]
+    bounds = [name for name in got.columns if name.endswith(("_low", "_high"))]
+    assert all(got[name].null_count() == got.height for name in bounds)  # the teacher is exact
+    others = ("checkpoint", "segment", *bounds)
+    checked = [c.name for c in token_columns() if c.name not in others]
     for name in checked:
         ours, theirs = np.array(got[name].to_list()), np.array(want[name].to_list())
         if name in (*IDS_AND_RANKS, "in_loss", "repeat"):

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from opd_diag.analyses.agreement_traps.findings import findings as agreement_traps
 from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings.report import summary_lines
+from opd_diag.analyses.loss_audit.findings import findings as loss_audit
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.analyses.release_points.findings import findings as release_points
 from opd_diag.analyses.rock_tokens.findings import findings as rock_tokens
@@ -32,6 +33,7 @@ ANSWERED_BY: Mapping[str, Asked] = {
     "rock_tokens": rock_tokens,
     "agreement_traps": agreement_traps,
     "teachability": teachability,
+    "loss_audit": loss_audit,
 }
 """Who answers the questions of each analysis, from the result tables that its parameters name."""
 

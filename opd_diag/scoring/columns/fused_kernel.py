@@ -61,9 +61,8 @@ def _columns(
 ) -> Columns:
     best, ids = top_k(student, teacher_best[1].shape[1])
     own_best, teacher_ids = teacher_best
-    others = teacher_ids[:, : measures.union_k]
     # The kernel overwrites the student's logits: what is read at single ids is read before.
-    logits = student.gather(1, torch.cat((tokens, others), 1))
+    logits = student.gather(1, torch.cat((tokens, teacher_ids), 1))
     teacher_logits = teacher.gather(1, torch.cat((tokens, ids), 1))
     sums = pair_sums(
         student,

@@ -127,7 +127,7 @@ def measure_pair(
         ids=ids,
         teacher_ids=teacher_ids,
         student=p.log_p(ids),
-        student_other=p.log_p(teacher_ids[:, : measures.union_k]),
+        student_other=p.log_p(teacher_ids),
         teacher=q.log_p(ids),
         teacher_own=q.log_p(teacher_ids),
     )

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from opd_diag.tables.columns.tokens import truncated_grid
+
 ADVANTAGE_TOP = 4
 MAX_MARGIN = 50.0
 _GROUP = 32
@@ -18,7 +20,7 @@ class TopTokens(NamedTuple):
         ids: The student's, likeliest first.
         teacher_ids: The teacher's.
         student: Student log-probs at `ids`.
-        student_other: Student log-probs at the first `union_k` of `teacher_ids`.
+        student_other: Student log-probs at `teacher_ids`.
         teacher: Teacher log-probs at `ids`.
         teacher_own: Teacher log-probs at `teacher_ids`.
     """
@@ -40,15 +42,21 @@ def top_columns(top: TopTokens, k_grid: Sequence[int], union_k: int) -> dict[str
         union_k: Size of the two top sets whose union `union_kl` looks at.
     """
     ids, teacher_ids, student, student_other, teacher, teacher_own = top
+    few = truncated_grid(k_grid)
     return {
         "student_top_id": ids[:, 0],
         "teacher_top_id": teacher_ids[:, 0],
         "teacher_top_logp": teacher_own[:, 0],
         "margin": margins(teacher, k_grid),
         "teacher_mass": masses(teacher, k_grid),
+        "student_mass": masses(student, few),
+        "reverse_kl_top": partial_kl(student, teacher, few),
+        "teacher_top_mass": masses(teacher_own, few),
+        "student_mass_teacher_top": masses(student_other, few),
+        "reverse_kl_teacher_top": partial_kl(student_other, teacher_own, few),
         "overlap": overlaps(teacher, teacher_own, k_grid),
         "union_kl": union_kl(
-            torch.cat((student[:, :union_k], student_other), 1),
+            torch.cat((student[:, :union_k], student_other[:, :union_k]), 1),
             torch.cat((teacher[:, :union_k], teacher_own[:, :union_k]), 1),
             ids[:, :union_k],
             teacher_ids[:, :union_k],
@@ -120,18 +128,36 @@ def margins(teacher: Tensor, k_grid: Sequence[int]) -> Tensor:
     return gaps.nan_to_num_(nan=0.0, posinf=MAX_MARGIN).clamp_(max=MAX_MARGIN)
 
 
-def masses(teacher: Tensor, k_grid: Sequence[int]) -> Tensor:
-    """Return the teacher's probability of the top K.
+def masses(logp: Tensor, k_grid: Sequence[int]) -> Tensor:
+    """Return a model's probability of the top K.
 
     Args:
-        teacher: Teacher log-probs of the student's top tokens, likeliest first. Shape (rows, k).
+        logp: Its log-probs of the top tokens, likeliest first. Shape (rows, k).
         k_grid: The K, rising.
 
     Returns:
         Shape (rows, len(k_grid)), float64.
     """
-    sums = teacher.double().exp_().cumsum(1)
+    sums = logp.double().exp_().cumsum(1)
     return torch.stack([sums[:, k - 1] for k in k_grid], 1).clamp_(max=1.0)
+
+
+def partial_kl(student: Tensor, teacher: Tensor, k_grid: Sequence[int]) -> Tensor:
+    """Return the part of the reverse KL that the first K of some tokens hold, not renormalised.
+
+    Args:
+        student: Student log-probs of the tokens. Shape (rows, k).
+        teacher: Teacher log-probs of the same tokens.
+        k_grid: The K, rising.
+
+    Returns:
+        In nat, of either sign; infinite where the teacher excludes a token that the student does
+        not. Shape (rows, len(k_grid)), float64.
+    """
+    student = student.double()
+    terms = student.exp() * (student - teacher.double())
+    sums = terms.masked_fill_(torch.isneginf(student), 0.0).cumsum(1)
+    return torch.stack([sums[:, k - 1] for k in k_grid], 1)
 
 
 def overlaps(teacher: Tensor, teacher_top: Tensor, k_grid: Sequence[int]) -> Tensor:

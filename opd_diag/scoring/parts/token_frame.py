@@ -91,13 +91,20 @@ def token_frame(
         if column.name in columns:
             values = pl.Series(column.name, columns[column.name])
             measured = measured.with_columns(values.cast(column.dtype))
-    floats = cs.by_dtype(pl.Float32)
+    floats, lists = cs.by_dtype(pl.Float32), cs.array()
     measured = measured.select(
-        pl.when("finite").then(~floats - cs.by_name("finite")),
+        pl.when("finite").then(~floats - lists - cs.by_name("finite")),
         pl.when(pl.col("finite") & floats.is_finite()).then(floats),
+        pl.when(pl.col("finite") & lists.arr.sum().is_finite()).then(lists),
     )
-    names = [column.name for column in token_columns(k_grid)[1:]]
-    return pl.concat([keys, measured], how="horizontal").select(names)
+    columns = token_columns(k_grid)[1:]
+    frame = pl.concat([keys, measured], how="horizontal")
+    return frame.select(
+        column.name
+        if column.name in frame.columns
+        else pl.lit(None, column.dtype).alias(column.name)
+        for column in columns
+    )
 
 
 def repeats(responses: Ragged) -> NDArray[np.uint16]:

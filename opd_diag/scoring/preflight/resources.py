@@ -12,7 +12,7 @@ from opd_diag.scoring.preflight.findings import GREEN, RED, YELLOW, Finding
 from opd_diag.scoring.preflight.one_batch import BatchResult
 from opd_diag.scoring.sequences import Inputs, plan_parts
 
-BYTES_PER_TOKEN = 90
+BYTES_PER_TOKEN = 120
 
 
 def plan_findings(job: Job, batch_tokens: int | None, part_tokens: int) -> list[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from opd_diag.tables.columns import (
     agreement_traps,
     findings,
+    loss_audit,
     release_points,
     rock_tokens,
     score_summary,
@@ -19,6 +20,7 @@ from opd_diag.tables.schema import Column
 ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "agreement_traps": agreement_traps.TABLES,
     "findings": findings.TABLES,
+    "loss_audit": loss_audit.TABLES,
     "release_points": release_points.TABLES,
     "rock_tokens": rock_tokens.TABLES,
     "score_summary": score_summary.TABLES,

@@ -1,0 +1,60 @@
+"""Say in a few lines how far usual losses lie from the exact KL."""
+
+from typing import Protocol
+
+import polars as pl
+
+from opd_diag.analyses.wording import Row, count, estimate, number
+
+
+class Tables(Protocol):
+    """The tables that are described."""
+
+    @property
+    def loss_audit(self) -> pl.DataFrame:
+        """Estimators beside the exact KL."""
+
+
+def summary_lines(tables: Tables) -> list[str]:
+    """Write each estimator beside the exact KL, for the checkpoint that sampled the tokens.
+
+    Of the other checkpoints the trainer's loss alone; where it is not known who sampled, the last
+    one is written out.
+    """
+    table = tables.loss_audit
+    lines = ["Estimators of the reverse KL over tokens in the loss, 95 % intervals over prompts."]
+    whole = table.filter("sampled_here")["checkpoint"].to_list() or table["checkpoint"].to_list()
+    for (name,), rows in table.group_by("checkpoint", maintain_order=True):
+        there = list(rows.filter(pl.col("n") > 0).iter_rows(named=True))
+        if not there:
+            lines.append(f"{name}: no token in the loss has an exact KL")
+            continue
+        most = max(there, key=lambda row: int(row["n"]))
+        lines.append(
+            f"{name}: {count(most['n'])} tokens, exact KL {estimate(most, 'exact', 'nat')}"
+        )
+        shown = [row for row in there if row["trainer_loss"] or name == whole[-1]]
+        lines += [f"  {row['estimator']:<28} {_described(row)}" for row in shown]
+        if absent := rows.filter(pl.col("n") == 0).height:
+            lines.append(
+                f"  {absent} more need columns that this run lacks: score it again with this "
+                "version"
+            )
+        if most["sampled_here"] is not True:
+            told = "another model" if most["sampled_here"] is False else "nobody knows who"
+            lines.append(
+                f"  {told} sampled these tokens; k1, k2 and k3 are estimates under the model that "
+                "did"
+            )
+    return lines
+
+
+def _described(row: Row) -> str:
+    parts = [
+        f"{estimate(row, 'relative', '')} of it",
+        f"sd a token {number(None if row['variance'] is None else row['variance'] ** 0.5)} nat",
+        f"sign flipped on {estimate(row, 'flips', 'share')}",
+    ]
+    if row["at_clamp"] is not None:
+        parts.append(f"cut {estimate(row, 'at_clamp', 'share')}")
+    return "; ".join(parts)
