@@ -142,8 +142,8 @@ def _choose(column: str, k_grid: Sequence[int]) -> tuple[str, str, pl.Expr]:
     units, choices = {}, []
     for known in token_columns(k_grid):
         if isinstance(known.dtype, pl.Array):
-            grid = truncated_grid(k_grid) if known.name in SINCE_VERSION_3 else k_grid
-            for place, k in enumerate(grid):
+            few = known.name in SINCE_VERSION_3
+            for place, k in enumerate(truncated_grid(k_grid) if few else k_grid):
                 units[f"{known.name}_{k}"] = known.unit, pl.col(known.name).arr.get(place)
             choices.append(f"{known.name}_K")
         elif known.dtype in (pl.Float32, pl.UInt32, pl.UInt16) and known.name not in _KEYS:

@@ -97,13 +97,12 @@ def token_frame(
         pl.when(pl.col("finite") & floats.is_finite()).then(floats),
         pl.when(pl.col("finite") & lists.arr.sum().is_finite()).then(lists),
     )
-    columns = token_columns(k_grid)[1:]
     frame = pl.concat([keys, measured], how="horizontal")
     return frame.select(
         column.name
         if column.name in frame.columns
         else pl.lit(None, column.dtype).alias(column.name)
-        for column in columns
+        for column in token_columns(k_grid)[1:]
     )
 
 
