@@ -19,7 +19,7 @@ from opd_diag.rollouts.pickles import read_pickle
 from opd_diag.rollouts.rows import RowError
 from opd_diag.tables.files import check_path
 
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth")
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth", ".dp")
 COMPRESSED = (".gz", ".zst")  # of texts; Parquet and pickles compress by themselves
 _TEXTS = (".jsonl", ".json", ".ndjson", ".csv")
 _PARQUET_ROWS = 1_024
@@ -95,7 +95,7 @@ def read_rows(path: Path, *, trust_pickle: bool = False) -> Iterator[tuple[int, 
             yield from _parquet_rows(path)
         elif kind == ".csv":
             yield from _csv_rows(path)
-        elif kind in (".pt", ".pth"):
+        elif kind in (".pt", ".pth", ".dp"):
             yield from read_pickle(path, trust_pickle=trust_pickle)
         elif kind == ".json":
             yield from _json_rows(path)

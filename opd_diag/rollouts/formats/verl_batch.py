@@ -1,9 +1,12 @@
-"""Batches that verl keeps to skip a rollout: `{step}/{inner}/tq_batch.pt`, token by token."""
+"""Batches that verl keeps to skip a rollout, token by token.
+
+They are `{step}/{inner}/tq_batch.pt`, in older versions `{step}/gen_batch.dp`.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import GROUPS, REFERENCES, DumpFile, Row, RowError, first_known, need
 
 KEYS = ("prompts", "responses", "response_mask")
 USED = (
@@ -11,6 +14,7 @@ USED = (
     *("data_source", "reward_model", "teacher_ids", "teacher_logprobs", "input_ids"),
     *("position_ids", "session_id", "tag"),
 )
+_STEP = r"(?:^|/)(?:[a-z]+_)?(\d+)/gen_batch\.dp$"
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -22,7 +26,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         file.skipped["no token in the loss"] += 1
         return
     key = row.get("key")
-    model = row.get("reward_model")
+    model, step = row.get("reward_model"), row.get("global_steps")
     yield {
         "id": key,
         "prompt_id": key.split("_")[0] if isinstance(key, str) else row.get("uid"),
@@ -31,9 +35,9 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "loss_mask": None if all(mask) else mask,
         "sampled_logp": row.get("rollout_log_probs"),
         "reward": _total(row.get("rm_scores")),
-        "step": row.get("global_steps"),
-        "group": row.get("data_source"),
-        "answer": model.get("ground_truth") if isinstance(model, dict) else None,
+        "step": step if step is not None else file.number_in_name(_STEP),
+        "group": first_known(row, GROUPS),
+        "answer": first_known(model, REFERENCES),
         "trainer_teacher_logp": _teacher(row, prompt, response),
     }
 
