@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opd_diag.scoring.parts.alignment import add_packed, count_differences, diagnose, pack
+from opd_diag.scoring.parts.alignment import add_packed, count_differences, diagnose, pack, rounding
 from opd_diag.scoring.parts.batches import plan_batches
 from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.parts.token_frame import flat, repeats
@@ -89,6 +89,31 @@ def test_log_probs_with_the_noise_of_an_engine_are_aligned(seed):
     difference = np.abs(sampled - student)
     assert got.median == pytest.approx(np.median(difference), rel=0.1)
     assert got.p95 == pytest.approx(np.quantile(difference, 0.95), rel=0.1)
+
+
+def test_rounded_log_probs_of_a_sure_model_are_aligned():
+    """Rounding turns them into 0, which a colder model fits far better without being meant."""
+    student, response, _ = made()
+    student /= 20_000
+    sampled = np.round(student, 4)
+    colder = {0.5: count_differences(sampled, student**3, response)}
+    assert (sampled == 0).mean() > 0.5
+    got = diagnose(count_differences(sampled, student, response), colder)
+    assert got.diagnosis == "aligned"
+    assert got.p95 <= 1e-6
+
+
+@pytest.mark.parametrize("decimals", [2, 3, 4])
+def test_rounding_is_seen_and_forgives_no_more_than_it_changed(decimals):
+    student, response, rng = made()
+    sampled = np.round(student, decimals)
+    assert rounding(sampled) == pytest.approx(0.5 * 10.0**-decimals)
+    assert rounding(student) == 0
+    assert rounding(np.round(student[:10], decimals)) == 0  # too few to know
+    other = student + rng.normal(0, 0.3, len(student)).astype(np.float32)
+    got = diagnose(count_differences(np.round(other, decimals), student, response))
+    assert got.diagnosis == "other checkpoint"
+    assert got.median == pytest.approx(np.median(np.abs(other - student)), rel=0.1)
 
 
 @pytest.mark.parametrize(("shift", "where"), [(1, "before"), (-1, "after")])

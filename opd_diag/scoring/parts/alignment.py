@@ -16,6 +16,8 @@ P95_ALIGNED = 0.25
 # A confident model lies within these under any temperature: then what fits far better is meant.
 FAR_BETTER = 1 / 3
 FEWEST_TOKENS = 16
+# Dumps round to so many decimals; what a value could have been before counts as no difference.
+DECIMALS = (2, 3, 4)
 
 Values = NDArray[np.float32]
 Counts = dict[int, NDArray[np.int64]]
@@ -43,6 +45,8 @@ class Alignment(NamedTuple):
 def count_differences(sampled: Values, student: Values, response: NDArray[np.integer]) -> Counts:
     """Count |sampled - student| in a histogram, for each shift.
 
+    Where the generator's log-probs were rounded, a student's value that rounds to one differs by 0.
+
     Args:
         sampled: The generator's log-probs, NaN where there is none. Shape (tokens,).
         student: The student's, NaN where there is none. Shape (tokens,).
@@ -52,15 +56,33 @@ def count_differences(sampled: Values, student: Values, response: NDArray[np.int
         Counts by shift. Shape (len(EDGES) + 1,) each.
     """
     counts = {}
+    half_unit = rounding(sampled)
     for shift in SHIFTS:
         ahead, behind = max(shift, 0), max(-shift, 0)
         stop = len(sampled)
         ours, theirs = slice(behind, stop - ahead), slice(ahead, stop - behind)
-        difference = np.abs(sampled[ours] - student[theirs])
+        difference = np.maximum(np.abs(sampled[ours] - student[theirs]) - half_unit, 0)
         compared = (response[ours] == response[theirs]) & np.isfinite(difference)
         places = np.searchsorted(EDGES, difference[compared])
         counts[shift] = np.bincount(places, minlength=len(EDGES) + 1)
     return counts
+
+
+def rounding(values: Values) -> float:
+    """Find the largest change that rounding made to values, 0 where they were not rounded.
+
+    Args:
+        values: Log-probs (nat), NaN where there is none. Shape (tokens,).
+    """
+    known = values[np.isfinite(values) & (values != 0)].astype(np.float64)
+    if len(known) < FEWEST_TOKENS:
+        return 0.0
+    # Float32 keeps seven digits, so that the value of a decimal is known up to this.
+    near = 1e-6 * np.abs(known) + 1e-9
+    for decimals in DECIMALS:
+        if (np.abs(known - np.round(known, decimals)) <= near).all():
+            return 0.5 * 10.0**-decimals
+    return 0.0
 
 
 def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> Alignment:
