@@ -52,6 +52,15 @@ MappedKeys = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="The dump's key that tells the group of a rollout (domain, environment), such as "
+        "metadata.domain.",
+        rich_help_panel=PANEL,
+    ),
+]
 TeacherSystem = Annotated[
     str | None,
     typer.Option(
@@ -82,7 +91,7 @@ Limit = Annotated[
 ]
 
 READING = (
-    *("format", "eos", "template", "map", "teacher_system", "teacher_prompts"),
+    *("format", "eos", "template", "map", "group_by", "teacher_system", "teacher_prompts"),
     *("trust_pickle", "limit"),
 )
 _TOLD = ("empty_responses", "unknown_keys", "skipped", "left_out", "retokenised")
@@ -175,6 +184,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{spans['rollouts']:,} rollouts have several spans in the loss, up to "
             f"{spans['most']:,}"
+        )
+    if groups := report.get("groups"):
+        lines.append(f"groups: {counts(groups)}")
+    if report.get("not_trained"):
+        lines.append(
+            f"{report['not_trained']:,} of {report['rollouts']:,} rollouts were not trained on"
         )
     return lines
 

@@ -29,6 +29,7 @@ def score(
     eos: read_dump.Eos = "auto",
     template: read_dump.Template = "auto",
     map: read_dump.MappedKeys = None,  # noqa: A002
+    group_by: read_dump.GroupBy = None,
     teacher_system: read_dump.TeacherSystem = None,
     teacher_prompts: read_dump.TeacherPrompts = None,
     trust_pickle: read_dump.TrustPickle = False,

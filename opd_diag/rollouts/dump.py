@@ -141,9 +141,14 @@ class Dump:
         self._skipped += file.skipped
 
     def _with_mapped(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Put the values of mapped keys under the generic keys that they stand for."""
+        """Put the values of mapped keys under the generic keys that they stand for.
+
+        What is missing leaves what the format finds, but a group of another kind is no group.
+        """
         mapped = {ours: _value_at(row, theirs) for ours, theirs in self._keys.items()}
-        return row | {ours: value for ours, value in mapped.items() if value is not None}
+        return row | {
+            ours: value for ours, value in mapped.items() if value is not None or ours == "group"
+        }
 
     def _detect(self, row: dict[str, Any], path: Path) -> Format:
         """Detect the format of a file from its first row; one call reads one format."""
@@ -176,7 +181,11 @@ class Dump:
             return []
         file.used.update(form.used, self._keys, (key.split(".")[0] for key in self._keys.values()))
         told = {key: row[key] for key in self._keys if key in row}
-        rollouts = [rollout | told for rollout in form.rollouts(row, file)]
+        rollouts = list(form.rollouts(row, file))
+        rollouts = [
+            rollout | {key: _share_of(value, number, len(rollouts)) for key, value in told.items()}
+            for number, rollout in enumerate(rollouts)
+        ]
         self._unknown.update(str(key) for key in row.keys() - file.used)
         return [
             check_rollout(
@@ -235,6 +244,9 @@ class Dump:
                 "rollouts": int((spans > 1).sum()),
                 "most": max(spans.to_list(), default=1),
             },
+            "groups": _counts(table["group"]),
+            "not_trained": int((~table["trained"]).sum()),
+            "answers": table.height - table["answer"].null_count(),
             "teacher_prompts": table.height - table["teacher_prompt_token_ids"].null_count(),
             "empty_responses": int((lengths == 0).sum()),
             "token_exact": int(table["token_exact"].sum()),
@@ -251,12 +263,23 @@ def _n_spans(masks: pl.Series) -> pl.Series:
     return starts.list.sum().fill_null(1)
 
 
+def _counts(names: pl.Series) -> dict[str, int]:
+    """Count the rollouts of each group, most first; without those of no group."""
+    counted = names.drop_nulls().value_counts(sort=True)
+    return dict(zip(*counted.get_columns(), strict=True))
+
+
 def _object(row: Any) -> dict[str, Any]:
     if isinstance(row, RowError):
         raise row
     if not isinstance(row, dict):
         raise RowError(f"{kind_of(row)}; expected an object")
     return row
+
+
+def _share_of(value: Any, number: int, count: int) -> Any:
+    """Take the part of one rollout where a row of several holds a list of as many values."""
+    return value[number] if count > 1 and isinstance(value, list) and len(value) == count else value
 
 
 def _value_at(row: Any, path: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from opd_diag.errors import OptionError
+from opd_diag.errors import OptionError, RolloutError
 from opd_diag.rollouts.dump import Dump
 from opd_diag.rollouts.encode import TextOptions, encode_rollouts
 from opd_diag.rollouts.files import Candidate, find_files
@@ -29,6 +29,7 @@ def read_rollouts(
     eos: str = "auto",
     template: str = "auto",
     map: Mapping[str, str] | None = None,  # noqa: A002
+    group_by: str | None = None,
     teacher_system: str | None = None,
     teacher_prompts: str | PathLike[str] | None = None,
     trust_pickle: bool = False,
@@ -53,6 +54,8 @@ def read_rollouts(
             a trainer has dumped it, else as one user turn.
         map: The dump's keys by the generic key that they stand for, such as
             `{"response": "completion"}`; a dot leads into objects and lists (`outputs.0.text`).
+        group_by: The dump's key that tells the group of a rollout, such as its domain or
+            environment (`metadata.domain`); by default a key of a known name, where there is one.
         teacher_system: System turn of the teacher's prompts, in place of the student's.
         teacher_prompts: File of the teacher's prompts, as `teacher_prompt` (text or messages) or
             `teacher_prompt_token_ids` beside the `id` or `prompt_id` that they are for.
@@ -78,16 +81,24 @@ def read_rollouts(
     unknown = sorted(set(map or {}) - set(generic.USED))
     if unknown:
         raise OptionError(f"map: {', '.join(unknown)}; expected keys of {', '.join(generic.USED)}")
+    keys = dict(map or {})
+    if group_by is not None and keys.setdefault("group", group_by) != group_by:
+        raise OptionError("group_by: beside a group in map; expected one of them")
     if teacher_system is not None and teacher_prompts is not None:
         raise OptionError("teacher_system: beside teacher_prompts; expected one of them")
     given = [paths] if isinstance(paths, str | PathLike) else list(paths)
     form = named_format(format) if format else None
-    dump = Dump(form, keys=map, trust_pickle=trust_pickle, limit=limit)
+    dump = Dump(form, keys=keys, trust_pickle=trust_pickle, limit=limit)
     for file in _tracked(find_files(given), progress):
         if dump.full:
             break
         dump.read(file)
     form = dump.format
+    if group_by is not None and all(rollout.group is None for rollout in dump.rollouts):
+        raise RolloutError(
+            f"group_by: no rollout has {group_by!r}; expected a key of the dump, a dot leading "
+            "into objects and lists"
+        )
     if teacher_prompts is not None:
         give_teacher_prompts(dump.rollouts, teacher_prompts)
     if isinstance(tokenizer, str | PathLike):

@@ -10,6 +10,14 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+# Names that data sets give to the reference answer.
+REFERENCES = (
+    *("answer", "reference", "ground_truth", "solution", "target", "label"),
+    *("reference_answer", "gts", "gold"),
+)
+# Names that they give to what a prompt is from.
+GROUPS = ("group", "data_source", "domain", "environment", "env_name", "env")
+
 
 class RowError(ValueError):
     """What is wrong with one row: `what was found; what was expected`."""
@@ -24,12 +32,14 @@ class DumpFile:
         used: Keys that were read, so that the others can be named.
         skipped: How many rows were left out, by reason.
         seen: What a reader has met already, to leave out what the dump repeats.
+        beside: Rows by id of files that belong to this one, once they are read.
     """
 
     path: Path
     used: set[str] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     seen: set[object] = field(default_factory=set)
+    beside: dict[str, list[Row]] | None = None
 
     def number_in_name(self, pattern: str) -> int | None:
         """Return the number that `pattern` catches in the path, such as a training step."""
@@ -47,6 +57,28 @@ def need(row: Row, key: str, kind: type | tuple[type, ...], what: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise RowError(f"{key} is {kind_of(value)}; expected {what}")
     return value
+
+
+def first_known(values: Any, keys: Iterable[str]) -> Any:
+    """Return what an object holds under the first of some keys; None where it has none of them."""
+    if not isinstance(values, Mapping):
+        return None
+    return next((values[key] for key in keys if values.get(key) is not None), None)
+
+
+def about_prompt(row: Row, file: DumpFile) -> dict[str, Any]:
+    """Find the reference answer and the group of a row, under whatever name it has them."""
+    told = {}
+    for ours, names, kinds in (
+        ("answer", REFERENCES, (str, bool, int, float, list)),
+        ("group", GROUPS, (str, int)),
+    ):
+        there = (name for name in names if isinstance(nan_to_none(row.get(name)), kinds))
+        key = next(there, None)
+        if key is not None and not (ours == "group" and isinstance(row[key], bool)):
+            told[ours] = row[key]
+            file.used.add(key)
+    return told
 
 
 def only_number(row: Row, known: Iterable[str]) -> str | None:

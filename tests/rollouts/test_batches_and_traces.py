@@ -1,9 +1,13 @@
 """verl's token-exact batches and the traces of verifiers, as their own programs wrote them."""
 
+import contextlib
+import gzip
 import json
+import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,8 +78,41 @@ def check_batch(read) -> None:
     assert read.report["several_spans"] == {"rollouts": 1, "most": 2}
 
 
-def test_a_batch_of_verl_needs_trust() -> None:
-    path = REAL / "verl_batch" / "5" / "0" / "tq_batch.pt"
+@pytest.mark.parametrize("packed", ["by torch", "by NumPy"])
+def test_verls_older_batch_is_read_without_its_padding(packed) -> None:
+    if packed == "by torch":
+        pytest.importorskip("tensordict")
+    folder = REAL / "verl_proto" / ("5" if packed == "by torch" else "numpy")
+    read = read_rollouts(folder, trust_pickle=True)
+    check_batch(read)
+    assert read.report["trust_pickle"]
+
+
+def test_an_older_batch_that_is_no_batch_is_refused(tmp_path) -> None:
+    for number, content in enumerate(({"a": 1}, b"x" * 9, ["samples"])):
+        path = tmp_path / f"{number}.dp"
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+        with pytest.raises(RolloutError, match=f"{number}.dp: ") as caught:
+            read_rollouts(path, trust_pickle=True)
+        assert "\n" not in str(caught.value)
+
+
+def test_damaged_bytes_of_an_older_batch_give_a_table_or_one_error(tmp_path) -> None:
+    whole = (REAL / "verl_proto" / "numpy" / "5" / "gen_batch.dp").read_bytes()
+    path = tmp_path / "gen_batch.dp"
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        at = int(rng.integers(len(whole)))
+        path.write_bytes(whole[:at] + rng.bytes(2) + whole[at + 2 :])
+        with contextlib.suppress(RolloutError):
+            read_rollouts(path, trust_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "path", [Path("verl_batch", "5", "0", "tq_batch.pt"), Path("verl_proto", "5", "gen_batch.dp")]
+)
+def test_a_batch_of_verl_needs_trust(path) -> None:
+    path = REAL / path
     with pytest.raises(RolloutError, match="--trust-pickle") as caught:
         read_rollouts(path)
     assert "\n" not in str(caught.value)
@@ -134,6 +171,13 @@ def test_every_branch_of_a_trace_is_a_rollout_and_tools_do_not_count() -> None:
             strict=True,
         ):
             assert logp == pytest.approx(-token / 7 * kept, abs=5.1e-5)
+        for logp, kept, token in zip(
+            table["trainer_teacher_logp"][number],
+            mask,
+            table["response_token_ids"][number],
+            strict=True,
+        ):
+            assert logp == pytest.approx(-token / 9 * kept, abs=5.1e-5)
     assert table["reward"].to_list() == [0.5, 0.0, 0.0]
     assert table["answer"].to_list() == ["7"] * 3
     assert table["group"].to_list() == ["adding"] * 3
@@ -168,6 +212,27 @@ def test_a_stream_of_single_traces_is_read_too(lines, tmp_path) -> None:
     same = ["prompt_token_ids", "response_token_ids", "loss_mask", "sampled_logp", "reward"]
     assert read.select(same).equals(whole.select(same))
     assert read["trained"].to_list() == [None] * 3
+
+
+def test_annotations_beside_a_stream_tell_the_step_and_what_was_trained_on(lines, tmp_path) -> None:
+    text = (TRACES / STEP / "all" / "traces.jsonl").read_text()
+    single = [trace for line in text.splitlines() for trace in json.loads(line)["traces"]]
+    folder = tmp_path / "monitors" / "file" / "traces"
+    stream = lines(folder / "stream" / "00000.jsonl", single)
+    notes = [
+        {"trace_id": "trace-0", "step": 9, "subset": "all"},
+        {"trace_id": "trace-0", "subset": "effective"},
+        {"id": "trace-1", "trained": False},
+    ]
+    packed = gzip.compress("".join(json.dumps(note) + "\n" for note in notes).encode())
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "00000.jsonl.gz").write_bytes(packed)
+    table = read_rollouts(stream).table
+    assert table["step"].to_list() == [9, None, None]
+    assert table["trained"].to_list() == [True, False, False]
+    read = read_rollouts(folder)  # the annotations are no dump
+    assert read.table.height == 3
+    assert list(read.report["left_out"]) == [str(folder / "annotations" / "00000.jsonl.gz")]
 
 
 @pytest.mark.parametrize(

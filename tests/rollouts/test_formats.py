@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from opd_diag.errors import RolloutError
+from opd_diag.errors import OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
 from opd_diag.rollouts.formats import FORMATS, generic
 from opd_diag.tables.columns.rollouts import ROLLOUTS
@@ -99,18 +99,33 @@ def test_slimes_reward_may_be_an_object(tmp_path, slime_file, reward, expected) 
     assert ("reward" in read.report["unknown_keys"]) is (expected is None)
 
 
+# What SGLang answers to a request for the log-probs of its input: [log-prob, id, text].
+SERVER = {
+    "input_token_logprobs": [
+        *([None, 1, None], [-9.0, 20, None], [-8.0, 21, None]),
+        *([-1.0, 30, None], [-2.0, 31, None], [-3.0, 2, None]),
+    ]
+}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"teacher_log_probs": [-9.0] * 3 + [-1.0, -2.0, -3.0]},
         {"teacher_log_probs": None, "meta_info": {"teacher_log_probs": [-1.0, -2.0, -3.0]}},
         {"teacher_log_probs": torch.tensor([-1.0, -2.0, -3.0])},
+        {"teacher_log_probs": None, "reward": {"meta_info": SERVER, "text": ""}},
+        {"teacher_log_probs": None, "reward": {"teacher": {"meta_info": SERVER}}},
     ],
-    ids=["with those of the prompt", "in meta_info", "as a tensor"],
+    ids=[
+        *("with those of the prompt", "in meta_info", "as a tensor"),
+        *("in what its server answered", "in what miles keeps of its server"),
+    ],
 )
 def test_slimes_teacher_is_found_where_it_stands(slime_file, change) -> None:
     read = read_rollouts(slime_file(change))
     assert read.table["trainer_teacher_logp"].to_list() == [[-1.0, -2.0, -3.0]]
+    assert "reward" not in read.report["unknown_keys"]
 
 
 def test_a_slime_dump_without_its_teacher_has_none(slime_file) -> None:
@@ -311,3 +326,91 @@ def test_areal_turns_are_left_out_and_counted(make, tmp_path, tiny_tokenizer) ->
     read = read_rollouts(make("areal", tmp_path), tokenizer=tiny_tokenizer)
     assert read.table.height == 1
     assert read.report["skipped"] == {"several turns without their loss mask": 1}
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+def test_the_answer_is_kept_wherever_a_format_has_one(make, tmp_path, tiny_tokenizer) -> None:
+    having = ("slime", "verl", "kdflow", "lm-eval", "verl-batch", "traces")
+    for name in having:
+        (tmp_path / name).mkdir()
+        read = read_rollouts(make(name, tmp_path / name), tokenizer=tiny_tokenizer)
+        assert read.table["answer"][0] == "7", name
+        assert read.report["answers"] >= 1
+
+
+@pytest.mark.parametrize("key", ["answer", "label", "gts", "reference", "solution"])
+@pytest.mark.parametrize("name", ["prime-rl", "nemo-rl", "vllm", "areal", "labels", "messages"])
+def test_the_answer_is_kept_under_any_of_its_names(
+    make, tmp_path, tiny_tokenizer, name, key
+) -> None:
+    path = make(name, tmp_path)
+    file = next(p for p in [path, *path.rglob("*7/*.jsonl")] if p.is_file())
+    rows = json.loads(file.read_text()) if file.suffix == ".json" else [
+        json.loads(line) for line in file.read_text().splitlines()
+    ]  # fmt: skip
+    told = {key: "x = 7", "domain": "adding"}
+    file.write_text("".join(json.dumps({**row, **told}) + "\n" for row in rows))
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert set(read.table["answer"]) == {"x = 7"}
+    expected = "math" if name == "prime-rl" else "adding"
+    assert set(read.table["group"]) <= {expected, "adding"}
+    assert key not in read.report["unknown_keys"]
+
+
+def test_extra_columns_of_trl_and_ms_swift_are_answers_and_no_rewards(
+    make, tmp_path, tiny_tokenizer, lines
+) -> None:
+    path = make("trl", tmp_path)
+    frame = pl.read_parquet(path).with_columns(solution=pl.lit(7), data_source=pl.lit("adding"))
+    frame.write_parquet(path)
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert read.table["answer"].to_list() == ["7", "7"]
+    assert read.table["group"].to_list() == ["adding", "adding"]
+    assert read.table["reward"].to_list() == [1.0, None]
+    batch = json.loads(make("ms-swift", tmp_path).read_text())
+    path = lines(tmp_path / "completions.jsonl", [batch | {"solution": ["7", "8"]}])
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert read.table["answer"].to_list() == ["7", "8"]
+    assert read.table["reward"].to_list() == [1.0, 0.0]
+
+
+# --- Groups ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "group"),
+    [
+        ("slime", "label", "7"),
+        ("verl-batch", "reward_model.ground_truth", "7"),
+        ("traces", "task.type", "Adding"),
+        ("vllm", "request_id", "0"),
+        ("lm-eval", "doc.question", "Add 3 and 4."),
+        ("ms-swift", "Accuracy", None),
+        ("ms-swift", "step", "7"),
+    ],
+)
+def test_any_key_of_a_dump_can_tell_the_group(
+    make, tmp_path, tiny_tokenizer, name, key, group
+) -> None:
+    path = make(name, tmp_path)
+    if group is None:
+        with pytest.raises(RolloutError, match="group is a number; expected text or a whole"):
+            read_rollouts(path, tokenizer=tiny_tokenizer, group_by=key)
+        return
+    read = read_rollouts(path, tokenizer=tiny_tokenizer, group_by=key)
+    assert read.table["group"][0] == group
+    assert read.report["groups"][group] >= 1
+
+
+def test_a_group_that_no_rollout_has_is_an_error(lines, tmp_path) -> None:
+    row = {"prompt_token_ids": [1], "response_token_ids": [2], "domain": "a"}
+    path = lines(tmp_path / "a.jsonl", [row, row | {"domain": "b"}, row])
+    with pytest.raises(RolloutError, match="group_by: no rollout has 'task'"):
+        read_rollouts(path, group_by="task")
+    with pytest.raises(OptionError, match="group_by: beside a group in map"):
+        read_rollouts(path, group_by="task", map={"group": "domain"})
+    read = read_rollouts(path)
+    assert read.table["group"].to_list() == ["a", "b", "a"]
+    assert read.report["groups"] == {"a": 2, "b": 1}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("seqlen", "prompt_len", "prompt", "completion")
 USED = (*KEYS, "reward", "tail_version", "segments")
@@ -21,7 +21,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     before = need(row, "prompt_len", int, "a number of tokens")
     if not 0 <= before <= total:
         raise RowError(f"prompt_len is {before}; expected 0 to seqlen {total}")
-    yield {
+    yield about_prompt(row, file) | {
         "prompt": row.get("prompt"),
         "response": row.get("completion"),
         "n_prompt": before,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row
+from opd_diag.rollouts.rows import DumpFile, Row, about_prompt
 
 TOKENS = ("prompt_token_ids", "response_token_ids")
 TEXT = ("prompt", "response")
@@ -34,7 +34,7 @@ def fits(row: Row) -> bool:
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     """Yield the rollout of a row; the project's own names come before others for the same."""
-    rollout = {key: row[key] for key in USED if key in row}
+    rollout = about_prompt(row, file) | {key: row[key] for key in USED if key in row}
     for alias, key in ALIASES.items():
         if key not in rollout and alias in row:
             rollout[key] = row[alias]

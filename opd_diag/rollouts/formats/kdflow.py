@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row
+from opd_diag.rollouts.rows import DumpFile, Row, about_prompt
 
 KEYS = ("prompt", "output")
-USED = (*KEYS, "reward_result", "label")
+USED = (*KEYS, "reward_result")
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -15,10 +15,9 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     if isinstance(reward, dict):  # several values, of which none is said to be the reward
         file.used.discard("reward_result")
         reward = None
-    yield {
+    yield about_prompt(row, file) | {
         "prompt": row.get("prompt"),
         "response": row.get("output"),
         "reward": reward,
-        "answer": row.get("label"),
         "step": file.number_in_name(r"(?:^|/)(\d+)\.jsonl$"),
     }

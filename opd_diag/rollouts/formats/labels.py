@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("input_ids", "labels")
 USED = (
@@ -36,6 +36,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     start, stop = counts.index(True), len(counts) - counts[::-1].index(True)
     inside = counts[start:stop]
     yield {
+        **about_prompt(row, file),
         **{key: row[key] for key in _CARRIED if key in row},
         "prompt_token_ids": ids[:start],
         "response_token_ids": ids[start:stop],

@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("doc_id", "arguments", "resps")
-USED = (*KEYS, "metrics", "filter", "target")
+USED = (*KEYS, "metrics", "filter")
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -22,12 +22,12 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     if len(prompts) != len(answers):
         raise RowError(f"{len(answers)} resps to {len(prompts)} arguments; expected one a request")
     correct = _correct(row, file) if sum(map(len, filter(_is_list, answers))) == 1 else None
-    answer = {"answer": row.get("target")}
+    about = about_prompt(row, file)
     for prompt, generations in zip(prompts, answers, strict=True):
         if not _is_list(generations) or not all(isinstance(g, str) for g in generations):
             raise RowError("resps are no texts; expected a task of output type generate_until")
         for generation in generations:
-            yield {"prompt": prompt, "response": generation, "correct": correct} | answer
+            yield {"prompt": prompt, "response": generation, "correct": correct} | about
 
 
 def _is_list(value: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from opd_diag.rollouts.formats.generic import RESPONSES
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("messages", "conversations")
 USED = (
@@ -34,7 +34,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     The prompt ends before the first turn of the assistant; what follows the last one is left out.
     """
     turns = [_turn(turn) for turn in _list(row)]
-    carried = {key: row[key] for key in _CARRIED if key in row}
+    carried = about_prompt(row, file) | {key: row[key] for key in _CARRIED if key in row}
     if "choices" in row:
         for choice in need(row, "choices", list, "a list of answers"):
             if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):

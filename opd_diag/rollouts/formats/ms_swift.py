@@ -3,11 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, nan_to_none, need, only_number
+from opd_diag.rollouts.rows import (
+    GROUPS,
+    REFERENCES,
+    DumpFile,
+    Row,
+    RowError,
+    about_prompt,
+    nan_to_none,
+    need,
+    only_number,
+)
 
 KEYS = ("prompt", "completion")
 USED = (*KEYS, "step", "gen_step")
-_KNOWN = (*USED, "advantages", "entropy")
+_KNOWN = (*USED, "advantages", "entropy", *REFERENCES, *GROUPS)
 
 
 def holds_lists(row: Row) -> bool:
@@ -42,10 +52,15 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         return
     file.seen.clear()
     file.seen.add(batch)
-    for prompt, completion, value, step in zip(prompts, completions, rewards, steps, strict=True):
-        yield {
+    lists = {key: row[key] for key in (*REFERENCES, *GROUPS) if _is_list(row.get(key), prompts)}
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        yield about_prompt({key: values[number] for key, values in lists.items()}, file) | {
             "prompt": prompt,
             "response": completion,
-            "reward": nan_to_none(value),
-            "step": step,
+            "reward": nan_to_none(rewards[number]),
+            "step": steps[number],
         }
+
+
+def _is_list(value: Any, like: list[Any]) -> bool:
+    return isinstance(value, list) and len(value) == len(like)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("token_ids", "token_loss_mask", "input_lengths")
 USED = (*KEYS, "generation_logprobs", "rewards")
@@ -29,7 +29,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         return
     start = next(n for n, kept in enumerate(mask) if kept)
     logp = alone["generation_logprobs"]
-    yield {
+    yield about_prompt(row, file) | {
         "prompt_token_ids": tokens[:start],
         "response_token_ids": tokens[start:length],
         "loss_mask": None if all(mask[start:]) else mask[start:],

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("token_ids", "loss_mask", "inference_logprobs")
-USED = (*KEYS, "step", "export_step", "rewards", "sample_id", "env_name")
+USED = (*KEYS, "step", "export_step", "rewards", "sample_id")
 
 
 def is_complete(file: DumpFile) -> bool:
@@ -33,7 +33,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     start = next(n for n, kept in enumerate(mask) if kept)
     rewards = row.get("rewards")
     known = [r for r in rewards if r is not None] if isinstance(rewards, list) else []
-    yield {
+    yield about_prompt(row, file) | {
         "id": row.get("sample_id"),
         "prompt_token_ids": tokens[:start],
         "response_token_ids": tokens[start:],
@@ -41,6 +41,5 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         # A log-prob that is not finite is written as null.
         "sampled_logp": None if None in logp[start:] else logp[start:],
         "reward": known[-1] if known else None,
-        "group": row.get("env_name"),
         "step": row.get("export_step", row.get("step")),
     }

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import GROUPS, DumpFile, Row, RowError, first_known, need
 
 KEYS = ("tokens", "response_length", "rollout_id")
 USED = (
     *(*KEYS, "loss_mask", "rollout_log_probs", "reward", "status", "prompt", "response"),
-    *("label", "teacher_log_probs", "meta_info"),
+    *("label", "metadata", "teacher_log_probs", "meta_info"),
 )
 _REWARDS = ("reward", "score")
+# The first is what a sample is routed by, where there are several teachers.
+_GROUPS = ("opd_teacher", *GROUPS)
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -28,7 +30,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     reward = row.get("reward")
     if isinstance(reward, dict):
         reward = _one_reward(reward)
-        if reward is None:
+        if reward is None and not any(_answers(row)):
             file.used.discard("reward")
     start = len(tokens) - length
     yield {
@@ -40,6 +42,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "finish_reason": row.get("status"),
         "step": row.get("rollout_id"),
         "answer": row.get("label"),
+        "group": first_known(row.get("metadata"), _GROUPS),
         "trainer_teacher_logp": _teacher(row, length),
     }
 
@@ -47,21 +50,39 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
 def _one_reward(rewards: dict[str, Any]) -> Any:
     """Take the reward out of an object of several values; of several, only one of a known name.
 
-    Which of others the trainer used is not in the dump.
+    Which of others the trainer used is not in the dump. In distillation the object is what the
+    teacher's server answered, which holds no reward.
     """
     named = [rewards[key] for key in _REWARDS if key in rewards]
     values = named or [value for value in rewards.values() if isinstance(value, int | float)]
     return values[0] if len(values) == 1 else None
 
 
+def _answers(row: Row) -> Iterator[dict[str, Any]]:
+    """Yield the `meta_info` of the teacher's server, wherever the sample keeps it."""
+    reward = row.get("reward")
+    inside = [reward, reward.get("teacher")] if isinstance(reward, dict) else []
+    for holder in (row, *inside):
+        if isinstance(holder, dict) and isinstance(holder.get("meta_info"), dict):
+            yield holder["meta_info"]
+
+
 def _teacher(row: Row, length: int) -> Any:
-    """Find the teacher's log-probs of the response, which may stand in `meta_info`."""
-    meta = row.get("meta_info")
-    values = row.get("teacher_log_probs")
-    if values is None and isinstance(meta, dict):
-        values = meta.get("teacher_log_probs")
-    if values is not None and hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, list) or not 0 < length <= len(values):
+    """Find the teacher's log-probs of the response, as numbers or as [log-prob, id, text]."""
+    told = [row.get("teacher_log_probs")]
+    for meta in _answers(row):
+        told += [meta.get("teacher_log_probs"), _first(meta.get("input_token_logprobs"))]
+    for values in told:
+        if values is not None and hasattr(values, "tolist"):
+            values = values.tolist()
+        # Some teachers score the prompt too.
+        if isinstance(values, list) and 0 < length <= len(values):
+            return values[len(values) - length :]
+    return None
+
+
+def _first(entries: Any) -> list[Any] | None:
+    """Take the log-prob of each entry; the first token of an input has none."""
+    if not isinstance(entries, list):
         return None
-    return values[len(values) - length :]  # some teachers score the prompt too
+    return [entry[0] if isinstance(entry, list) and entry else None for entry in entries]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import opd_diag.rollouts.formats.generic as generic
-from opd_diag.rollouts.rows import DumpFile, Row, RowError
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt
 
 KEYS = generic.TOKENS
 USED = generic.USED
@@ -19,7 +19,8 @@ def holds_strings(row: Row) -> bool:
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     """Yield the rollout of a row, its lists, numbers and flags read out of their strings."""
-    record = {key: row[key] for key in USED if row.get(key) is not None}
+    record = about_prompt(row, file)
+    record |= {key: row[key] for key in USED if row.get(key) is not None}
     for key in (*_LISTS, "reward", "correct"):
         if isinstance(record.get(key), str):
             record[key] = _parse(record[key], key)

@@ -3,11 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, nan_to_none, only_number
+from opd_diag.rollouts.rows import (
+    GROUPS,
+    REFERENCES,
+    DumpFile,
+    Row,
+    about_prompt,
+    nan_to_none,
+    only_number,
+)
 
 KEYS = ("step", "prompt", "completion")
 USED = KEYS
-_KNOWN = (*KEYS, "advantage")
+_KNOWN = (*KEYS, "advantage", *REFERENCES, *GROUPS)
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
@@ -15,7 +23,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
     reward = only_number(row, _KNOWN)
     if reward is not None:
         file.used.add(reward)
-    yield {
+    yield about_prompt(row, file) | {
         "prompt": row.get("prompt"),
         "response": row.get("completion"),
         "reward": nan_to_none(row[reward]) if reward is not None else None,

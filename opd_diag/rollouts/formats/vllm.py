@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import DumpFile, Row, RowError, need
+from opd_diag.rollouts.rows import DumpFile, Row, RowError, about_prompt, need
 
 KEYS = ("prompt_token_ids", "outputs")
 USED = (*KEYS, "prompt")
@@ -15,7 +15,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         if not isinstance(output, dict):
             raise RowError("outputs holds something else; expected completions with token_ids")
         tokens = need(output, "token_ids", list, "a list of token ids")
-        yield {
+        yield about_prompt(row, file) | {
             "prompt_token_ids": need(row, "prompt_token_ids", list, "a list of token ids"),
             "response_token_ids": tokens,
             "sampled_logp": _sampled(output.get("logprobs"), tokens),

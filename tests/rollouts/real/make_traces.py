@@ -34,6 +34,7 @@ def node(role: str, text: str, parent: int | None, given: list[int], own: list[i
         token_ids=given + own,
         mask=[False] * len(given) + [True] * len(own),
         logprobs=[-token / 7 for token in own],
+        reference_logprobs=[-token / 9 for token in own] if own else None,
     )
 
 
