@@ -2,6 +2,10 @@
 
 import errno
 import os
+import runpy
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 from opd_diag.errors import StorageError
 
@@ -41,6 +45,21 @@ def check_environment() -> None:
             f"memory: this process may address {limit / 2**20:,.0f} MiB (ulimit -v), too little to "
             f"load libraries; expected at least {LEAST_ADDRESS_SPACE >> 20:,}"
         )
+
+
+def versions() -> list[str]:
+    """Name the versions of the package and of what it stands on, without importing any of it."""
+    others = [f"{name} {version(name)}" for name in ("transformers", "polars")]
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    # The one file of torch that says what it was built for, and imports nothing.
+    torch = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    built_for = f"for CUDA {torch['cuda']}" if torch["cuda"] else "without CUDA"
+    return [
+        f"opd-diag {version('opd-diag')}",
+        ", ".join([f"torch {torch['__version__']} {built_for}", *others]),
+    ]
 
 
 def lacks_memory(error: BaseException) -> bool:

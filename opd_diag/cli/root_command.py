@@ -66,9 +66,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        import opd_diag
+        from opd_diag.cli.environment import versions
 
-        typer.echo(f"opd-diag {opd_diag.__version__}")
+        typer.echo("\n".join(versions()))
         raise typer.Exit
 
 
@@ -77,7 +77,10 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version, and those of torch and CUDA, and exit.",
         ),
     ] = False,
 ) -> None:

@@ -8,6 +8,7 @@ import time
 
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import opd_diag
@@ -201,7 +202,10 @@ def test_equal_names_are_bad_usage(run_cli, write, rows, teacher, student, tmp_p
 
 
 def test_version(run_cli):
-    assert run_cli("--version").stdout.startswith("opd-diag ")
+    printed = run_cli("--version").stdout
+    assert printed.startswith("opd-diag ")
+    cuda = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    assert f"torch {torch.__version__} {cuda}, transformers " in printed
 
 
 def test_the_package_runs_as_a_module(run_cli):
