@@ -1,7 +1,8 @@
 """Inject faults into runs of the sample data, and write what was lost to results/faults.md.
 
-`python -m benchmarks.faults` takes about ten minutes on two cores; `--times 0.1` a tenth of it.
-A run that was hit is gone on with, and compared byte for byte with one that nothing happened to.
+`python -m benchmarks.faults` takes about ten minutes on two cores; `--times 0.1` a tenth of it,
+`--only foreign_files,manifest_bits` those faults alone. A run that was hit is gone on with, and
+compared byte for byte with one that nothing happened to.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from opd_diag.errors import ManifestError, OpdDiagError, StorageError, TableErro
 from opd_diag.rollouts import read_rollouts
 from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.score import score
+from opd_diag.tables.manifest import MANIFEST_NAME
 from opd_diag.tables.run import Run, open_run
 from tests.faults.conftest import assert_same_run
-from tests.faults.edits import EDITS
+from tests.faults.edits import EDITS, MANIFEST_EDITS, RESULT_EDITS
 from tests.faults.failing import Failing
 from tests.faults.kills import Server, kill_and_go_on, server
 
@@ -41,7 +43,8 @@ HEAD = """# Faults
 Written by `python -m benchmarks.faults`: the sample models score {rollouts} rollouts of the sample
 data in {parts} parts under {checkpoints} checkpoints. After a fault the same command runs again; a
 run is whole if its tables, gradient sums and manifest then have the bytes of an undisturbed run.
-"one line" counts errors of the library, each a single line. {when}, {versions}, 2 CPU cores.
+"one line" counts errors of the library, each a single line: then the fault was noticed. {when},
+{versions}, 2 CPU cores.
 
 | fault | injected | one line | runs whole at the end | lost |
 |---|---|---|---|---|
@@ -171,7 +174,7 @@ def locked(study: Study, running: Server) -> Iterator[Row]:
     for number in range(study.n(10)):
         folder = study.folder / f"locked{number}"
         first = running.start("score", rollouts, {**options, "out": str(folder)})
-        while not (folder / "manifest.json").exists():
+        while not (folder / MANIFEST_NAME).exists():
             pass
         os.kill(first, signal.SIGSTOP)
         told += one_line(lambda folder=folder: study.score(folder), StorageError)
@@ -191,7 +194,7 @@ def one_line(call: Callable[[], Any], kind: type[Exception] = OpdDiagError) -> b
     return False
 
 
-def failing_writes(study: Study) -> Iterator[Row]:
+def failing_writes(study: Study, _: Server) -> Iterator[Row]:
     with pytest.MonkeyPatch.context() as patch:
         counted = Failing(patch, None, 0)
         study.score(study.folder / "counted")
@@ -210,7 +213,7 @@ def failing_writes(study: Study) -> Iterator[Row]:
         yield row(what, len(whole), told, whole)
 
 
-def no_memory(study: Study) -> Iterator[Row]:
+def no_memory(study: Study, _: Server) -> Iterator[Row]:
     plain = part_module.response_states
     calls: list[int] = []
     at, error = 0, MemoryError()
@@ -239,7 +242,7 @@ def no_memory(study: Study) -> Iterator[Row]:
     yield row(what, len(whole), None, whole)
 
 
-def damaged_files(study: Study) -> Iterator[Row]:
+def damaged_files(study: Study, _: Server) -> Iterator[Row]:
     folder = study.folder / "damaged"
     shutil.copytree(study.clean.path, folder)
     rng = random.Random(3)
@@ -271,7 +274,7 @@ def damaged_files(study: Study) -> Iterator[Row]:
             whole.append(seen or study.is_whole(folder))
             path.write_bytes(raw)
         yield row(what, len(whole), told, whole)
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST_NAME
     raw, told, whole = manifest.read_bytes(), 0, []
     for _ in range(study.n(100)):
         manifest.write_bytes(raw[: rng.randrange(len(raw) - 2)])
@@ -281,9 +284,8 @@ def damaged_files(study: Study) -> Iterator[Row]:
     yield row("the manifest half written", len(whole), told, whole)
 
 
-def foreign_files(study: Study) -> Iterator[Row]:
+def foreign_files(study: Study, _: Server) -> Iterator[Row]:
     """Files that are whole but not the run's own, and edits by hand."""
-    names = list(study.call["students"])
     a_and_b = dict(zip("ab", study.call["students"].values(), strict=True))
     swapped = dict(zip("ab", reversed(study.call["students"].values()), strict=True))
     rollouts = study.call["rollouts"]
@@ -297,15 +299,32 @@ def foreign_files(study: Study) -> Iterator[Row]:
         progress=Silent(),
     )
     own = study._replace(call=study.call | {"students": a_and_b}, clean=clean)
-    assert len(names) == len(a_and_b)
+    folder = study.folder / "foreign"
     for what, edit in EDITS.items():
-        folder = study.folder / "foreign"
         shutil.copytree(clean.path, folder)
         edit(folder, other.path)
-        told = one_line(lambda folder=folder: read_all(folder), TableError)
+        told = one_line(lambda: read_all(folder), TableError)
         own.score(folder)
         yield row(f"{what}; `score` then makes it again", 1, int(told), [own.is_whole(folder)])
         shutil.rmtree(folder)
+    shutil.copytree(clean.path, folder)
+    mine, theirs = ((run.path / MANIFEST_NAME).read_text() for run in (clean, other))
+    for what, change in MANIFEST_EDITS.items():
+        (folder / MANIFEST_NAME).write_text(change(mine, theirs))
+        told = one_line(lambda: read_all(folder))
+        (folder / MANIFEST_NAME).write_text(mine)
+        yield row(f"manifest: {what}", 1, int(told), [own.is_whole(folder)])
+    shutil.rmtree(folder)
+    for run in (clean, other):
+        run.save(release_points(run))
+    for what, change_result in RESULT_EDITS.items():
+        told = 0
+        for name in clean.results():
+            shutil.copytree(clean.path, folder)
+            change_result(folder / "results" / f"{name}.parquet", other.results_folder)
+            told += one_line(lambda name=name: open_run(folder).result(name), TableError)
+            shutil.rmtree(folder)
+        yield row(f"results: {what}", len(clean.results()), told, [])
 
 
 def read_all(folder: Path) -> None:
@@ -315,11 +334,11 @@ def read_all(folder: Path) -> None:
     _ = run.rollouts, run.vocab, *(run.gradients(name) for name in run.checkpoints)
 
 
-def manifest_bits(study: Study) -> Iterator[Row]:
+def manifest_bits(study: Study, _: Server) -> Iterator[Row]:
     """Flip each bit of a manifest once."""
     folder = study.folder / "bits"
     shutil.copytree(study.clean.path, folder)
-    path = folder / "manifest.json"
+    path = folder / MANIFEST_NAME
     raw, told, whole = path.read_bytes(), 0, []
     step = max(1, round(1 / study.times))
     for bit in range(0, 8 * len(raw), step):
@@ -337,7 +356,7 @@ def manifest_bits(study: Study) -> Iterator[Row]:
               whole)  # fmt: skip
 
 
-def not_numbers(study: Study) -> Iterator[Row]:
+def not_numbers(study: Study, _: Server) -> Iterator[Row]:
     plain = part_module.response_states
     whole = []
     lost = 0
@@ -363,6 +382,19 @@ def not_numbers(study: Study) -> Iterator[Row]:
     yield row(what, len(whole), None, whole)
 
 
+FAULTS: dict[str, Callable[[Study, Server], Iterator[Row]]] = {
+    "kills_of_score": kills_of_score,
+    "kills_of_analyze": kills_of_analyze,
+    "locked": locked,
+    "failing_writes": failing_writes,
+    "no_memory": no_memory,
+    "damaged_files": damaged_files,
+    "foreign_files": foreign_files,
+    "manifest_bits": manifest_bits,
+    "not_numbers": not_numbers,
+}
+
+
 def write(study: Study, rows: list[Row]) -> str:
     named = ("opd-diag", "torch", "polars")
     lines = [
@@ -378,7 +410,7 @@ def write(study: Study, rows: list[Row]) -> str:
     ]
     for one in rows:
         told = "" if one.told is None else str(one.told)
-        kept = f"{one.whole[0]} of {one.whole[1]}"
+        kept = f"{one.whole[0]} of {one.whole[1]}" if one.whole[1] else ""
         lines.append(f"| {one.fault} | {one.injected} | {told} | {kept} | {one.lost} |\n")
     return "".join(lines)
 
@@ -387,6 +419,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Inject faults and count what is lost.")
     parser.add_argument("--times", type=float, default=1.0, help="factor on how often")
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--only", default=",".join(FAULTS), help="which, separated by commas")
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name, server(Path(name)) as running:
@@ -402,18 +435,8 @@ def main() -> None:
         clean = score(**call, out=folder / "clean", progress=Silent())  # type: ignore[arg-type]
         study = Study(call, clean, folder, given.times)
         rows: list[Row] = []
-        for found in (
-            kills_of_score(study, running),
-            kills_of_analyze(study, running),
-            locked(study, running),
-            failing_writes(study),
-            no_memory(study),
-            damaged_files(study),
-            foreign_files(study),
-            manifest_bits(study),
-            not_numbers(study),
-        ):
-            for one in found:
+        for kind in given.only.split(","):
+            for one in FAULTS[kind](study, running):
                 rows.append(one)
                 print(one, flush=True)
         text = write(study, rows)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,12 +14,12 @@ from typer.testing import CliRunner
 from opd_diag.analyses.release_points import release_points
 from opd_diag.cli import app
 from opd_diag.datasets import null_run, save_run
-from opd_diag.errors import ManifestError, TableError
+from opd_diag.errors import ManifestError, OpdDiagError, TableError
 from opd_diag.scoring.score import score
 from opd_diag.tables.info import info
 from opd_diag.tables.manifest import MANIFEST_NAME, digest, read_manifest
 from opd_diag.tables.run import Run, open_run
-from tests.faults.edits import EDITS
+from tests.faults.edits import EDITS, MANIFEST_EDITS, RESULT_EDITS
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,20 @@ def read_all(folder) -> None:
     _ = run.rollouts, run.vocab, *(run.gradients(name) for name in run.checkpoints)
 
 
+def inodes(folder) -> dict[str, int]:
+    """Which file stands at each place of a run, but its manifest."""
+    return {
+        path.relative_to(folder).as_posix(): path.lstat().st_ino
+        for path in folder.rglob("*.*")
+        if path.name not in (MANIFEST_NAME, ".lock") and not path.is_dir()
+    }
+
+
+def parts_of(names) -> set[tuple[str, str]]:
+    """Checkpoint and number of the parts that files belong to."""
+    return {(Path(name).parent.name, Path(name).stem) for name in names}
+
+
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_file_that_is_not_the_runs_own_is_refused_and_made_again(
     rollouts, options, clean, other, same_as_clean, tmp_path, edit
@@ -45,13 +60,18 @@ def test_a_file_that_is_not_the_runs_own_is_refused_and_made_again(
     shutil.copytree(clean.path, folder)
     read_all(folder)
     EDITS[edit](folder, other.path)
-    with pytest.raises(TableError, match="damaged") as caught:
+    with pytest.raises(TableError, match=r"damaged|missing|no such file") as caught:
         read_all(folder)
     assert "\n" not in str(caught.value)
-    assert info(clean, verify=True)["faults"] == {}
+    changed = set(info(folder, verify=True)["faults"]) if "rollouts" not in edit else set()
+    before = inodes(folder)
     score(rollouts, **options, out=folder)
     read_all(folder)
     same_as_clean(folder)
+    if changed:  # exactly the parts that did not match were made again, both files of each
+        again = {name for name, inode in inodes(folder).items() if before.get(name) != inode}
+        assert changed <= again
+        assert parts_of(again) == parts_of(changed)
 
 
 def test_a_result_of_another_run_is_stale_though_all_its_names_are_the_same(tmp_path):
@@ -72,26 +92,36 @@ def test_a_result_of_another_run_is_stale_though_all_its_names_are_the_same(tmp_
     assert list(found["faults"]) == ["results/release_points.parquet"]
 
 
-@pytest.mark.parametrize("change", ["value", "arguments", "name"])
-def test_an_edited_result_is_refused(tmp_path, change):
-    run = save_run(null_run(prompts=6, samples=2, tokens=120), tmp_path)
-    first, second, *_ = run.save(release_points(run))
-    metadata = pl.read_parquet_metadata(first)
-    metadata = {key: value for key, value in metadata.items() if key.startswith("opd_diag")}
-    table = pl.read_parquet(first)
-    if change == "value":
-        table = table.with_columns(pl.col("n_tokens") + 1)
-    elif change == "arguments":
-        metadata["opd_diag"] = metadata["opd_diag"].replace("0.1.0", "0.1.1")
-    if change == "name":
-        table = pl.read_parquet(second)
-        metadata = {k: v for k, v in pl.read_parquet_metadata(second).items() if "opd" in k}
-    table.write_parquet(first, metadata=metadata)
-    with pytest.raises(TableError) as caught:
-        run.result(first.stem)
-    assert "\n" not in str(caught.value) or change == "name"
-    state = info(run)["results"][first.stem]["state"]
-    assert state == ("stale" if change == "name" else "damaged")  # its columns are others
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[Run]:
+    """Two generated runs with results."""
+    runs = [
+        save_run(
+            null_run(prompts=6, samples=2, tokens=120, seed=seed), tmp_path_factory.mktemp("r")
+        )
+        for seed in (1, 2)
+    ]
+    for run in runs:
+        run.save(release_points(run))
+    return runs
+
+
+@pytest.mark.parametrize("change", RESULT_EDITS)
+def test_a_result_that_is_not_as_it_was_written_is_refused(results, change):
+    run, other = results
+    name = run.results()[0]
+    path = run.results_folder / f"{name}.parquet"
+    raw = path.read_bytes()
+    try:
+        RESULT_EDITS[change](path, other.results_folder)
+        with pytest.raises(TableError, match="damaged|another run|other columns") as caught:
+            run.result(name)
+        assert "\n" not in str(caught.value)
+        assert info(run)["results"][name]["state"] in ("damaged", "stale")
+    finally:
+        path.unlink()
+        path.write_bytes(raw)
+    assert run.result(name).height
 
 
 def test_edits_on_purpose_are_accepted_and_recorded(rollouts, options, clean, tmp_path):
@@ -131,6 +161,17 @@ def test_a_table_that_does_not_fit_its_place_is_not_accepted(clean, tmp_path):
         info(folder, accept_edits=True)
     with pytest.raises(TableError, match="damaged"):
         read_all(folder)
+
+
+@pytest.mark.parametrize("change", MANIFEST_EDITS)
+def test_a_manifest_that_is_not_as_it_was_written_is_refused(clean, other, tmp_path, change):
+    folder = tmp_path / "run"
+    shutil.copytree(clean.path, folder)
+    texts = [(run.path / MANIFEST_NAME).read_text() for run in (clean, other)]
+    (folder / MANIFEST_NAME).write_text(MANIFEST_EDITS[change](*texts))
+    with pytest.raises(OpdDiagError) as caught:
+        read_all(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_edited_manifest_is_refused_until_it_is_accepted(clean, tmp_path):

@@ -57,7 +57,7 @@ def test_any_bit_of_the_file_that_changes_what_it_says_is_noticed(tmp_path: Path
     path = tmp_path / "manifest.json"
     whole = path.read_bytes()
     accepted, said = 0, []
-    for place in range(8 * len(whole)):
+    for place in range(0, 8 * len(whole), 3):  # `make faults` flips every one
         raw = bytearray(whole)
         raw[place // 8] ^= 1 << place % 8
         path.write_bytes(raw)
