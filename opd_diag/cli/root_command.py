@@ -38,6 +38,7 @@ class RootCommand(TyperGroup):
             typer.echo(f"interrupted: {left}", err=True)
             raise typer.Exit(130) from None
         except BaseException as error:  # an error of a Rust library is no Exception
+            _escape_usage(error)
             if not lacks_memory(error):
                 raise
             reason = for_terminal(first_line(error))
@@ -45,12 +46,26 @@ class RootCommand(TyperGroup):
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(1) from None
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the command line; what is wrong with it is said in letters that print."""
+        try:
+            return super().make_context(*arguments, **options)
+        except Exception as error:
+            _escape_usage(error)
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of use, others at the end."""
         return sorted(
             super().list_commands(ctx),
             key=lambda name: COMMANDS.index(name) if name in COMMANDS else len(COMMANDS),
         )
+
+
+def _escape_usage(error: BaseException) -> None:
+    """Escape the message of a usage error, which repeats the command line."""
+    if isinstance(message := getattr(error, "message", None), str):
+        error.message = for_terminal(message, lines=True)  # type: ignore[attr-defined]
 
 
 app = typer.Typer(

@@ -1,6 +1,5 @@
 """All figures that the results of a run allow, as files."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from opd_diag.plots.style import readable, style, why_blank
 from opd_diag.plots.token_strip import token_strip as draw_token_strip
 from opd_diag.tables.columns import ANALYSES, RESULTS
 from opd_diag.tables.run import Run, open_run
+from opd_diag.text.escaping import for_file_name
 from opd_diag.text.token_strip import token_strip
 
 FORMATS = ("png", "svg", "pdf")
@@ -148,7 +148,7 @@ def _figure(ax: Axes) -> Figure:
 def _strip_name(strip: pl.DataFrame, asked: int | str) -> str:
     """Name the file of a strip, in letters that every file system takes."""
     parts = strip.select("rollout", "checkpoint", "column").rows()[:1] or [(asked,)]
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", "_".join(map(str, (ROLLOUT, *parts[0]))))
+    return "_".join([ROLLOUT, *(for_file_name(str(part)) for part in parts[0])])
 
 
 def figures() -> dict[str, str]:

@@ -49,7 +49,7 @@ def save_figure(
     words = {"Title": title, CAPTION_KEYS[form]: caption}
     with style(), plt.rc_context(_KEEP_LAYOUT), atomic_path(path) as temporary:
         dots = dpi or plt.rcParams["savefig.dpi"]
-        _escape(figure)
+        escape_texts(figure)
         with _measured_at(figure, dots if form == "png" else POINTS):
             _break_lines(figure)
         figure.savefig(
@@ -72,7 +72,7 @@ def _measured_at(figure: Figure, dpi: float) -> Iterator[None]:
         figure.set_dpi(before)
 
 
-def _escape(figure: Figure) -> None:
+def escape_texts(figure: Figure) -> None:
     """Escape what no font here draws, such as other scripts in names and tokens."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)

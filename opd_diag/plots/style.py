@@ -14,6 +14,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import ScaledTranslation
 
 from opd_diag.errors import OptionError
+from opd_diag.text.escaping import escape_character
 
 # Okabe and Ito's colours, which stay apart for the colour-blind, in the order of use.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -45,6 +46,7 @@ _SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a $ in a name or a token is a $
 }
 _SMALLER: dict[Any, Any] = {
     "font.size": 8,
@@ -224,4 +226,4 @@ def drawable(text: str, family: str = "sans-serif") -> str:
 def _sign(sign: str, path: str) -> str:
     if sign.isprintable() and get_font(path).get_char_index(ord(sign)):
         return sign
-    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
+    return escape_character(sign)

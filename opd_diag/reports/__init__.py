@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from opd_diag.analyses import wording
 from opd_diag.analyses.findings import findings
@@ -21,6 +22,7 @@ from opd_diag.tables.columns import ANALYSES
 from opd_diag.tables.files import atomic_path
 from opd_diag.tables.info import info
 from opd_diag.tables.run import Run, open_run
+from opd_diag.text.escaping import for_html
 
 __all__ = ["Report", "report"]
 
@@ -112,9 +114,15 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_as_markup,
     )
     environment.filters["count"] = wording.count
     return environment
+
+
+def _as_markup(value: object) -> Markup:
+    """Escape a value of the template, unless it is markup already."""
+    return value if isinstance(value, Markup) else Markup(for_html(str(value)))
 
 
 def _text(name: str) -> str:

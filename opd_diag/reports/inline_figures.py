@@ -13,6 +13,7 @@ from opd_diag import plots
 from opd_diag.errors import TableError
 from opd_diag.plots.catalogue import CAPTIONS
 from opd_diag.plots.figures import choose_figures
+from opd_diag.plots.saving import escape_texts
 from opd_diag.plots.style import style, why_blank
 from opd_diag.tables.columns import ANALYSES
 from opd_diag.tables.run import Run
@@ -52,6 +53,7 @@ def figures_of(run: Run, analysis: str) -> list[InlineFigure]:
 
 def _markup(figure: Any, name: str, caption: str) -> Markup:
     text = io.StringIO()
+    escape_texts(figure)
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     label = escape(f"{name}: {caption}" if caption else name)

@@ -11,6 +11,7 @@ from opd_diag.errors import OpdDiagError
 from opd_diag.exports import token_weights
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import finished_result
+from opd_diag.text.escaping import for_page_text, for_terminal
 
 BYTES = 6_500_000  # of base64 text that all tokens together may take
 MOST_CHECKPOINTS = 3
@@ -94,7 +95,10 @@ def token_view(run: Run, reasons: Mapping[int, Sequence[str]]) -> dict[str, Any]
         ],
         "scales": {name: _scales(frame) for name, frame in tokens.items()},
         "rocks": _rocks(run),
-        "vocab": {str(i): [vocab["text"][i], int(vocab["is_special"][i])] for i in sorted(used)},
+        "vocab": {
+            str(i): [for_page_text(vocab["text"][i]), int(vocab["is_special"][i])]
+            for i in sorted(used)
+        },
         "rollouts": rollouts,
         "left_out": len(reasons) - len(rows),
         "margin_k": _margin_k(run),
@@ -212,10 +216,14 @@ def _about(row: Mapping[str, Any], spelled: Sequence[bytes]) -> dict[str, Any]:
     """Return what the page says of a rollout, with the text of its prompt."""
     known = [spelled[i] for i in row["prompt_token_ids"] if 0 <= i < len(spelled)]
     prompt = b"".join(known).decode("utf-8", errors="replace")
-    facts = ("rollout_id", "prompt_id", "sample", "step", "policy", "correct", "reward")
+    facts = ("rollout_id", "prompt_id", "sample", "step", "policy", "correct", "reward",
+             "finish_reason")  # fmt: skip
     return {
-        **{name: row[name] for name in facts},
-        "finish_reason": row["finish_reason"],
-        "prompt": prompt[:MOST_PROMPT],
+        **{name: _shown(row[name]) for name in facts},
+        "prompt": for_page_text(prompt[:MOST_PROMPT]),
         "prompt_cut": max(0, len(prompt) - MOST_PROMPT),
     }
+
+
+def _shown(value: object) -> object:
+    return for_terminal(value) if isinstance(value, str) else value

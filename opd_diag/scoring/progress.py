@@ -71,7 +71,7 @@ class StderrProgress:
                 return Text("" if speed is None else f"{speed:,.0f} tokens/s")
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TokensPerSecond(),
@@ -96,7 +96,7 @@ class StderrProgress:
         """Begin a task of so many tokens."""
         for old in self._bar.task_ids:
             self._bar.remove_task(old)
-        self._bar.add_task(task, total=tokens)
+        self._bar.add_task(for_terminal(task), total=tokens)
         self._task, self._tokens, self._done = task, tokens, 0
         self._begin = self._told = time.monotonic()
 

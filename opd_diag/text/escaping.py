@@ -16,9 +16,12 @@ def for_terminal(text: str, *, lines: bool = False) -> str:
         lines: Whether ends of lines stay that two spaces follow, as in a list of faults.
     """
     parts = text.split("\n  ") if lines else [text]
-    return "\n  ".join(
-        "".join(char if char.isprintable() else _escape(char) for char in part) for part in parts
-    )
+    return "\n  ".join(map(_escaped, parts))
+
+
+def for_page_text(text: str) -> str:
+    """Write text that stands in a page as text, where ends of lines and tabs are drawn as such."""
+    return _escaped(text, keep="\n\t")
 
 
 def for_html(text: str) -> str:
@@ -37,7 +40,14 @@ def for_file_name(text: str, *, longest: int = 80) -> str:
     return safe[:longest] or "_"
 
 
-def _escape(char: str) -> str:
+def _escaped(text: str, keep: str = "") -> str:
+    return "".join(
+        char if char.isprintable() or char in keep else escape_character(char) for char in text
+    )
+
+
+def escape_character(char: str) -> str:
+    r"""Write one character by its number, such as `\x1b` or `\u202e`."""
     code = ord(char)
     if char in "\n\r\t":
         return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}[char]
