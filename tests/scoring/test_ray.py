@@ -1,5 +1,6 @@
 """Workers of a local Ray: the same tables, and what becomes of it when one is lost."""
 
+import os
 import shutil
 import sys
 
@@ -98,7 +99,8 @@ class Quiet:
 @pytest.mark.parametrize("count", [2, 1])
 def test_a_lost_worker_costs_its_part(ray, options, tmp_path, monkeypatch, count):
     """Another does it if there is one, else the same call."""
-    with torch_threads(2 // count):  # what Ray gives to each worker
+    # What Ray gives to each worker, where the environment does not say otherwise.
+    with torch_threads(int(os.environ.get("OMP_NUM_THREADS", 2 // count))):
         whole = score(out=tmp_path / "whole", **options)
     plain, calls, heard = Actors.call, [], Quiet()
 
