@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= .demo
 
-.PHONY: demo test lint docs format validate fuzz faults oldest trainers clean
+.PHONY: demo test lint docs format validate fuzz faults gpu oldest trainers clean
 
 # Made with pip: other installers do not read constraints.txt.
 .venv/.made: pyproject.toml constraints.txt
@@ -45,6 +45,10 @@ fuzz: .venv/.made
 # Inject faults, and write what was lost to benchmarks/results/faults.md.
 faults: .venv/.made
 	$(BIN)/python -m benchmarks.faults
+
+# Everything that needs a GPU, in at most eight minutes; CONTRIBUTING.md says what it does.
+gpu: .venv/.made
+	$(BIN)/python -m benchmarks.gpu
 
 # The suite with the oldest version that pyproject.toml allows of everything but torch.
 oldest:

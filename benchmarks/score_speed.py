@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -55,8 +56,10 @@ SHAPES = {
     "1.7B": (2048, 6144, 28, 16, 8, True),
     "4B": (2560, 9728, 36, 32, 8, True),
     "8B": (4096, 12288, 36, 32, 8, False),
+    "tiny": (32, 64, 2, 2, 1, True),
 }
 WIDTH, IDS = 151_936, 151_669
+TINY_WIDTH = 320  # of `tiny`, on which a dry run tries everything
 
 
 def load(name: str, device: str, dtype: str) -> LanguageModel:
@@ -65,7 +68,7 @@ def load(name: str, device: str, dtype: str) -> LanguageModel:
         return load_model(name, Loading(device=device, dtype=dtype))
     hidden, inner, layers, heads, groups, tied = SHAPES[name]
     config = Qwen3Config(
-        vocab_size=WIDTH,
+        vocab_size=TINY_WIDTH if name == "tiny" else WIDTH,
         hidden_size=hidden,
         intermediate_size=inner,
         num_hidden_layers=layers,
@@ -196,10 +199,10 @@ def timed(work: Callable[[], object], device: str, clock: Callable[[], float]) -
     return clock() - begin
 
 
-def matrix_rate(size: int = 8192) -> float:
-    """Measure the rate of a bfloat16 product on a GPU, FLOP/s: the median of ten."""
-    a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
-    seconds = [timed(lambda: a @ b, "cuda", time.perf_counter) for _ in range(13)]
+def matrix_rate(size: int = 8192, device: str = "cuda") -> float:
+    """Measure the rate of a bfloat16 product on a device, FLOP/s: the median of ten."""
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16)
+    seconds = [timed(lambda: a @ b, device, time.perf_counter) for _ in range(13)]
     return 2 * size**3 / median(seconds[3:])
 
 
@@ -215,23 +218,71 @@ def flops(models: Sequence[LanguageModel], job: Job) -> float:
     return total
 
 
+class Speed(NamedTuple):
+    """How fast one way is.
+
+    Attributes:
+        way: Its name.
+        tokens: Response tokens, as count x length.
+        rounds: How often it was timed.
+        rate: Response tokens per second, the median over rounds; 0 if memory ran out.
+        of_bare: Ratio to the bare work of its own round, the median.
+        low: The smallest of these ratios.
+        high: The largest.
+        gib: Peak memory: on a GPU beside the weights, on the CPU of the whole process so far.
+        mfu: Model FLOP utilisation, weights only, against a measured product; None on the CPU.
+    """
+
+    way: str
+    tokens: str
+    rounds: int
+    rate: float
+    of_bare: float
+    low: float
+    high: float
+    gib: float
+    mfu: float | None
+
+
 def measure(
-    options: argparse.Namespace, models: Sequence[LanguageModel], length: int, ways: Sequence[str]
-) -> list[str]:
-    """Time some ways on responses of one length, and return a row for each."""
+    models: Sequence[LanguageModel],
+    ways: Sequence[str],
+    *,
+    count: int,
+    prompt: int,
+    length: int,
+    rounds: int,
+    batch_tokens: int | None = None,
+    script_rollouts: int = 2,
+    product_rate: float | None = None,
+    cpu_time: bool = False,
+) -> list[Speed]:
+    """Time some ways on responses of one length.
+
+    Args:
+        models: Teacher and student.
+        ways: Names of the ways; `bare` among them.
+        count: Number of rollouts.
+        prompt: Tokens of a prompt.
+        length: Most tokens of a response.
+        rounds: How often each way is timed.
+        batch_tokens: Most tokens of a batch; None: by the memory that is free.
+        script_rollouts: Rollouts of the way `script`.
+        product_rate: FLOP/s of a product of matrices on this device, to measure against.
+        cpu_time: Whether the process's own time counts.
+    """
     teacher, student = models
     device = student.model.device.type
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    count = max(1, options.rollouts * options.response[0] // length)
+    clock = time.process_time if cpu_time else time.perf_counter
     ids = min(IDS, teacher.width, student.width)
-    inputs = make_inputs(ids, count, options.prompt, length, seed=0)
-    size = options.batch_tokens or default_batch_tokens(list(models))
+    inputs = make_inputs(ids, count, prompt, length, seed=0)
+    size = batch_tokens or default_batch_tokens(list(models))
     read = inputs.sequences
     job = Job(read, Measures(K_GRID), ids, chunk_rows(ids, device), teacher, {"student": student})
     with_kernel = job._replace(measures=job.measures._replace(fused=True))
     batches = plan_batches(read.lengths, size)
     tokens = int(read.responses.offsets[-1])
-    few = min(options.script_rollouts, count)
+    few = min(script_rollouts, count)
     parts = plan_parts(read.responses.lengths, 262_144)
 
     def scored(job: Job) -> None:
@@ -258,7 +309,7 @@ def measure(
     weights = torch.cuda.memory_allocated() if device == "cuda" else 0
     bare(job, batches[-1:])
     segment_responses([np.zeros(1, np.int64)], [b" "], np.zeros(1, np.bool_))  # imports nltk
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         for way in ways:
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -273,23 +324,16 @@ def measure(
             else:
                 memory[way] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             print(f"{way:6s} {speeds[way][-1]:10.1f} tokens/s", flush=True)
-    where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-    if device == "cpu":
-        where += f", {torch.get_num_threads()} threads" + (", CPU time" * options.cpu_time)
-    rate = matrix_rate() if device == "cuda" else None
-    work = flops(models, job)
-    what = (
-        f"{date.today()} | {where} | {torch.__version__} | {Path(options.teacher).name} | "
-        f"{Path(options.student).name} | {count} x {length}"
-    )
+    work_of_token = flops(models, job)
     rows = []
-    for way, found in speeds.items():
-        ratios = [one / bare for one, bare in zip(found, speeds["bare"], strict=True)]
-        used = "" if rate is None else f"{work * median(found) / rate:.2f}"
+    for way, rates in speeds.items():
+        ratios = [one / bare for one, bare in zip(rates, speeds["bare"], strict=True)]
+        rate = median(rates)
+        mfu = None if product_rate is None else work_of_token * rate / product_rate
         rows.append(
-            f"| {what} | {options.rounds} | {way} | {median(found):.1f} | {median(ratios):.3f} | "
-            f"{min(ratios):.3f} - {max(ratios):.3f} | {memory[way] / 2**30:.2f} | {used} |"
-        )
+            Speed(way, f"{count} x {length}", rounds, rate, median(ratios), min(ratios),
+                  max(ratios), memory[way] / 2**30, mfu)
+        )  # fmt: skip
     return rows
 
 
@@ -321,10 +365,32 @@ def main() -> None:
     dtype = default_dtype(device) if device == "cpu" else "bfloat16"
     models = [load(name, device, dtype) for name in (options.teacher, options.student)]
     ours = ["bare", "score"] + ["fused"] * (device == "cuda")
+    where = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    if device == "cpu":
+        where += f", {torch.get_num_threads()} threads" + (", CPU time" * options.cpu_time)
+    names = f"{Path(options.teacher).name} | {Path(options.student).name}"
     for length in options.response:
         others = ["plain", "script"] if length == options.response[0] else []
         ways = ["bare", *options.ways.split(",")] if options.ways else ours + others
-        rows = measure(options, models, length, list(dict.fromkeys(ways)))
+        speeds = measure(
+            models,
+            list(dict.fromkeys(ways)),
+            count=max(1, options.rollouts * options.response[0] // length),
+            prompt=options.prompt,
+            length=length,
+            rounds=options.rounds,
+            batch_tokens=options.batch_tokens,
+            script_rollouts=options.script_rollouts,
+            product_rate=matrix_rate() if device == "cuda" else None,
+            cpu_time=options.cpu_time,
+        )
+        rows = [
+            f"| {date.today()} | {where} | {torch.__version__} | {names} | {one.tokens} | "
+            f"{one.rounds} | {one.way} | {one.rate:.1f} | {one.of_bare:.3f} | "
+            f"{one.low:.3f} - {one.high:.3f} | {one.gib:.2f} | "
+            f"{'' if one.mfu is None else f'{one.mfu:.2f}'} |"
+            for one in speeds
+        ]
         if not RESULTS.exists():
             RESULTS.write_text(HEADER)
         with RESULTS.open("a") as file:

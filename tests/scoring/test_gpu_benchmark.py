@@ -1,0 +1,83 @@
+"""The whole command for a GPU at its smallest size: on the CPU, and on a GPU that is none."""
+
+import json
+import time
+
+import pytest
+
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.report import FAILED, Setting, Step, UnavailableError, run_steps
+from tests.scoring.cuda_stand_in import cuda_stand_in
+
+STEPS = (
+    *("exact columns", "fused kernel", "whole models", "determinism", "memory", "product"),
+    *("8B and 1.7B", "other kernels", "attention", "quantised teacher"),
+)
+
+
+def run(folder, device, skip):
+    out = folder / "gpu.md"
+    code = main(["--tiny", "--device", device, "--out", str(out), "--skip", skip])
+    return code, json.loads(out.with_suffix(".json").read_text())["steps"], out.read_text()
+
+
+def test_all_of_it_runs_on_the_cpu(tmp_path):
+    pytest.importorskip("triton")
+    # A process of its own for a device is what test_workers is about.
+    code, steps, page = run(tmp_path, "cpu", "workers,1.7B and 0.6B")
+    assert code == 0, steps
+    assert tuple(step["name"] for step in steps) == STEPS
+    assert [step["name"] for step in steps if step["state"] != "done"] == ["quantised teacher"]
+    for step in steps[:5]:
+        assert step["rows"]
+        assert all(row["ok"] for row in step["rows"])
+        assert f"## {step['name']}" in page
+    kernels = {row["way"]: row for row in steps[7]["rows"]}
+    assert kernels["score, fused kernel"]["largest difference from float64, nat"] < 1e-4
+    speeds = {(row["length"], row["way"]): row["tokens/s"] for row in steps[6]["rows"]}
+    assert set(speeds) == {(8, "bare"), (8, "score")}
+
+
+def test_its_branches_for_a_gpu_run_too(tmp_path):
+    """Speeds and memory are none, but every call for them is made."""
+    skip = "workers,1.7B and 0.6B,memory,fused kernel,determinism,attention"
+    with cuda_stand_in():
+        code, steps, _ = run(tmp_path, "cuda", skip)
+    assert code == 0, steps
+    by_name = {step["name"]: step for step in steps}
+    ways = {row["way"] for row in by_name["8B and 1.7B"]["rows"]}
+    assert ways == {"bare", "score", "fused"}
+    assert all(row["MFU"] > 0 for row in by_name["8B and 1.7B"]["rows"])
+    assert all(row["ok"] for row in by_name["whole models"]["rows"])
+    assert len(by_name["quantised teacher"]["rows"]) == 2
+
+
+def test_a_step_that_fails_or_does_not_fit_is_a_row_and_not_the_end(tmp_path):
+    def fails(_):
+        yield {"n": 1, "ok": True}
+        raise ValueError("no\nsecond line")
+
+    def wrong(_):
+        yield {"n": 1, "ok": False}
+
+    def lacks(_):
+        raise UnavailableError("not here")
+        yield
+
+    def hangs(_):
+        time.sleep(60)
+        yield
+
+    setting = Setting("cpu", False, tmp_path, tmp_path)
+    rows = (("fails", 0.0, fails), ("wrong", 0.0, wrong), ("lacks", 0.0, lacks),
+            ("long", 99.0, fails), ("hangs", 0.0, hangs))  # fmt: skip
+    steps = [Step(name, "", seconds, work) for name, seconds, work in rows]
+    wrote: list[int] = []
+    done = run_steps(steps, setting, 2.0, lambda so_far: wrote.append(len(so_far)))
+    assert wrote == [1, 2, 3, 4, 5]
+    assert [one.state for one in done] == [FAILED, FAILED, "skipped", "skipped", FAILED]
+    assert done[0].reason == "ValueError: no"
+    assert done[0].rows == [{"n": 1, "ok": True}]
+    assert done[1].reason == "a check failed"
+    assert "takes about 99 s" in done[3].reason
+    assert "no end after" in done[4].reason
