@@ -205,6 +205,8 @@ def study_power(
     print("No: the answer is no, which is wrong, under some checkpoint.\n")
     print("| question | planted | found, % | alone, % | no, % |\n|---|---|---|---|---|")
     for question in questions:
+        if question not in PLANTED:  # loss-off, whose tokens have to be sampled, has its own study
+            continue
         analysis = QUESTIONS[question].analysis
         if analysis in analyses:
             said = study.said(ask_planted, question, analysis, seeds)

@@ -39,6 +39,8 @@ def check(
     tokenizer: model_options.Tokenizer = None,
     dtype: model_options.Dtype = None,
     device: model_options.Device = None,
+    teacher_states: model_options.TeacherStates = None,
+    teacher_norm: model_options.TeacherNorm = False,
     attn: model_options.Attn = None,
     revision: model_options.Revision = None,
     trust_remote_code: model_options.TrustCode = False,

@@ -10,6 +10,23 @@ MODELS = "Models"
 DEVICES = "Devices and memory"
 
 Teacher = Annotated[str, typer.Option(metavar="PATH", help="Teacher: a folder or hub id.")]
+TeacherStates = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The teacher's final hidden states, a safetensors file for each rollout; of --teacher "
+        "only norm and head are then read.",
+        rich_help_panel=MODELS,
+    ),
+]
+TeacherNorm = Annotated[
+    bool,
+    typer.Option(
+        "--teacher-norm",
+        help="Take these states through the teacher's final norm: they were written before it.",
+        rich_help_panel=MODELS,
+    ),
+]
 Students = Annotated[
     list[str],
     typer.Option(

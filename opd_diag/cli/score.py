@@ -64,6 +64,8 @@ def score(
             metavar="4|8", help="Quantise the teacher (bitsandbytes).", rich_help_panel=MODELS
         ),
     ] = None,
+    teacher_states: model_options.TeacherStates = None,
+    teacher_norm: model_options.TeacherNorm = False,
     device_map: Annotated[
         str | None,
         typer.Option(

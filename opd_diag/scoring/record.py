@@ -224,7 +224,7 @@ def open_record(
     *,
     fingerprint: Mapping[str, Any],
     parts: Sequence[Part],
-    teacher: str,
+    teacher: Model,
     rollouts: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> RunRecord:
@@ -234,7 +234,7 @@ def open_record(
         folder: The run, held by its lock.
         fingerprint: What identifies the run, JSON values.
         parts: Its parts.
-        teacher: Folder or hub id of the teacher.
+        teacher: The teacher, and where its part comes from.
         rollouts: What was seen while the rollouts were read.
         say: Told if the folder is taken over from another run of which no part was finished.
 
@@ -284,7 +284,7 @@ def open_record(
     manifest = Manifest(
         fingerprint=dict(fingerprint),
         parts=tuple(parts),
-        teacher=Model(teacher),
+        teacher=teacher,
         rollouts=dict(rollouts),
         versions=_versions(),
     )

@@ -24,10 +24,11 @@ from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
+from opd_diag.scoring.teachers.source import check_source
 from opd_diag.tables.checksums import checksum, digest_table
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import check_path, remove_leftovers, run_lock
-from opd_diag.tables.manifest import SCHEMA_VERSION
+from opd_diag.tables.manifest import SCHEMA_VERSION, Model
 from opd_diag.tables.parquet import write_table
 from opd_diag.tables.rollouts import (
     ROLLOUTS_NAME,
@@ -59,6 +60,8 @@ def score(
     device: str | None = None,
     teacher_device: str | None = None,
     teacher_bits: int | None = None,
+    teacher_states: str | None = None,
+    teacher_norm: bool = False,
     device_map: str | None = None,
     devices: Sequence[str] | None = None,
     engine: str = "local",
@@ -99,6 +102,11 @@ def score(
         device: Device of the students and of all logits; a GPU if there is one.
         teacher_device: Device of the teacher; by default that of the students.
         teacher_bits: 4 or 8 quantises the teacher's weights (bitsandbytes).
+        teacher_states: Folder of the teacher's final hidden states, one safetensors file for each
+            rollout with `token_ids` and `hidden_states`; of the teacher only norm and head are
+            then read.
+        teacher_norm: Take these states through the teacher's final norm: they were written before
+            it.
         device_map: `auto` spreads the teacher over all devices (accelerate).
         devices: Devices of this machine that share the parts, a process for each, such as
             `("cuda:0", "cuda:1")`. One that dies costs the part that it was scoring.
@@ -148,6 +156,7 @@ def score(
     check_workers(engine=engine, devices=devices, workers=workers, others=placed)
     here = () if engine == "ray" else (device, teacher_device, *(devices or ()))
     check_loading(dtype=dtype, devices=here, bits=teacher_bits, device_map=device_map)
+    source = check_source(teacher_states, teacher_norm)
     segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
@@ -194,6 +203,7 @@ def score(
                 "rollouts": digest_table(without_empty(inputs.table)),
                 "teacher": fingerprint(teacher, **origin),
                 "teacher_bits": teacher_bits,
+                **source.fingerprint(),
                 "tokenizer": digest_table(inputs.vocab),
                 "k_grid": list(k_grid),
                 "union_k": union_k,
@@ -204,7 +214,7 @@ def score(
                 "part_tokens": part_tokens,
             },
             parts=plan_parts(inputs.sequences.responses.lengths, part_tokens),
-            teacher=teacher,
+            teacher=Model(teacher, source=source.name),
             rollouts=rollouts.report,
             say=display.say,
         )
@@ -224,7 +234,7 @@ def score(
                 shared=inputs.shared,
                 segmenter=segmenter,
                 measures=Measures(k_grid, union_k, temperature, fused),
-                models=Models(teacher, pending, teacher_loading, student_loading),
+                models=Models(teacher, pending, teacher_loading, student_loading, source),
             )
             lengths = inputs.sequences.responses.lengths
             sample = sample_rollouts(lengths if noise_floor == "on" else lengths[:0], seed)

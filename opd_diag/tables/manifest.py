@@ -48,12 +48,14 @@ class Model:
         trust_remote_code: Whether code that came with it could run.
         dtype: Dtype that it was loaded with, once it was.
         logits: Number of its logits, padding ids included.
+        source: Of the teacher: `weights`, or what its part comes from in their place.
     """
 
     path: str
     trust_remote_code: bool = False
     dtype: str | None = None
     logits: int | None = None
+    source: str | None = None
 
 
 @dataclass
@@ -214,7 +216,7 @@ class Manifest:
         )
 
 
-_MODEL_KEYS = ("path", "trust_remote_code", "dtype", "logits")
+_MODEL_KEYS = ("path", "trust_remote_code", "dtype", "logits", "source")
 _CHECKPOINT_KEYS = (
     "path",
     "fingerprint",

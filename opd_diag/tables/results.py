@@ -38,6 +38,7 @@ def write_results(
     checkpoints: Sequence[str],
     run_checkpoints: Sequence[str],
     retokenised: int = 0,
+    teacher_source: str = "weights",
 ) -> list[Path]:
     """Check the tables of one analysis and write them, each complete or not at all.
 
@@ -51,6 +52,7 @@ def write_results(
         checkpoints: The checkpoints that they cover.
         run_checkpoints: All checkpoints of the run.
         retokenised: Rollouts of the run that were tokenised again from text.
+        teacher_source: Where the teacher's part of the scores comes from.
 
     Returns:
         The paths written.
@@ -66,6 +68,7 @@ def write_results(
         "checkpoints": list(checkpoints),
         "run_checkpoints": list(run_checkpoints),
         "retokenised": retokenised,
+        "teacher_source": teacher_source,
         "versions": {name: version(name) for name in ("opd-diag", "polars", "numpy")},
     }
     texts = {

@@ -149,6 +149,11 @@ class Run:
         return digest(made_from)
 
     @property
+    def teacher_source(self) -> str:
+        """Where the teacher's part of the scores comes from: `weights`, or what stands for them."""
+        return self.manifest.teacher.source or "weights"
+
+    @property
     def results_folder(self) -> Path:
         """Folder of the result tables."""
         return self.path / "results"
@@ -250,6 +255,7 @@ class Run:
             checkpoints=checkpoints,
             run_checkpoints=self._complete(),
             retokenised=int((~self.rollouts["token_exact"]).sum()),
+            teacher_source=self.teacher_source,
         )
 
     def results(self, folder: Path | None = None) -> list[str]:

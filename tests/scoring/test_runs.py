@@ -25,6 +25,7 @@ from opd_diag.errors import (
     TableError,
 )
 from opd_diag.scoring.engines import worker
+from opd_diag.scoring.parts import jobs
 from opd_diag.scoring.parts import noise as noise_module
 from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.parts.noise import noise_floor, sample_rollouts
@@ -145,7 +146,8 @@ def bodies(monkeypatch) -> list[tuple[str, int]]:
         ran.append((model.name, sum(len(responses[i]) for i in numbers)))
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(part_module, "response_states", states)
+    for module in (part_module, jobs):
+        monkeypatch.setattr(module, "response_states", states)
     monkeypatch.setattr(
         worker, "noise_floors", lambda job, *_, **__: dict.fromkeys(job.students, NoiseFloor())
     )
@@ -414,7 +416,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(model, prompts, responses, numbers)
 
-    monkeypatch.setattr(part_module, "response_states", states)
+    for module in (part_module, jobs):
+        monkeypatch.setattr(module, "response_states", states)
     run = score(
         rollouts,
         teacher=teacher,
@@ -434,7 +437,8 @@ def test_a_rollout_that_never_fits_is_one_line(rollouts, teacher, student, folde
     def states(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr(part_module, "response_states", states)
+    for module in (part_module, jobs):
+        monkeypatch.setattr(module, "response_states", states)
     with pytest.raises(ModelError, match="one of 46 tokens does not fit into memory alone"):
         score(rollouts, teacher=teacher, students=student, out=folder)
 

@@ -25,13 +25,12 @@ ADVICE: Mapping[str, str] = {
 def findings(loss_audit: pl.DataFrame) -> list[Finding]:
     """Ask about the trainer's loss under one checkpoint, with signs of whole prompts flipped.
 
-    It is the last checkpoint that sampled the tokens, for a loss of sampled tokens; for a loss of
-    whole sets of tokens, or where it is not known who sampled, the last one.
+    It is the last checkpoint that sampled the tokens, for a loss of sampled tokens, which is asked
+    about of no other; for a loss of whole sets of tokens the last one.
     """
     rows = loss_audit.filter("trainer_loss")
     loss = rows["estimator"][-1]
-    sampled = loss.startswith("k")
-    if sampled and not rows["sampled_here"].is_null().all():
+    if loss.startswith("k"):
         known = rows.filter("sampled_here")
         if known.is_empty():
             return [_not_asked(rows["checkpoint"][-1], loss, rows["reason"][-1])]

@@ -214,7 +214,7 @@ class Scheduler:
                 f"the teacher's hidden states would take {size / 1e9:.3g} GB of {folder}: too "
                 "much to keep; it runs again for further checkpoints"
             )
-        elif new:
+        elif new and size:
             until = (
                 "" if self._choices.keep_teacher_states else " until the last checkpoint is scored"
             )

@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
         students: Their names.
         more: Whether other students come after them.
         batch_tokens: The size of a batch that its free memory suggests.
-        state_bytes: Bytes of one of the teacher's hidden states.
+        state_bytes: Bytes of one of the teacher's hidden states; 0: they are given.
     """
 
     students: tuple[str, ...]
@@ -90,7 +90,7 @@ class Worker:
             students=tuple(job.students),
             more=bool(self._left),
             batch_tokens=default_batch_tokens([job.teacher, *job.students.values()]),
-            state_bytes=job.teacher.state_bytes,
+            state_bytes=0 if job.given else job.teacher.state_bytes,
         )
 
     def score(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +22,34 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(frozen=True)
+class HeadOnly:
+    """What stands for a model of which only norm and head are here.
+
+    Attributes:
+        config: The model's config.
+        dtype: Dtype of the hidden states.
+        device: Where the norm is.
+        size: Bytes of norm and head.
+    """
+
+    config: Any
+    dtype: torch.dtype
+    device: torch.device
+    size: int
+
+    def get_memory_footprint(self) -> int:
+        """Return the bytes of norm and head."""
+        return self.size
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """A model ready for scoring.
 
     Attributes:
         name: Folder or hub id.
-        model: The whole model.
-        body: What turns ids into final hidden states.
+        model: The whole model, or what stands for it where only norm and head are here.
+        body: What turns ids into final hidden states; of norm and head alone the norm, or nothing.
         head: The whole output head, on the device where logits are compared.
     """
 
@@ -91,6 +112,22 @@ def response_states(
     states = model.hidden_states(torch.from_numpy(ids)).flatten(0, 1)
     rows = torch.from_numpy(np.concatenate(wanted)).to(states.device)
     return states[rows].to(model.head.weight.device)
+
+
+@torch.inference_mode()
+def through_norm(model: LanguageModel, states: Tensor) -> Tensor:
+    """Take given hidden states through the norm of a model whose layers are not here.
+
+    Args:
+        model: Norm and head.
+        states: As they were written. Shape (rows, hidden).
+
+    Returns:
+        In the dtype of the model, on the device of its head. Shape (rows, hidden).
+    """
+    states = states.to(device=model.model.device, dtype=model.model.dtype)
+    normed: Tensor = model.body(states)
+    return normed.to(model.head.weight.device)
 
 
 @torch.inference_mode()

@@ -181,9 +181,7 @@ def find_head(name: str, model: "PreTrainedModel", device: str) -> Head:
     weight = getattr(layer, "weight", None)
     if weight is None or weight.ndim != 2 or not weight.is_floating_point():
         raise ModelError(f"{name}: no linear output head; expected one of floating-point weights")
-    config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
-    soft_cap = getattr(config, "final_logit_softcapping", None)
+    scale, soft_cap = head_settings(model.config)
     bias = getattr(layer, "bias", None)
     if weight.device.type == "meta":
         from accelerate.utils import align_module_device
@@ -191,6 +189,17 @@ def find_head(name: str, model: "PreTrainedModel", device: str) -> Head:
         with align_module_device(layer, execution_device=torch.device(device)):
             return as_head(layer.weight, bias, scale=scale, soft_cap=soft_cap, device=device)
     return as_head(weight, bias, scale=scale, soft_cap=soft_cap, device=device)
+
+
+def head_settings(config: Any) -> tuple[float, float | None]:
+    """Return the scale of a model's logits, and their soft cap, None without one.
+
+    Args:
+        config: The model's config, as transformers reads it.
+    """
+    config = config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
+    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 def context_of(config: Any) -> int | None:

@@ -5,13 +5,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from opd_diag.errors import RolloutError, faults
+from opd_diag.errors import ModelError, RolloutError, faults
 from opd_diag.scoring.columns.measures import Measures
-from opd_diag.scoring.models.forward import LanguageModel, verify_head
+from opd_diag.scoring.models.forward import (
+    LanguageModel,
+    response_states,
+    through_norm,
+    verify_head,
+)
 from opd_diag.scoring.models.loading import Loading, context_of, load_model
+from opd_diag.scoring.models.norm_and_head import load_norm_and_head
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
+from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states, rows_of
+from opd_diag.scoring.teachers.source import TeacherSource
 from opd_diag.text.vocabulary import check_ids
 
 _SHARE_FOR_WEIGHTS = 0.6
@@ -28,6 +37,7 @@ class Job(NamedTuple):
         chunk_rows: Rows that go through the output heads at a time.
         teacher: The teacher.
         students: Students by name.
+        given: The teacher's hidden states, where its layers are not here.
     """
 
     sequences: Sequences
@@ -36,6 +46,19 @@ class Job(NamedTuple):
     chunk_rows: int
     teacher: LanguageModel
     students: Mapping[str, LanguageModel]
+    given: GivenStates | None = None
+
+    def teacher_states(self, rollouts: NDArray[np.integer]) -> torch.Tensor:
+        """Return the teacher's hidden states at the response tokens of some rollouts, in order.
+
+        Shape (rows, hidden), on the device of its head.
+        """
+        _, prompts, responses = self.sequences
+        numbers = [int(rollout) for rollout in rollouts]
+        if self.given is None:
+            return response_states(self.teacher, prompts, responses, numbers)
+        states = rows_of(self.given, prompts, responses, numbers)
+        return through_norm(self.teacher, states)
 
 
 class Models(NamedTuple):
@@ -46,12 +69,14 @@ class Models(NamedTuple):
         students: Folders or hub ids of the students by name.
         teacher_loading: How the teacher is loaded.
         student_loading: How the students are loaded.
+        source: Where the teacher's part comes from.
     """
 
     teacher: str
     students: Mapping[str, str]
     teacher_loading: Loading
     student_loading: Loading
+    source: TeacherSource = TeacherSource()
 
 
 def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Job]:
@@ -71,16 +96,24 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
             than its context.
     """
     ids = _first_tokens(inputs.sequences)
-    teacher = load_model(models.teacher, models.teacher_loading)
+    given: GivenStates | None = None
+    if models.source.states is None:
+        teacher = load_model(models.teacher, models.teacher_loading)
+        _check_context(inputs, teacher, inputs.sequences.teacher_prompts)
+        verify_head(teacher, ids)
+    else:
+        norm = models.source.norm
+        teacher = load_norm_and_head(models.teacher, models.teacher_loading, norm=norm)
+        given = _given_states(inputs, models.source.states, teacher)
     check_ids(inputs.table, teacher.width)
-    _check_context(inputs, teacher, inputs.sequences.teacher_prompts)
-    verify_head(teacher, ids)
     device = str(teacher.head.weight.device)
     group: dict[str, LanguageModel] = {}
     n_ids = 0
 
     def job() -> Job:
-        return Job(inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), teacher, group)
+        return Job(
+            inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), teacher, group, given
+        )
 
     for name, path in models.students.items():
         if group and not _room_for_another(teacher, list(group.values())):
@@ -96,6 +129,17 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
             group = {}
         group[name], n_ids = student, own_ids
     yield job()
+
+
+def _given_states(inputs: Inputs, folder: str, teacher: LanguageModel) -> GivenStates:
+    _, prompts, responses = inputs.sequences
+    given = find_states(folder, prompts, responses, inputs.table["rollout_id"].to_list())
+    if given.width != teacher.hidden:
+        raise ModelError(
+            f"{folder}: hidden states of width {given.width}; expected {teacher.hidden}, that of "
+            f"the head of {teacher.name}"
+        )
+    return given
 
 
 def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> None:

@@ -95,7 +95,7 @@ def score_and_write_part(
     known = states_folder.read(number, plan.states)
     if plan.states is not None and known is None:
         report("say", f"{states_folder.path(number)}: damaged; the teacher runs again")
-    teacher = PartStates(known, wanted=plan.keep_states and known is None)
+    teacher = PartStates(known, wanted=plan.keep_states and known is None and job.given is None)
 
     def attempt(batch_tokens: int) -> dict[str, ScoredPart]:
         counter = Counter(report, len(job.students))
@@ -176,7 +176,7 @@ def score_part(
         if teacher.known:
             states = teacher.at(torch.from_numpy(rows), job.teacher.head.weight.device)
         else:
-            states = _teacher_states(job, rollouts)
+            states = job.teacher_states(rollouts)
             teacher.gather(torch.from_numpy(rows), states, part.rows)
         places = torch.from_numpy(rows).to(states.device)
         chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
@@ -207,15 +207,10 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     responses = job.sequences.responses
     tokens = np.concatenate([responses[i] for i in rollouts])
     chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
-    states = _teacher_states(job, rollouts)
+    states = job.teacher_states(rollouts)
     for name, columns, _, _ in _score_batch(job, rollouts, tokens, states, Buffers()):
         chunks[name].append(columns)
     return {name: _to_host(columns) for name, columns in chunks.items()}
-
-
-def _teacher_states(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
-    _, prompts, responses = job.sequences
-    return response_states(job.teacher, prompts, responses, [int(i) for i in rollouts])
 
 
 def _score_batch(

@@ -32,6 +32,8 @@ from opd_diag.scoring.preflight.findings import (
 from opd_diag.scoring.preflight.one_batch import BatchResult, choose_batch, score_one_batch
 from opd_diag.scoring.preflight.resources import cost_findings, plan_findings
 from opd_diag.scoring.sequences import Inputs, Origin, read_inputs
+from opd_diag.scoring.teachers.hidden_states import GivenStates
+from opd_diag.scoring.teachers.source import check_source
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.files import check_path
 from opd_diag.tables.rollouts import Rollouts
@@ -60,6 +62,8 @@ def check(
     temperature: float = 1.0,
     dtype: str | None = None,
     device: str | None = None,
+    teacher_states: str | None = None,
+    teacher_norm: bool = False,
     attn: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -81,6 +85,8 @@ def check(
         temperature: Both models' logits are divided by it.
         dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
         device: Where both models go; a GPU if there is one.
+        teacher_states: Folder of the teacher's final hidden states, as for `score`.
+        teacher_norm: Take these states through the teacher's final norm.
         attn: Attention implementation, as transformers names it.
         revision: Branch, tag or commit of hub ids.
         trust_remote_code: Whether code that comes with a model may run.
@@ -102,6 +108,7 @@ def check(
         max_response_tokens=max_response_tokens,
     )
     check_loading(dtype=dtype, devices=(device,))
+    source = check_source(teacher_states, teacher_norm)
     names = named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     findings = rollout_findings(rollouts)
@@ -135,7 +142,7 @@ def check(
             origin=origin,
         )
         measures = Measures(check_grid(K_GRID, inputs.vocab.height), 16, temperature)
-        for group in load_jobs(inputs, measures, Models(teacher, names, how, how)):
+        for group in load_jobs(inputs, measures, Models(teacher, names, how, how, source)):
             for name, student in group.students.items():
                 job = group._replace(students={name: student})
                 about = [
@@ -188,6 +195,9 @@ def _model_findings(job: Job, origin: Origin) -> list[Finding]:
     (student,) = job.students.values()
     findings = []
     for role, model in (("teacher", job.teacher), ("student", student)):
+        if job.given is not None and role == "teacher":
+            findings.append(_given_finding(model, job.given))
+            continue
         saved = _saved_dtype(model.name, origin)
         findings.append(
             Finding(
@@ -199,6 +209,16 @@ def _model_findings(job: Job, origin: Origin) -> list[Finding]:
             )
         )
     return findings
+
+
+def _given_finding(teacher: LanguageModel, given: GivenStates) -> Finding:
+    normed = "taken through its norm" if len(list(teacher.body.parameters())) else "as they stand"
+    return Finding(
+        GREEN,
+        "teacher",
+        f"hidden states of {given.folder} for every rollout, {normed}; its head has "
+        f"{teacher.width:,} logits, its layers are not loaded",
+    )
 
 
 def _saved_dtype(name: str, origin: Origin) -> object:

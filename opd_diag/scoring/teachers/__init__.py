@@ -1,0 +1,1 @@
+"""Where the teacher's part comes from when its weights are not here."""
