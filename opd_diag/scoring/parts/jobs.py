@@ -5,21 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from opd_diag.errors import ModelError, RolloutError, faults
 from opd_diag.scoring.columns.measures import Measures
 from opd_diag.scoring.models.forward import (
     LanguageModel,
-    response_states,
-    through_norm,
     verify_head,
 )
 from opd_diag.scoring.models.loading import Loading, context_of, load_model
 from opd_diag.scoring.models.norm_and_head import load_norm_and_head
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
-from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states, rows_of
+from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states
 from opd_diag.scoring.teachers.source import TeacherSource
 from opd_diag.text.vocabulary import check_ids
 
@@ -47,18 +44,6 @@ class Job(NamedTuple):
     teacher: LanguageModel
     students: Mapping[str, LanguageModel]
     given: GivenStates | None = None
-
-    def teacher_states(self, rollouts: NDArray[np.integer]) -> torch.Tensor:
-        """Return the teacher's hidden states at the response tokens of some rollouts, in order.
-
-        Shape (rows, hidden), on the device of its head.
-        """
-        _, prompts, responses = self.sequences
-        numbers = [int(rollout) for rollout in rollouts]
-        if self.given is None:
-            return response_states(self.teacher, prompts, responses, numbers)
-        states = rows_of(self.given, prompts, responses, numbers)
-        return through_norm(self.teacher, states)
 
 
 class Models(NamedTuple):

@@ -17,7 +17,7 @@ from opd_diag.scoring.columns.buffers import Buffers
 from opd_diag.scoring.columns.gradients import TypeSums
 from opd_diag.scoring.columns.measures import Columns
 from opd_diag.scoring.columns.rows import Rows, score_rows
-from opd_diag.scoring.models.forward import LanguageModel, response_states
+from opd_diag.scoring.models.forward import LanguageModel, response_states, through_norm
 from opd_diag.scoring.models.heads import Head
 from opd_diag.scoring.parts.alignment import count_differences, pack
 from opd_diag.scoring.parts.batches import plan_batches, with_smaller_batches
@@ -26,6 +26,7 @@ from opd_diag.scoring.parts.teacher_states import PartStates, StatesFolder
 from opd_diag.scoring.parts.token_frame import flat, key_columns, part_responses, token_frame
 from opd_diag.scoring.progress import Counter, Report
 from opd_diag.scoring.sequences import Inputs
+from opd_diag.scoring.teachers.hidden_states import rows_of
 from opd_diag.tables.checksums import Checksum, checksum
 from opd_diag.tables.gradients import GradientSums, gradients_path, write_gradients
 from opd_diag.tables.manifest import Part
@@ -176,7 +177,7 @@ def score_part(
         if teacher.known:
             states = teacher.at(torch.from_numpy(rows), job.teacher.head.weight.device)
         else:
-            states = job.teacher_states(rollouts)
+            states = _teacher_states(job, rollouts)
             teacher.gather(torch.from_numpy(rows), states, part.rows)
         places = torch.from_numpy(rows).to(states.device)
         chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
@@ -207,10 +208,19 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     responses = job.sequences.responses
     tokens = np.concatenate([responses[i] for i in rollouts])
     chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
-    states = job.teacher_states(rollouts)
+    states = _teacher_states(job, rollouts)
     for name, columns, _, _ in _score_batch(job, rollouts, tokens, states, Buffers()):
         chunks[name].append(columns)
     return {name: _to_host(columns) for name, columns in chunks.items()}
+
+
+def _teacher_states(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
+    """Compute or read the teacher's hidden states at the response tokens of some rollouts."""
+    _, prompts, responses = job.sequences
+    numbers = [int(rollout) for rollout in rollouts]
+    if job.given is None:
+        return response_states(job.teacher, prompts, responses, numbers)
+    return through_norm(job.teacher, rows_of(job.given, prompts, responses, numbers))
 
 
 def _score_batch(
