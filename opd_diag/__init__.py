@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from opd_diag.analyses.score_summary import score_summary
     from opd_diag.analyses.teachability import teachability, teachability_features
     from opd_diag.exports import export, token_weights
+    from opd_diag.interventions import continuation, knock_out, replacement
     from opd_diag.plots.figures import plot
     from opd_diag.reports import report
     from opd_diag.rollouts import read_rollouts
@@ -50,14 +51,17 @@ _HOMES = {
     "Run": "opd_diag.tables.run",
     "agreement_traps": "opd_diag.analyses.agreement_traps",
     "check": "opd_diag.scoring.preflight.check",
+    "continuation": "opd_diag.interventions",
     "export": "opd_diag.exports",
     "findings": "opd_diag.analyses.findings",
     "info": "opd_diag.tables.info",
     "loss_audit": "opd_diag.analyses.loss_audit",
+    "knock_out": "opd_diag.interventions",
     "open_run": "opd_diag.tables.run",
     "plot": "opd_diag.plots.figures",
     "read_rollouts": "opd_diag.rollouts",
     "release_points": "opd_diag.analyses.release_points",
+    "replacement": "opd_diag.interventions",
     "report": "opd_diag.reports",
     "rock_tokens": "opd_diag.analyses.rock_tokens",
     "score": "opd_diag.scoring.score",
@@ -82,16 +86,19 @@ __all__ = [
     "TableError",
     "agreement_traps",
     "check",
+    "continuation",
     "datasets",
     "export",
     "findings",
     "info",
     "loss_audit",
+    "knock_out",
     "open_run",
     "plot",
     "plots",
     "read_rollouts",
     "release_points",
+    "replacement",
     "report",
     "rock_tokens",
     "score",

@@ -176,6 +176,17 @@ def distill(run: Run) -> None:
             run.figures[f"step{step}"] = grade_both(run, run.student_folder(step))
 
 
+def write_problems(run: Run) -> None:
+    """Write the problems of the rollouts and those of the accuracy, with their answers."""
+    named = [(f"p{number:03d}", problem) for number, problem in enumerate(run.asked)]
+    named += [(f"held-out-{number:03d}", problem) for number, problem in enumerate(run.held_out)]
+    rows = [
+        {"prompt_id": name, "prompt": problem.prompt, "answer": str(problem.answer)}
+        for name, problem in named
+    ]
+    write_rollouts(rows, run.out / "problems.jsonl")
+
+
 def make_rollouts(run: Run) -> None:
     """Draw the rollouts from the stored weights and measure them."""
     first, *_, last = run.settings.kept_steps
@@ -254,6 +265,7 @@ def main() -> int:
     run = prepare(QUICK if options.quick else FULL, options.out, cache)
     run.figures["threads"] = options.threads
     run.minutes["problems and tokenizer"] = (time.perf_counter() - began) / 60
+    write_problems(run)
     for stage in (train_both, distill, make_rollouts, measure_divergence):
         stage(run)
     run.figures["total"] = sum(run.minutes.values())

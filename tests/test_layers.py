@@ -27,16 +27,18 @@ MAY_SEE = {
     "exports": {"errors", "tables", "stats", "text", "analyses"},
     "plots": {"errors", "tables", "text"},
     "updates": {"errors", "tables", "stats", "text", "scoring", "analyses"},
+    "interventions": {"errors", "tables", "stats", "text", "scoring", "analyses"},
     "reports": {"errors", "tables", "stats", "text", "analyses", "exports", "plots"},
     "cli": {
         *("errors", "tables", "stats", "text"),
-        *("rollouts", "scoring", "analyses", "plots", "exports", "reports", "updates"),
+        *("rollouts", "scoring", "analyses", "plots", "exports", "reports"),
+        *("updates", "interventions"),
     },
     "__main__": {"cli"},
 }
 # Where a library may be imported; torch's pickles are read without a model.
 HOMES = {
-    "torch": ("scoring/", "updates/", "rollouts/pickles.py", "exports/formats/"),
+    "torch": ("scoring/", "updates/", "interventions/", "rollouts/pickles.py", "exports/formats/"),
     "matplotlib": ("plots/", "reports/inline_figures.py"),
 }
 HEAVY = ("torch", "transformers", "matplotlib", "scipy", "nltk", "numpy", "polars")

@@ -16,7 +16,7 @@ from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import OpdDiagError
 from opd_diag.rollouts.formats import FORMATS
 from opd_diag.tables.columns import ANALYSES as COLUMNS_OF_ANALYSES
-from opd_diag.tables.columns import RESULTS
+from opd_diag.tables.columns import INTERVENTIONS, RESULTS
 from opd_diag.tables.rollouts import Rollouts
 
 # What only one side has: paths and printing here, frames in memory and callbacks there.
@@ -41,6 +41,7 @@ COMMANDS = {
 }
 ANALYSES = [words.split()[1] for words in LEAVES if words.startswith("analyze ")]
 ANALYSES.remove("all")
+CHANGES = [words.split()[1] for words in LEAVES if words.startswith("intervene ")]
 
 
 def options(function: Callable[..., Any], without: set[str]) -> dict[str, Any]:
@@ -55,14 +56,15 @@ def listed(default: Any) -> Any:
     return default
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", [*ANALYSES, *CHANGES])
 def test_an_analysis_has_the_options_and_defaults_of_its_function(name: str) -> None:
     function = getattr(opd_diag, name.replace("-", "_"))
-    command = options(COMMANDS[name], ONLY_COMMAND)
-    assert command == options(function, ONLY_FUNCTION)
+    own = {"out"} if name in CHANGES else set()
+    command = options(COMMANDS[name], ONLY_COMMAND - own)
+    assert command == options(function, ONLY_FUNCTION - own)
 
 
-@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("name", [*ANALYSES, *CHANGES])
 def test_the_first_table_is_named_after_the_command(name: str) -> None:
     table = name.replace("-", "_")
     assert table in RESULTS
@@ -129,6 +131,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
         "export",
         "report",
         *COLUMNS_OF_ANALYSES,
+        *INTERVENTIONS,
     ):
         monkeypatch.setattr(opd_diag, name, record(name))
     return seen
@@ -156,6 +159,8 @@ def needed(words: str, folder: str) -> list[str]:
         return ["dump.jsonl", "--teacher", "t", "--student", "b"]
     if words == "export":
         return [folder, "--rule", "all", "--to", "trl", "--out", "export"]
+    if words in ("intervene knock-out", "intervene continuation"):
+        return [folder, "--verifier", "exact"]
     return [folder]
 
 
@@ -286,6 +291,7 @@ def test_short_descriptions_are_not_cut() -> None:
 
 
 def test_every_analysis_is_a_command_and_all_runs_each() -> None:
+    assert sorted(CHANGES) == sorted(name.replace("_", "-") for name in INTERVENTIONS)
     assert sorted(ANALYSES) == sorted(name.replace("_", "-") for name in COLUMNS_OF_ANALYSES)
     # Findings follow every analysis, and an update needs the models.
     assert sorted([*ORDER, "findings", "update_alignment"]) == sorted(COLUMNS_OF_ANALYSES)

@@ -62,5 +62,13 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
             "agreement_traps",
             "Are rollouts cut by the low-KL rule wrong more often than others of their prompt?",
         ),
+        "rocks-needed": Question(
+            "knock_out",
+            "Does banning rock tokens cost more accuracy than banning others as frequent?",
+        ),
+        "cut-is-lost": Question(
+            "continuation",
+            "Does the teacher fail from the cut more often than from as deep in other rollouts?",
+        ),
     }
 )

@@ -10,12 +10,13 @@ from opd_diag.errors import OpdDiagError, OptionError, first_line
 from opd_diag.text.escaping import for_terminal
 
 # The order in which they are used, which is that of the help.
-COMMANDS = ("check", "score", "info", "analyze", "plot", "report", "export")
+COMMANDS = ("check", "score", "info", "analyze", "plot", "report", "export", "intervene")
 # What an interrupted command leaves; every file is written whole or not at all.
 INTERRUPTED = {
     "score": "complete parts stay in the run; the same command goes on from there",
     "analyze": "tables that were written stay; the others are as they were before",
     "plot": "figures that were written stay",
+    "intervene": "responses that were written stay; the same command goes on from there",
 }
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 CAPTIONS: Mapping[str, str] = {
     "agreement_traps": "Where in a rollout the low-KL rule fires: a spike at 0 means from the "
     "start, not after a decline.",
+    "continuation": "How often student and teacher reach the right answer from the cut, and from "
+    "as deep in other rollouts of the problem: where it is lower, what precedes leads astray.",
     "findings": "One row is a question: an interval inside the grey band is a no, beyond it a "
     "difference matters; estimate and control stand on the right.",
     "loss_audit": "Mean of each estimator over the exact reverse KL of the same tokens: inside the "
@@ -12,6 +14,8 @@ CAPTIONS: Mapping[str, str] = {
     "loss_audit_flips": "Tokens whose own logit an estimator pushes the wrong way, or not at all.",
     "loss_bins": "Estimators over tokens sorted by their exact KL: below the diagonal the loss of "
     "large disagreements is lost.",
+    "knock_out": "What each ban costs in accuracy: rocks matter where their bar lies left of that "
+    "of the control; repeats without a ban show the noise.",
     "release_budgets": "Each row keeps some tokens; right of 1 they carry more of a quantity per "
     "token than all tokens do. Compare `release` with the controls of equal budget.",
     "release_correlation": "One point is a rollout: below the diagonal student and teacher agree "
@@ -37,6 +41,8 @@ CAPTIONS: Mapping[str, str] = {
     "release_points_positions": "Where in the response accepted release points stand.",
     "release_summary": "The rule accepts no more than noise does unless `downward` lies right of "
     "`upward` and of shuffled segments.",
+    "replacement": "What replacing one token does to the answer: rocks carry it where their bar "
+    "lies below that of other tokens as probable and as frequent.",
     "rock_composition": "Classes of tokens among rocks, among all others and in the loss: a class "
     "whose share of the loss exceeds that of the tokens is hard as a whole.",
     "rock_composition_lift": "Mean loss and gradient of each class of tokens: 1 is that of all "

@@ -16,7 +16,7 @@ from opd_diag.plots.overview import PANELS, overview
 from opd_diag.plots.saving import save_figure
 from opd_diag.plots.style import readable, style, why_blank
 from opd_diag.plots.token_strip import token_strip as draw_token_strip
-from opd_diag.tables.columns import ANALYSES, RESULTS
+from opd_diag.tables.columns import ANALYSES, INTERVENTIONS, RESULTS
 from opd_diag.tables.run import Run, open_run
 from opd_diag.text.escaping import for_file_name
 from opd_diag.text.token_strip import token_strip
@@ -132,11 +132,13 @@ def _command(tables: Iterable[str], run: Run) -> str:
         tables: Names of tables; empty for the overview.
         run: The run to analyse.
     """
-    makers = {
-        next((name for name, made in ANALYSES.items() if table in made), ALL) for table in tables
+    of = {"analyze": ANALYSES, "intervene": INTERVENTIONS}
+    known = {
+        t: (verb, name) for verb, all_of in of.items() for name in all_of for t in all_of[name]
     }
-    name = makers.pop() if len(makers) == 1 else ALL
-    return f"opd-diag analyze {name.replace('_', '-')} {run.path}"
+    makers = {known.get(table, ("analyze", ALL)) for table in tables}
+    verb, name = makers.pop() if len(makers) == 1 else ("analyze", ALL)
+    return f"opd-diag {verb} {name.replace('_', '-')} {run.path}"
 
 
 def _figure(ax: Axes) -> Figure:
@@ -179,7 +181,7 @@ def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
     chosen: dict[str, str] = {}
     for given in names:
         name = given.replace("-", "_")
-        tables: Mapping[str, object] = ANALYSES.get(name, {})
+        tables: Mapping[str, object] = {**ANALYSES, **INTERVENTIONS}.get(name, {})
         wanted = {figure: table for figure, table in known.items() if table in tables}
         if name == ALL:
             wanted = known

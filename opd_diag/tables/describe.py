@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from opd_diag.tables.columns import ANALYSES
+from opd_diag.tables.columns import ANALYSES, INTERVENTIONS
 from opd_diag.tables.columns.rollouts import ROLLOUTS, VOCAB
 from opd_diag.tables.columns.token_strip import TOKEN_STRIP
 from opd_diag.tables.columns.tokens import K_GRID, TOKENS
@@ -32,8 +32,12 @@ _RUN: Mapping[str, tuple[str, Mapping[str, tuple[Column, ...]]]] = {
 def all_tables() -> str:
     """Write the columns of every table in Markdown, one section for each command."""
     sections = dict(_RUN)
-    for name, tables in ANALYSES.items():
-        command = f"opd-diag analyze {name.replace('_', '-')}"
+    made_by = {"analyze": ANALYSES, "intervene": INTERVENTIONS}
+    commands = [
+        (of, name, tables) for of, all_of in made_by.items() for name, tables in all_of.items()
+    ]
+    for of, name, tables in commands:
+        command = f"opd-diag {of} {name.replace('_', '-')}"
         sections[f"`{command}`"] = (f"Written by `{command}` into `RUN/results`.", tables)
     blocks = [_HEAD.format(grid=", ".join(map(str, K_GRID)))]
     for title, (text, tables) in sections.items():

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 
 from opd_diag.analyses.agreement_traps.findings import findings as agreement_traps
 from opd_diag.analyses.answers import LEVEL, Finding
+from opd_diag.analyses.findings import interventions
 from opd_diag.analyses.findings.report import summary_lines
 from opd_diag.analyses.loss_audit.findings import findings as loss_audit
 from opd_diag.analyses.questions import QUESTIONS
@@ -37,13 +38,20 @@ ANSWERED_BY: Mapping[str, Asked] = {
 }
 """Who answers the questions of each analysis, from the result tables that its parameters name."""
 
+INTERVENED: Mapping[str, Asked] = {
+    "knock_out": interventions.knock_out,
+    "continuation": interventions.continuation,
+}
+"""Who answers those of interventions, which are asked only where one was made."""
+
 
 def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.DataFrame:
     """Answer the questions about a run, each by one test, from its result tables.
 
     The p of all rows are adjusted together, so that in a run in which nothing is there some
     `yes` stands with a probability of about 5 %. A question whose result tables are missing or
-    stale is not asked, and its reason names the command that makes them.
+    stale is not asked, and its reason names the command that makes them. Questions of
+    interventions are rows only where one was made.
 
     Args:
         run: A run, or its folder.
@@ -58,7 +66,9 @@ def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.D
     opened = run if isinstance(run, Run) else open_run(run)
     results = None if folder is None else Path(folder)
     asked: list[Finding] = []
-    for analysis, ask in ANSWERED_BY.items():
+    there = opened.results(results)
+    made = {name: ask for name, ask in INTERVENED.items() if name in there}
+    for analysis, ask in (*ANSWERED_BY.items(), *made.items()):
         try:
             tables = {name: opened.result(name, results) for name in needed_tables(ask)}
         except TableError as error:
@@ -138,7 +148,8 @@ _EMPTY = Finding(question=next(iter(QUESTIONS)), checkpoint="", meaning={}, advi
 
 
 def _not_asked(analysis: str, checkpoint: str, why: str) -> list[Finding]:
-    command = f"opd-diag analyze {analysis.replace('_', '-')}"
+    verb = "intervene" if analysis in INTERVENED else "analyze"
+    command = f"opd-diag {verb} {analysis.replace('_', '-')}"
     return [
         Finding(
             question=key,

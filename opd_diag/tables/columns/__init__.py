@@ -1,6 +1,7 @@
 """The columns of every table, one module for each stage.
 
-A module of an analysis names its result tables in `TABLES`; `ANALYSES` and `RESULTS` gather them.
+A module of an analysis names its result tables in `TABLES`; `ANALYSES`, `INTERVENTIONS` and
+`RESULTS` gather them.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from opd_diag.tables.columns import (
     agreement_traps,
     findings,
     loss_audit,
+    interventions,
     release_points,
     rock_tokens,
     score_summary,
@@ -28,6 +30,10 @@ ANALYSES: Mapping[str, Mapping[str, tuple[Column, ...]]] = {
     "update_alignment": update_alignment.TABLES,
 }
 
+INTERVENTIONS: Mapping[str, Mapping[str, tuple[Column, ...]]] = interventions.TABLES
+
 RESULTS: Mapping[str, tuple[Column, ...]] = {
-    name: columns for tables in ANALYSES.values() for name, columns in tables.items()
+    name: columns
+    for tables in (*ANALYSES.values(), *INTERVENTIONS.values())
+    for name, columns in tables.items()
 }

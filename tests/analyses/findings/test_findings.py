@@ -6,10 +6,10 @@ from scipy.stats import norm
 import opd_diag as od
 from opd_diag.analyses import findings as package
 from opd_diag.analyses.answers import Finding
-from opd_diag.analyses.findings import ANSWERED_BY, answer, needed_tables, summary_lines
+from opd_diag.analyses.findings import ANSWERED_BY, INTERVENED, answer, needed_tables, summary_lines
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.datasets import null_run, save_run
-from opd_diag.tables.columns import ANALYSES
+from opd_diag.tables.columns import ANALYSES, INTERVENTIONS
 
 WORDS = {
     "meaning": {"yes": "It is so.", "no": "It is not so.", "undecided": "It may be so."},
@@ -87,9 +87,10 @@ def test_the_smallest_difference_is_shown_in_four_of_five_such_runs():
 
 
 def test_questions_and_their_answerers_fit_the_analyses():
-    assert {question.analysis for question in QUESTIONS.values()} <= set(ANALYSES)
-    for analysis, ask in ANSWERED_BY.items():
-        assert set(needed_tables(ask)) <= set(ANALYSES[analysis])
+    made_by = {**ANALYSES, **INTERVENTIONS}
+    assert {question.analysis for question in QUESTIONS.values()} <= set(made_by)
+    for analysis, ask in (*ANSWERED_BY.items(), *INTERVENED.items()):
+        assert set(needed_tables(ask)) <= set(made_by[analysis])
 
 
 @pytest.fixture

@@ -1,0 +1,103 @@
+"""Answer the questions of interventions from their result tables."""
+
+import polars as pl
+
+from opd_diag.analyses.answers import Finding
+from opd_diag.tables.columns.interventions import AT_CUT, RECOVERABLE, ROCK, TEACHER
+
+MARGIN = 0.02  # difference of accuracies that is too small to matter
+
+NEEDED = {
+    "yes": "Without the rock tokens the student is right less often than without types as "
+    "frequent: it needs them.",
+    "no": "Without the rock tokens the student is right as often as without types as frequent, "
+    "or at most 2 points less often.",
+    "undecided": "What rock tokens are worth to the student, beyond types as frequent, is not "
+    "decided.",
+}
+NEEDED_ADVICE = {
+    "yes": "Do not ban or mask these tokens as useless; see the arms of single types for which "
+    "of them matter.",
+    "no": "Leaving these tokens out of the loss costs no accuracy that this study could see; try "
+    "it against its control (export --rule rock --control 1).",
+}
+LOST = {
+    "yes": "From the cut even the teacher reaches the right answer less often than from the same "
+    "depth of other rollouts of the problem: what stands before it leads astray.",
+    "no": "From the cut the teacher reaches the right answer as often as from the same depth of "
+    "other rollouts of the problem, or at most 2 points less often.",
+    "undecided": "Whether the cut stands where rollouts are lost is not decided.",
+}
+LOST_ADVICE = {
+    "yes": "Cutting there drops what cannot be mended; let training start from earlier prefixes.",
+    "no": "Do not cut there because a rollout is lost: it is not.",
+}
+
+
+def knock_out(knock_out: pl.DataFrame) -> list[Finding]:
+    """Answer whether banning rocks costs more accuracy than banning types as frequent.
+
+    Args:
+        knock_out: The table of this name.
+    """
+    findings = []
+    for row in knock_out.filter(kind=ROCK).iter_rows(named=True):
+        accuracy = row["accuracy"]
+        apart = row["control_difference"]
+        findings.append(
+            Finding(
+                question="rocks-needed",
+                checkpoint=row["checkpoint"],
+                unit="share",
+                estimate=accuracy,
+                low=row["accuracy_low"],
+                high=row["accuracy_high"],
+                control=None if apart is None else accuracy - apart,
+                difference=apart,
+                difference_low=row["control_difference_low"],
+                difference_high=row["control_difference_high"],
+                p=row["control_p"],
+                direction=-1,
+                margin=MARGIN,
+                n_prompts=row["n_problems"],
+                reason=row["reason"],
+                meaning=NEEDED,
+                advice=NEEDED_ADVICE,
+                source="knock_out",
+                filter=f"kind = {ROCK}",
+            )
+        )
+    return findings
+
+
+def continuation(continuation: pl.DataFrame) -> list[Finding]:
+    """Answer whether the teacher's continuations succeed less from the cut than elsewhere.
+
+    Args:
+        continuation: The table of this name.
+    """
+    asked = continuation.filter(measure=RECOVERABLE, model=TEACHER, start=AT_CUT)
+    return [
+        Finding(
+            question="cut-is-lost",
+            checkpoint=row["checkpoint"],
+            unit="share",
+            estimate=row["value"],
+            low=row["value_low"],
+            high=row["value_high"],
+            control=row["control"],
+            difference=row["difference"],
+            difference_low=row["difference_low"],
+            difference_high=row["difference_high"],
+            p=row["p"],
+            direction=-1,
+            margin=MARGIN,
+            n_prompts=row["n_problems"],
+            reason=row["reason"],
+            meaning=LOST,
+            advice=LOST_ADVICE,
+            source="continuation",
+            filter=f"measure = {RECOVERABLE}, model = {TEACHER}",
+        )
+        for row in asked.iter_rows(named=True)
+    ]

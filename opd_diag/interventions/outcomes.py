@@ -1,0 +1,123 @@
+"""Compare the outcomes of two arms on the same problems, with intervals over problems."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from opd_diag.analyses.prompts import Prompts
+from opd_diag.stats.bootstrap import wilson
+from opd_diag.stats.sign_flips import sign_flip_p
+
+Floats = npt.NDArray[np.float64]
+
+POWER = 0.8
+LEVEL = 0.05
+ALIKE = "no problem differs: the interval is that of a share of none"
+
+
+class Estimate(NamedTuple):
+    """An estimate with its interval over problems.
+
+    Attributes:
+        value: The estimate; NaN where there is none.
+        low: Lower end of its 95 % interval; NaN where there is none.
+        high: Upper end.
+        p: Two-sided p of 0, NaN where it is not tested.
+        reason: Why there is no interval, or what weakens it, or "".
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    reason: str
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """Name the estimate and its ends, as columns of a table."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+    @property
+    def smallest(self) -> float:
+        """Difference that is shown in 80 % of studies with an interval as wide; NaN without one."""
+        error = (self.high - self.low) / (2 * ndtri(1 - LEVEL / 2))
+        return float(error * (ndtri(1 - LEVEL / 2) + ndtri(POWER)))
+
+
+NONE = Estimate(np.nan, np.nan, np.nan, np.nan, "")
+
+
+def share_right(correct: Floats, problem: npt.ArrayLike, *, seed: int) -> Estimate:
+    """Estimate a share of responses.
+
+    Args:
+        correct: 1 where a response is right, else 0. Shape (responses,).
+        problem: Problem of each, from 0. Shape (responses,).
+        seed: Seed of the bootstrap.
+    """
+    prompts = Prompts(problem, seed=seed)
+    if not prompts.count:
+        return NONE
+    found = prompts.rate(
+        prompts.sums(correct)[:, None], prompts.sums(np.ones(len(correct)))[:, None]
+    )
+    low, high = (float(np.clip(end[0], 0, 1)) for end in (found.low, found.high))
+    return Estimate(float(found.estimate[0]), low, high, np.nan, str(found.reason[0]))
+
+
+def difference(one: Floats, other: Floats, weight: Floats, *, seed: int) -> Estimate:
+    """Estimate a difference of two means that every problem has, weighted by its responses.
+
+    Args:
+        one: Sum over the responses of each problem under the one arm. Shape (problems,).
+        other: The same under the other arm.
+        weight: Number of these responses, equal in both arms.
+        seed: Seed of the bootstrap and of the flips.
+    """
+    there = weight > 0
+    apart, n = (one - other)[there], weight[there]
+    if not n.size:
+        return NONE
+    value = float(apart.sum() / n.sum())
+    prompts = Prompts(np.arange(n.size), seed=seed)
+    found = prompts.ratio(apart[:, None], n[:, None])
+    low, high, reason = float(found.low[0]), float(found.high[0]), str(found.reason[0])
+    if not np.isfinite(low) and not apart.any():
+        # As of no event among so many problems: by how much a share could yet differ.
+        high = float(wilson(np.zeros(1), np.full(1, n.size))[1][0])
+        low, reason = -high, ALIKE
+    p = float(sign_flip_p(apart, seed=seed))
+    return Estimate(value, low, high, p, reason)
+
+
+def variance_saved(common: Floats, others: Floats) -> float:
+    """Divide the variance of differences with other random numbers by that with common ones.
+
+    Args:
+        common: Difference of each problem with common random numbers. Shape (problems,).
+        others: The same with other random numbers.
+    """
+    if common.size < 2 or not common.var() > 0:
+        return float("nan")
+    return float(others.var() / common.var())
+
+
+def smallest_before(exposure: float, accuracy: float, problems: int, samples: int) -> float:
+    """Say before a study which difference it would show in 80 % of such studies.
+
+    Only exposed responses can differ between an arm and the same without its ban. If both come
+    out right with the same probability, independently, a pair of them differs by
+    +1 or -1 with probability 2 a (1 - a).
+
+    Args:
+        exposure: Share of the responses that can differ.
+        accuracy: Share of right responses, a.
+        problems: Number of problems.
+        samples: Responses of each problem.
+
+    Returns:
+        The difference, a share.
+    """
+    variance = exposure * 2 * accuracy * (1 - accuracy) / samples
+    return float(np.sqrt(variance / problems) * (ndtri(1 - LEVEL / 2) + ndtri(POWER)))
