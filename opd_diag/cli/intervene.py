@@ -162,6 +162,78 @@ def knock_out(
     _intervene("knock_out", **locals())
 
 
+@interventions.command(
+    "continuation",
+    epilog="Example: opd-diag intervene continuation run --problems problems.jsonl "
+    "--verifier boxed --cut trap",
+)
+def continuation(
+    run: RunFolder,
+    verifier: VerifierName,
+    cut: Annotated[Literal["trap", "release"], typer.Option(help="Rule that cuts.")] = "trap",
+    student: Student = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Teacher; default: as scored.", rich_help_panel=MODELS),
+    ] = None,
+    problems: Problems = None,
+    rollouts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most rollouts that are continued.")
+    ] = 64,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Continuations of each prefix.",
+            rich_help_panel=GENERATION,
+        ),
+    ] = 4,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    engine: EngineName = "transformers",
+    batch_size: BatchSize = 64,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustCode = False,
+    out: Out = None,
+    seed: Seed = 0,
+) -> None:
+    """Let student and teacher go on from a cut, and from as deep in other rollouts."""
+    _intervene("continuation", **locals())
+
+
+@interventions.command(
+    "replacement",
+    epilog="Example: opd-diag intervene replacement run --tokens 400",
+)
+def replacement(
+    run: RunFolder,
+    student: Student = None,
+    tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most rocks that are replaced.")
+    ] = 200,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Take N rocks by rank; default: all that rock-tokens lists."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Responses scored at a time.", rich_help_panel=GENERATION
+        ),
+    ] = 16,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustCode = False,
+    seed: Seed = 0,
+) -> None:
+    """Replace rock tokens of correct rollouts, and score the answer again; generates nothing."""
+    _intervene("replacement", **locals())
+
+
 def _intervene(name: str, *, run: Path, **options: Any) -> None:
     """Call the library function, write its tables, print its findings and its summary."""
     from opd_diag.interventions import summary_lines

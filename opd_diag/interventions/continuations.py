@@ -51,6 +51,7 @@ CUTS: Mapping[str, tuple[str, str, str]] = {
     "trap": ("agreement_traps", "triggered", "cut_token"),
     "release": ("release_points", "accepted", "release_token"),
 }
+UNKNOWN = 0.5  # disagreement of continuations: that of outcomes thrown like coins
 NOTHING = "no rollout is cut where another of its problem goes on uncut"
 
 
@@ -192,12 +193,11 @@ def continuation(
     with progress or StderrProgress() as tell, run_lock(folder):
         identity = keep_settings(folder, study)
         count = len({pair.problem for pair in pairs})
-        smallest = smallest_before(
-            1.0, 0.5, max(count, 1), samples * -(-len(pairs) // max(count, 1))
-        )
+        each = samples * -(-len(pairs) // max(count, 1))
+        smallest = smallest_before(1.0, UNKNOWN, max(count, 1), max(each, 1))
         tell.say(
             f"{len(pairs)} rollouts of {count} problems are cut where another goes on as deep "
-            f"({alone} more are not); smallest difference that can be shown, at 50 % right: "
+            f"({alone} more are not); smallest difference that can be shown, at most: "
             f"{100 * smallest:.1f} points"
         )
         for name, model in ((STUDENT, chosen), (TEACHER, guide)) if pairs else ():

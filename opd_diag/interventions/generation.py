@@ -180,9 +180,9 @@ class TransformersEngine:
         best: list[list[int]] = [[] for _ in requests]
         numbers = np.stack([self._numbers(one) for one in requests])
         room = settings.max_new_tokens - min(len(one.begun) for one in requests)
-        active = [i for i, one in enumerate(requests) if len(one.begun) < settings.max_new_tokens]
+        active = [i for i in range(len(requests)) if self._goes_on(token_ids[i])]
         if not active:
-            return [Response(ids, LENGTH, []) for ids in token_ids]
+            return [self._response(ids, []) for ids in token_ids]
         width = max(len(texts[i]) for i in active)
         rows = [texts[i] for i in active]
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
@@ -190,7 +190,6 @@ class TransformersEngine:
         for place, row in enumerate(rows):
             seen[place, : width - len(row)] = 0
         cache = DynamicCache(config=self._model.model.config.get_text_config(decoder=True))
-        end = torch.tensor(settings.end_ids, dtype=torch.long)
         allowed = self._allowed(banned)
         used = width
         while active:
@@ -204,12 +203,7 @@ class TransformersEngine:
                 token_ids[i].append(token)
                 texts[i].append(token)
                 best[i].append(top)
-            going = [
-                place
-                for place, i in enumerate(active)
-                if token_ids[i][-1] not in settings.end_ids
-                and len(token_ids[i]) < settings.max_new_tokens
-            ]
+            going = [place for place, i in enumerate(active) if self._goes_on(token_ids[i])]
             if 0 < len(going) < len(active):
                 keep = torch.tensor(going, device=device)
                 cache.batch_select_indices(keep)
@@ -217,11 +211,16 @@ class TransformersEngine:
             active = [active[place] for place in going]
             ids = torch.tensor([[token_ids[i][-1]] for i in active], device=device)
             used += 1
-        ended = set(end.tolist())
-        return [
-            Response(ids, STOP if ids and ids[-1] in ended else LENGTH, top)
-            for ids, top in zip(token_ids, best, strict=True)
-        ]
+        return [self._response(ids, top) for ids, top in zip(token_ids, best, strict=True)]
+
+    def _goes_on(self, token_ids: Sequence[int]) -> bool:
+        settings = self._decoding
+        ended = bool(token_ids) and token_ids[-1] in settings.end_ids
+        return not ended and len(token_ids) < settings.max_new_tokens
+
+    def _response(self, token_ids: list[int], best: list[int]) -> Response:
+        ended = bool(token_ids) and token_ids[-1] in self._decoding.end_ids
+        return Response(token_ids, STOP if ended else LENGTH, best)
 
     def _numbers(self, request: Request) -> Any:
         """Both series of a request. Shape (2, max_new_tokens)."""

@@ -29,9 +29,7 @@ from opd_diag.interventions.models import (
     dtype_of,
     load_engine,
 )
-from opd_diag.interventions.outcomes import (
-    smallest_before,
-)
+from opd_diag.interventions.outcomes import disagreement, smallest_before
 from opd_diag.interventions.parts import arm_responses, keep_settings
 from opd_diag.interventions.problems import check_lengths, read_problems
 from opd_diag.interventions.verifiers import check_verifier, judge_all, load_verifier
@@ -47,6 +45,7 @@ from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
 
 FEWEST_REPEATS = 3  # one lucky baseline would shift every difference
+UNKNOWN = 0.5  # of disagreement: that of outcomes thrown like coins
 COARSE = 0.05  # a study that shows nothing smaller is said to be coarse before it runs
 
 
@@ -260,16 +259,16 @@ def _before(
     run: Run, arms: Sequence[Arm], best: BestTokens, problems: int, samples: int
 ) -> list[str]:
     """Say what the study can show, before it runs."""
-    correct = run.rollouts["correct"].drop_nulls()
-    known = len(correct) > 0
-    accuracy = float(correct.mean()) if known else 0.5  # type: ignore[arg-type]
+    known = disagreement(run.rollouts)
+    apart = UNKNOWN if known is None else known
+    source = "nothing is known" if known is None else "as in the run"
     lines = [
-        f"{problems} problems, {samples} responses each in every arm; accuracy taken as "
-        f"{wording.share(accuracy)} ({'the run’s rollouts' if known else 'nothing is known'})"
+        f"{problems} problems, {samples} responses each in every arm; two responses to a problem "
+        f"taken to differ in being right in {wording.share(apart)} ({source})"
     ]
     for arm in arms:
         exposure = best.exposure(arm.token_ids)
-        smallest = smallest_before(exposure.rollouts, accuracy, problems, samples)
+        smallest = smallest_before(exposure.rollouts, apart, problems, samples)
         lines.append(
             f"{arm.name}: {len(arm.token_ids)} types, the student's likeliest token in "
             f"{wording.share(exposure.rollouts)} of the rollouts and "
@@ -279,7 +278,7 @@ def _before(
     headline = [arm for arm in arms if arm.kind in (ROCK, CONTROL)]
     if len(headline) == 2:
         both = min(1.0, sum(best.exposure(arm.token_ids).rollouts for arm in headline))
-        smallest = smallest_before(both, accuracy, problems, samples)
+        smallest = smallest_before(both, apart, problems, samples)
         line = f"rock against control: smallest difference {100 * smallest:.1f} points"
         if smallest > COARSE:
             line += "; a smaller one will go unseen: expected more problems, or more samples"

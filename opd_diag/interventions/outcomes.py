@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from scipy.special import ndtri
 
 from opd_diag.analyses.prompts import Prompts
@@ -103,21 +104,38 @@ def variance_saved(common: Floats, others: Floats) -> float:
     return float(others.var() / common.var())
 
 
-def smallest_before(exposure: float, accuracy: float, problems: int, samples: int) -> float:
+def disagreement(rollouts: pl.DataFrame) -> float | None:
+    """Estimate how often two responses to one problem differ in being right.
+
+    Args:
+        rollouts: Columns `prompt_id` and `correct`.
+
+    Returns:
+        The mean over prompts with two or more known outcomes; None without such prompts.
+    """
+    known = rollouts.drop_nulls("correct").group_by("prompt_id")
+    counts = known.agg(n=pl.len().cast(pl.Float64), right=pl.col("correct").sum())
+    counts = counts.filter(pl.col("n") > 1)
+    if counts.is_empty():
+        return None
+    n, right = counts["n"].to_numpy(), counts["right"].to_numpy()
+    return float((2 * right * (n - right) / (n * (n - 1))).mean())
+
+
+def smallest_before(exposure: float, disagree: float, problems: int, samples: int) -> float:
     """Say before a study which difference it would show in 80 % of such studies.
 
-    Only exposed responses can differ between an arm and the same without its ban. If both come
-    out right with the same probability, independently, a pair of them differs by
-    +1 or -1 with probability 2 a (1 - a).
+    Only exposed responses can differ between an arm and the same without its ban, and of them, if
+    the ban does nothing, as many as two responses to one problem differ.
 
     Args:
         exposure: Share of the responses that can differ.
-        accuracy: Share of right responses, a.
+        disagree: How often two responses to a problem differ in being right.
         problems: Number of problems.
         samples: Responses of each problem.
 
     Returns:
         The difference, a share.
     """
-    variance = exposure * 2 * accuracy * (1 - accuracy) / samples
-    return float(np.sqrt(variance / problems) * (ndtri(1 - LEVEL / 2) + ndtri(POWER)))
+    error = np.sqrt(exposure * disagree / (samples * problems))
+    return float(error * (ndtri(1 - LEVEL / 2) + ndtri(POWER)))

@@ -9,7 +9,7 @@ import polars as pl
 
 from opd_diag.errors import ModelMismatchError, TableError
 from opd_diag.interventions.generation import Engine, Request, Response
-from opd_diag.tables.files import atomic_path, open_regular
+from opd_diag.tables.files import atomic_path, open_regular, remove_leftovers
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.parquet import read_metadata, read_parquet, write_table
 
@@ -32,12 +32,15 @@ RESPONSES = pl.Schema(
 def keep_settings(folder: Path, settings: dict[str, Any]) -> str:
     """Bind a folder to the settings of a study; what is there already must be of the same.
 
+    The caller holds the folder's lock: what a killed study left half written is removed.
+
     Returns:
         What identifies the study.
 
     Raises:
         ModelMismatchError: If the folder holds a study of other settings; they are named.
     """
+    remove_leftovers(folder, ["."])
     path = folder / SETTINGS
     if path.exists():
         try:

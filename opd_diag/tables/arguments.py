@@ -24,8 +24,8 @@ class Tables(Protocol):
 def public_analysis(analysis: Callable[P, T]) -> Callable[P, T]:
     """Keep the arguments of an analysis with its tables, and name a column that is missing.
 
-    Every choice is kept, defaults too, so that `Run.save` can store what made a result. The run
-    and the rollouts are not choices, nor is `k_grid` where a run brings its own.
+    Every choice is kept, defaults too, so that `Run.save` can store what made a result. The run,
+    the rollouts and the progress are no choices, nor is `k_grid` where a run brings its own.
 
     Raises:
         TableError: If the tables given lack a column that the analysis reads.
@@ -42,7 +42,7 @@ def public_analysis(analysis: Callable[P, T]) -> Callable[P, T]:
         bound = signature.bind(*args, **options)
         bound.apply_defaults()
         choices = bound.arguments
-        without = {"run", "rollouts"}
+        without = {"run", "rollouts", "progress"}
         if not isinstance(choices.get("run"), pl.DataFrame | pl.LazyFrame):
             without.add("k_grid")
         chosen = {name: _plain(value) for name, value in choices.items() if name not in without}

@@ -24,6 +24,7 @@ import os, pickle, sys, traceback
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from opd_diag.analyses.release_points import release_points
+from opd_diag.interventions import knock_out
 from opd_diag.scoring.score import score
 from opd_diag.tables.run import open_run
 
@@ -31,7 +32,11 @@ def analyze(folder):
     run = open_run(folder)
     run.save(release_points(run)._asdict(), arguments={})
 
-calls = {"score": lambda rollouts, options: score(rollouts, **options), "analyze": analyze}
+calls = {
+    "score": lambda rollouts, options: score(rollouts, **options),
+    "analyze": analyze,
+    "knock_out": lambda run, options: knock_out(run, **options),
+}
 torch.set_num_threads(1)
 for line in sys.stdin:
     child = os.fork()

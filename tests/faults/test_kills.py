@@ -1,17 +1,23 @@
 """Processes that die: what was complete stays, what follows is what would have been."""
 
+import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
 
 from opd_diag.analyses.release_points import release_points
+from opd_diag.analyses.rock_tokens import rock_tokens
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import StorageError
+from opd_diag.interventions import knock_out
 from opd_diag.scoring.score import score
 from opd_diag.tables.files import LOCK_NAME
+from opd_diag.tables.run import open_run
 from tests.faults.kills import kill_and_go_on
+from tests.interventions.quiet import Quiet
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
@@ -50,6 +56,37 @@ def test_killed_analyses_leave_whole_tables(running, tmp_path):
     assert sum(done.sent.values()) == 4
     for name in clean.results():
         assert run.result(name).equals(clean.result(name))
+
+
+def test_killed_knock_outs_go_on_and_equal_an_uninterrupted_one(running, clean, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(clean.path, run)
+    opened = open_run(run)
+    opened.save(rock_tokens(opened, top=8, min_count=1))
+    problems = tmp_path / "problems.jsonl"
+    lines = [{"prompt_id": f"p{i}", "answer": "e"} for i in range(8)]
+    problems.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    options = {
+        "verifier": "exact", "problems": str(problems), "each": 2, "random_lists": 1, "samples": 4
+    }  # fmt: skip
+    whole = knock_out(run, **options, out=tmp_path / "whole", progress=Quiet())
+    parts = {p.relative_to(tmp_path / "whole"): p for p in (tmp_path / "whole").rglob("part-*")}
+    assert len(parts) == 1 + len(whole.knock_out.filter(whole.knock_out["kind"] != "unmasked"))
+
+    def same_responses(folder):
+        assert {p.relative_to(folder) for p in folder.rglob("part-*")} == set(parts)
+        for name, path in parts.items():
+            assert (folder / name).read_bytes() == path.read_bytes()
+
+    done = kill_and_go_on(
+        running,
+        lambda folder: ("knock_out", str(run), {**options, "out": str(folder)}),
+        lambda number: tmp_path / f"killed{number}",
+        same_responses,
+        kills=4,
+        seed=5,
+    )
+    assert sum(done.sent.values()) == 4
 
 
 def test_what_a_kill_leaves_of_the_first_file_hinders_nobody(

@@ -62,11 +62,11 @@ def test_random_numbers_belong_to_problem_sample_and_position() -> None:
 
 def test_a_choice_inverts_the_cumulative_distribution_in_the_order_of_the_ids() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log().repeat(6, 1)
-    u = torch.tensor([[0.05, 0], [0.1, 0], [0.49, 0], [0.51, 0], [0.7, 0], [0.999, 0]]).double()
+    u = torch.tensor([[0.05, 0], [0.11, 0], [0.49, 0], [0.51, 0], [0.71, 0], [0.999, 0]]).double()
     every = torch.ones(4, dtype=torch.bool)
     chosen, margin = choose(logits, u, (every, every), 1.0)
     assert chosen.tolist() == [0, 1, 1, 2, 3, 3]
-    assert margin.tolist() == pytest.approx([0.05, 0, 0.01, 0.01, 0, 0.299], abs=1e-6)
+    assert margin.tolist() == pytest.approx([0.05, 0.01, 0.01, 0.01, 0.01, 0.299], abs=1e-6)
 
 
 def test_a_ban_has_the_distribution_of_logits_at_minus_infinity() -> None:
