@@ -225,7 +225,7 @@ def clear(out: Path) -> None:
     """Remove the outputs of an earlier run, and nothing else."""
     for folder in (out / "teacher", out / "students"):
         shutil.rmtree(folder, ignore_errors=True)
-    for file in out.glob("rollouts_*.jsonl"):
+    for file in out.glob("*.jsonl"):
         file.unlink()
 
 

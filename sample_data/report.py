@@ -72,6 +72,9 @@ tokens), `prompt_token_ids` (with the chat template), `response_token_ids` (with
 `finish_reason` is "stop"), `sampled_logp` (nat, temperature 1), `policy`, `step` (null for the
 teacher), `finish_reason` ("stop" or "length"), `reward` and `correct`.
 
+`problems.jsonl` holds all problems with their answers: those of the rollouts by their `prompt_id`,
+then those of the accuracy.
+
 ## Time and size
 
 | Stage | Minutes |
@@ -89,7 +92,7 @@ teacher), `finish_reason` ("stop" or "length"), `reward` and `correct`.
 def _outputs(out: Path) -> list[Path]:
     """List the files that the run made, but for the README."""
     folders = (path for name in ("teacher", "students") for path in (out / name).rglob("*"))
-    return sorted(path for path in (*folders, *out.glob("rollouts_*.jsonl")) if path.is_file())
+    return sorted(path for path in (*folders, *out.glob("*.jsonl")) if path.is_file())
 
 
 def _table(columns: dict[str, dict[str, Any]], rows: dict[str, tuple[str, str]]) -> dict[str, str]:

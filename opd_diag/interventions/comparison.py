@@ -88,6 +88,7 @@ def compare_arms(
             | {
                 "arm": arm.name,
                 "kind": arm.kind,
+                "text": arm.text,
                 "n_types": len(arm.token_ids),
                 "p": apart.p,
                 "control_p": against.p,
@@ -130,11 +131,12 @@ def _about(frame: pl.DataFrame, right: Floats, seed: int) -> dict[str, Any]:
 
 def _exposure(unmasked: pl.DataFrame, arm: Arm) -> tuple[float, float]:
     """Share of unmasked responses, and of positions, whose likeliest token is banned."""
-    banned = unmasked["best_token_ids"].list.eval(pl.element().is_in(list(arm.token_ids)))
-    ever = banned.list.any()
-    total = int(banned.list.len().sum())
-    hits = int(banned.list.sum().sum() or 0)
-    return float(ever.mean() or 0.0), hits / max(total, 1)
+    ids = unmasked["best_token_ids"].list.explode(empty_as_null=False).to_numpy()
+    lengths = unmasked["best_token_ids"].list.len().to_numpy()
+    banned = np.isin(ids, arm.token_ids)
+    response = np.repeat(np.arange(lengths.size), lengths)
+    ever = np.unique(response[banned]).size / max(lengths.size, 1)
+    return float(ever), float(banned.sum() / max(ids.size, 1))
 
 
 def _adjusted(rows: list[dict[str, Any]]) -> pl.DataFrame:

@@ -319,7 +319,7 @@ def _recoverable(
     """
     problem = np.unique([pair.problem for pair in pairs], return_inverse=True)[1]
     each = np.repeat(problem, samples)
-    sums = [np.bincount(each, side) for side in right]
+    sums = [np.bincount(each, side).astype(np.float64) for side in right]
     apart = difference(sums[0], sums[1], np.bincount(each).astype(np.float64), seed=seed)
     value, control = (share_right(side, each, seed=seed) for side in right)
     notes = [apart.reason, f"{alone} cuts without another rollout as deep" if alone else ""]
@@ -364,12 +364,12 @@ def _passes(
     kept = right * ~table["rollout"].is_in(list(cuts)).to_numpy()
     each = np.unique(problems, return_inverse=True)[1]
     n = np.bincount(each).astype(np.float64)
-    whole, cut = (np.bincount(each, of) for of in (right, kept))
+    whole, cut = (np.bincount(each, of).astype(np.float64) for of in (right, kept))
     ones = np.ones(n.size)
     rows = []
     for measure, (one, other, weight) in {
         AVERAGE: (cut, whole, n),
-        PASS: ((cut > 0) * 1.0, (whole > 0) * 1.0, ones),
+        PASS: ((cut > 0).astype(np.float64), (whole > 0).astype(np.float64), ones),
     }.items():
         apart = difference(one, other, weight, seed=seed) if n.size else NONE
         by_rollout = measure == AVERAGE

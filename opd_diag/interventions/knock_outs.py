@@ -251,7 +251,7 @@ def _arms(
     candidates = [i for i in range(best.size) if i not in barred and i not in special]
     arms += random_arms(listed, best, candidates, count=random_lists, seed=seed)
     ranked = rocks.filter(pl.col("token_id").is_in(everything.token_ids)).sort("rank")
-    arms += single_arms(ranked["token_id"].to_list(), each)
+    arms += single_arms(ranked["token_id"].to_list(), run.vocab["text"].to_list(), each)
     return arms + listed_arms(ban, run.vocab, chosen.end_ids)
 
 

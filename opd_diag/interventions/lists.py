@@ -34,12 +34,14 @@ class Arm(NamedTuple):
         kind: Kind of arm, as in `opd_diag.tables.columns.interventions`.
         token_ids: Ids that are banned, rising.
         note: What a reader has to know of the list, or "".
+        text: Text of the type, where it is a single one.
     """
 
     name: str
     kind: str
     token_ids: tuple[int, ...]
     note: str = ""
+    text: str | None = None
 
 
 class Exposure(NamedTuple):
@@ -186,9 +188,12 @@ def _fill(order: Integers, counts: npt.NDArray[np.int64], wanted: int) -> tuple[
     return np.array(chosen, np.int64), left
 
 
-def single_arms(rocks: Sequence[int], count: int) -> list[Arm]:
-    """Ban each of the first rocks alone."""
-    return [Arm(f"single-{token_id}", SINGLE, (int(token_id),)) for token_id in rocks[:count]]
+def single_arms(rocks: Sequence[int], texts: Sequence[str], count: int) -> list[Arm]:
+    """Ban each of the first rocks alone; `texts` are those of all ids."""
+    return [
+        Arm(f"single-{token_id}", SINGLE, (token_id,), text=texts[token_id])
+        for token_id in rocks[:count]
+    ]
 
 
 def listed_arms(ban: Sequence[str], vocab: pl.DataFrame, ends: Sequence[int]) -> list[Arm]:

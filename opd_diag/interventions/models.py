@@ -187,7 +187,7 @@ def decoding_of(run: Run, chosen: Chosen, settings: Settings) -> Decoding:
         temperature = float(run.manifest.fingerprint.get("temperature", 1.0))
     longest = settings.max_new_tokens
     if longest is None:
-        longest = int(run.rollouts["response_token_ids"].list.len().max() or 0)  # type: ignore[call-overload]
+        longest = int(run.rollouts["response_token_ids"].list.len().to_numpy().max(initial=0))
     if not longest:
         raise TableError("rollouts: no response token; expected some, or max_new_tokens")
     return Decoding(

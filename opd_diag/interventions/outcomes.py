@@ -6,16 +6,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from scipy.special import ndtri
+from scipy.stats import t
 
 from opd_diag.analyses.prompts import Prompts
-from opd_diag.stats.bootstrap import wilson
+from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEW, FEWEST_CLUSTERS, TOO_FEW
 from opd_diag.stats.sign_flips import sign_flip_p
 
 Floats = npt.NDArray[np.float64]
 
 POWER = 0.8
 LEVEL = 0.05
-ALIKE = "no problem differs: the interval is that of a share of none"
+ALIKE = "few problems differ: two were added for the interval"
 
 
 class Estimate(NamedTuple):
@@ -70,26 +71,47 @@ def share_right(correct: Floats, problem: npt.ArrayLike, *, seed: int) -> Estima
 def difference(one: Floats, other: Floats, weight: Floats, *, seed: int) -> Estimate:
     """Estimate a difference of two means that every problem has, weighted by its responses.
 
+    The interval is Student's t over problems. Most problems differ by 0 and the others by a few
+    steps: a bootstrap-t covered a difference of 0 in 90 to 93 % of studies of nothing.
+
     Args:
         one: Sum over the responses of each problem under the one arm. Shape (problems,).
         other: The same under the other arm.
         weight: Number of these responses, equal in both arms.
-        seed: Seed of the bootstrap and of the flips.
+        seed: Seed of the flips.
     """
     there = weight > 0
     apart, n = (one - other)[there], weight[there]
     if not n.size:
         return NONE
     value = float(apart.sum() / n.sum())
-    prompts = Prompts(np.arange(n.size), seed=seed)
-    found = prompts.ratio(apart[:, None], n[:, None])
-    low, high, reason = float(found.low[0]), float(found.high[0]), str(found.reason[0])
-    if not np.isfinite(low) and not apart.any():
-        # As of no event among so many problems: by how much a share could yet differ.
-        high = float(wilson(np.zeros(1), np.full(1, n.size))[1][0])
-        low, reason = -high, ALIKE
     p = float(sign_flip_p(apart, seed=seed))
-    return Estimate(value, low, high, p, reason)
+    effective = float(n.sum() ** 2 / np.square(n).sum())
+    if effective < FEWEST_CLUSTERS:
+        return Estimate(value, np.nan, np.nan, p, TOO_FEW)
+    reason = FEW if effective < ENOUGH_CLUSTERS else ""
+    if np.count_nonzero(apart) < FEWEST_CLUSTERS:
+        return Estimate(value, *_with_pseudo_problems(apart / n.mean()), p, ALIKE)
+    residual = apart - value * n
+    error = np.sqrt(np.square(residual).sum() * n.size / (n.size - 1)) / n.sum()
+    half = float(t.ppf(1 - LEVEL / 2, effective - 1) * error)
+    return Estimate(value, value - half, value + half, p, reason)
+
+
+def _with_pseudo_problems(apart: Floats) -> tuple[float, float]:
+    """Give the interval of a mean of which fewer than five terms are not 0.
+
+    Two problems are added: one that differs by as much as those that do, and one that does not.
+
+    Source: Agresti and Min 2005, who add half a pair to each of four cells.
+    """
+    size = apart.size + 2
+    differing = apart[apart != 0]
+    typical = float(np.square(differing).mean()) if differing.size else 1.0
+    middle = apart.sum() / size
+    error = np.sqrt(((np.square(apart).sum() + typical) / size - middle**2) / size)
+    half = t.ppf(1 - LEVEL / 2, apart.size - 1) * error
+    return float(middle - half), float(middle + half)
 
 
 def variance_saved(common: Floats, others: Floats) -> float:

@@ -1,7 +1,7 @@
 """The responses of one arm, written part by part, so that a study that was killed goes on."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,20 @@ from opd_diag.interventions.generation import Engine, Request, Response
 from opd_diag.tables.files import atomic_path, open_regular, remove_leftovers
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.parquet import read_metadata, read_parquet, write_table
+from opd_diag.tables.schema import DType
 
 PART = 256  # responses
 SETTINGS = "settings.json"
 _KEY = "opd_diag_arm"
 
-RESPONSES = pl.Schema(
-    {
-        "problem": pl.String,
-        "sample": pl.UInt32,
-        "response_token_ids": pl.List(pl.Int32),
-        "best_token_ids": pl.List(pl.Int32),
-        "finish": pl.String,
-        "generated": pl.UInt32,
-    }
-)
+RESPONSES: Mapping[str, DType] = {
+    "problem": pl.String,
+    "sample": pl.UInt32,
+    "response_token_ids": pl.List(pl.Int32),
+    "best_token_ids": pl.List(pl.Int32),
+    "finish": pl.String,
+    "generated": pl.UInt32,
+}
 
 
 def keep_settings(folder: Path, settings: dict[str, Any]) -> str:

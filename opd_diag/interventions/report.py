@@ -54,7 +54,9 @@ def _knock_out(rows: Sequence[wording.Row]) -> list[str]:
             lines.append(f"    ({row['reason']})")
     for row in sorted(singles, key=lambda row: row["p_adjusted"] or 1)[:MOST_SINGLES]:
         adjusted = wording.p_value(row["p_adjusted"])
-        lines += [f"  {row['arm']}: {points(row, 'difference')}, adjusted {adjusted}"]
+        lines += [
+            f"  {row['arm']} ({row['text']!r}): {points(row, 'difference')}, adjusted {adjusted}"
+        ]
     return lines
 
 

@@ -133,6 +133,8 @@ def replacement(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
 def _label(row: dict[str, object]) -> str:
     if row["kind"] == UNMASKED:
         return str(row["arm"])
+    if row["text"] is not None:
+        return f"{row['arm']} ({readable(str(row['text']))!r})"
     types = counted(int(str(row["n_types"])), "type")
     return f"{row['arm']} ({types})"
 

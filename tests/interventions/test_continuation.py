@@ -77,7 +77,11 @@ def test_continuations_go_on_from_their_prefixes(run: Run, cut: dict[int, int]) 
     asked = od.findings(run).filter(question="cut-is-lost")
     assert asked["difference"].to_list() == rows["difference"].to_list()[1:]
     assert summary_lines(result)[0].startswith("s, cut by trap")
-    assert od.plots.continuation(result.continuation).get_title().startswith("Continuations after")
+    assert (
+        od.plots.continuation(result.continuation)
+        .get_title("left")
+        .startswith("Continuations after")
+    )
     with pytest.raises(ModelMismatchError, match="holds another study"):
         continuation(run, samples=2)
 

@@ -78,7 +78,7 @@ def test_rocks_are_beside_others_alike(run: Run, spans: dict[int, tuple[int, int
     assert rows["difference"][0] == pytest.approx(rows["change"][0] - rows["change"][1])
     run.save(result)
     assert "minus others alike" in summary_lines(result)[2]
-    assert od.plots.replacement(rows).get_title().startswith("Replaced tokens")
+    assert od.plots.replacement(rows).get_title("left").startswith("Replaced tokens")
 
 
 def test_the_answer_is_the_last_box_or_number(run: Run) -> None:

@@ -10,22 +10,22 @@ MARGIN = 0.02  # difference of accuracies that is too small to matter
 NEEDED = {
     "yes": "Without the rock tokens the student is right less often than without types as "
     "frequent: it needs them.",
-    "no": "Without the rock tokens the student is right as often as without types as frequent, "
-    "or at most 2 points less often.",
+    "no": "Without the rock tokens the student is right at least as often as without types as "
+    "frequent, up to 2 points.",
     "undecided": "What rock tokens are worth to the student, beyond types as frequent, is not "
     "decided.",
 }
 NEEDED_ADVICE = {
-    "yes": "Do not ban or mask these tokens as useless; see the arms of single types for which "
-    "of them matter.",
-    "no": "Leaving these tokens out of the loss costs no accuracy that this study could see; try "
-    "it against its control (export --rule rock --control 1).",
+    "yes": "Do not take these tokens for useless; the arms of single types (--each) tell which of "
+    "them matter.",
+    "no": "Do not protect these tokens more than others as frequent. What the ban costs at all is "
+    "its difference from no ban in knock_out.",
 }
 LOST = {
     "yes": "From the cut even the teacher reaches the right answer less often than from the same "
     "depth of other rollouts of the problem: what stands before it leads astray.",
-    "no": "From the cut the teacher reaches the right answer as often as from the same depth of "
-    "other rollouts of the problem, or at most 2 points less often.",
+    "no": "From the cut the teacher reaches the right answer at least as often as from the same "
+    "depth of other rollouts of the problem, up to 2 points.",
     "undecided": "Whether the cut stands where rollouts are lost is not decided.",
 }
 LOST_ADVICE = {

@@ -41,6 +41,7 @@ KNOCK_OUT = (
     _CHECKPOINT,
     Column("arm", pl.String, "-", "Name of the arm; an unmasked one is a repeat with random numbers of its own.", nullable=False),
     Column("kind", pl.String, "-", "`unmasked`, `rock` (rocks that have a type as frequent beside them), `all rocks`, `control` (the types as frequent), `random` (as exposed), `single type` or `own list`.", nullable=False),
+    Column("text", pl.String, "-", "Text of the type, of a single one."),
     Column("n_types", pl.UInt32, "types", "Types that are banned.", nullable=False),
     Column("n_problems", pl.UInt32, "problems", "Problems.", nullable=False),
     Column("n", pl.UInt32, "responses", "Responses.", nullable=False),
