@@ -7,8 +7,8 @@ For a paper, draw inside `with style("one-column"):` or `"two-columns"`.
 
 from opd_diag.plots.agreement_traps import agreement_traps, trap_map, trap_trace
 from opd_diag.plots.findings import findings
-from opd_diag.plots.loss_audit import loss_audit, loss_audit_flips, loss_bins
 from opd_diag.plots.interventions import continuation, knock_out, replacement
+from opd_diag.plots.loss_audit import loss_audit, loss_audit_flips, loss_bins
 from opd_diag.plots.overview import overview
 from opd_diag.plots.release_curves import (
     release_curves,
@@ -77,10 +77,10 @@ __all__ = [
     "agreement_traps",
     "continuation",
     "findings",
+    "knock_out",
     "loss_audit",
     "loss_audit_flips",
     "loss_bins",
-    "knock_out",
     "overview",
     "release_budgets",
     "release_correlation",

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from opd_diag.tables.columns import (
     agreement_traps,
     findings,
-    loss_audit,
     interventions,
+    loss_audit,
     release_points,
     rock_tokens,
     score_summary,
