@@ -28,7 +28,7 @@ STUDENT = SAMPLE / "students" / "step300"
 PROBLEMS = SAMPLE / "problems.jsonl"
 OF_THE_RUN = 96  # problems
 SAMPLES = 24  # responses to each
-REPEATS = 1000
+REPEATS = 4000
 MOST_TOKENS = 292
 
 

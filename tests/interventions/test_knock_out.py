@@ -103,19 +103,17 @@ def test_the_tables_are_kept_drawn_described_and_asked(studied: Any) -> None:
 
 
 def test_a_study_goes_on_from_its_parts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = knock_out(run, each=1)
+    whole = knock_out(run, random_lists=0)
     folder = run.path / "interventions" / "knock-out-s"
     files = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
     for path in list(files)[::2]:
         path.unlink()
     (list(files)[1]).write_bytes(b"half of a file")
-    again = knock_out(run, each=1)
+    again = knock_out(run, random_lists=0)
     assert again.knock_out.equals(whole.knock_out)
     assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == files
     with pytest.raises(ModelMismatchError, match="holds another study .seed 0, asked 1"):
         knock_out(run, seed=1)
-    other = knock_out(run, seed=1, out=run.path / "elsewhere")
-    assert not other.knock_out.equals(whole.knock_out)
 
 
 def test_lists_as_frequent_and_as_exposed(rolled: Run) -> None:
