@@ -208,8 +208,11 @@ class RunRecord:
         for name, values in measured.students.items():
             checkpoint = self.manifest.checkpoints[name]
             _set(checkpoint, values)
-            checkpoint.statistics, alignment = totals(self.folder, name, self.manifest)
-            checkpoint.alignment = alignment._asdict()
+            whole = totals(self.folder, name, self.manifest)
+            checkpoint.statistics = whole.statistics
+            checkpoint.alignment = whole.alignment._asdict()
+            if whole.trainer_teacher is not None:
+                checkpoint.trainer_teacher = whole.trainer_teacher._asdict()
         _set(self.manifest.teacher, measured.teacher)
         self.manifest.warnings = warnings(self.manifest.checkpoints)
         self._write()

@@ -84,6 +84,7 @@ class Checkpoint(Model):
         noise_floor: Set once the checkpoint is finished.
         statistics: Totals over all parts, once it is finished.
         alignment: How the generator's log-probs compare with the checkpoint's.
+        trainer_teacher: How the trainer's log-probs of the teacher compare with the teacher's.
     """
 
     fingerprint: str = ""
@@ -92,6 +93,7 @@ class Checkpoint(Model):
     noise_floor: NoiseFloor | None = None
     statistics: dict[str, Any] | None = None
     alignment: dict[str, Any] | None = None
+    trainer_teacher: dict[str, Any] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -218,16 +220,8 @@ class Manifest:
 
 _MODEL_KEYS = ("path", "trust_remote_code", "dtype", "logits", "source")
 _CHECKPOINT_KEYS = (
-    "path",
-    "fingerprint",
-    "files",
-    "trust_remote_code",
-    "dtype",
-    "logits",
-    "decodable",
-    "noise_floor",
-    "statistics",
-    "alignment",
+    *("path", "fingerprint", "files", "trust_remote_code", "dtype", "logits", "decodable"),
+    *("noise_floor", "statistics", "alignment", "trainer_teacher"),
 )
 
 

@@ -98,37 +98,39 @@ def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> 
         have = f"{n} tokens with a log-prob" if n else "the rollouts hold no log-probs"
         detail = f"{have}, so the fit of models and tokens cannot be checked"
         return Alignment(n, None, None, "too few tokens", detail)
-    median, p95 = _quantile(plain, 0.5), _quantile(plain, 0.95)
+    median, p95 = quantile(plain, 0.5), quantile(plain, 0.95)
     seen = f"median |difference| {median:.2g} nat, 95th percentile {p95:.2g} nat"
     for shift in SHIFTS[1:]:
-        if _fits_instead(counts[shift], plain):
+        if fits_instead(counts[shift], plain):
             where = "after" if shift > 0 else "before"
             detail = f"{seen}; they fit the student's at the token {where}"
             return Alignment(n, median, p95, "shifted by one", detail)
     for temperature, others in (tempered or {}).items():
-        if _fits_instead(others[0], plain):
+        if fits_instead(others[0], plain):
             detail = f"{seen}; they fit temperature {temperature:g}"
             return Alignment(n, median, p95, "other temperature", detail)
-    if _aligned(plain):
+    if is_aligned(plain):
         return Alignment(n, median, p95, "aligned", seen)
     return Alignment(n, median, p95, "other checkpoint", seen)
 
 
-def _fits_instead(rival: NDArray[np.int64], plain: NDArray[np.int64]) -> bool:
-    if not _aligned(rival):
+def fits_instead(rival: NDArray[np.int64], plain: NDArray[np.int64]) -> bool:
+    """Tell whether differences from something else are small, and far smaller than the plain."""
+    if not is_aligned(rival):
         return False
-    far_better = _quantile(rival, 0.95) < FAR_BETTER * _quantile(plain, 0.95)
-    return far_better or not _aligned(plain)
+    far_better = quantile(rival, 0.95) < FAR_BETTER * quantile(plain, 0.95)
+    return far_better or not is_aligned(plain)
 
 
-def _aligned(counts: NDArray[np.int64]) -> bool:
+def is_aligned(counts: NDArray[np.int64]) -> bool:
+    """Tell whether differences are as small as those between two engines of one model."""
     if counts.sum() < FEWEST_TOKENS:
         return False
-    return _quantile(counts, 0.5) <= MEDIAN_ALIGNED and _quantile(counts, 0.95) <= P95_ALIGNED
+    return quantile(counts, 0.5) <= MEDIAN_ALIGNED and quantile(counts, 0.95) <= P95_ALIGNED
 
 
-def _quantile(counts: NDArray[np.int64], share: float) -> float:
-    """Upper edge of the bin that holds a quantile."""
+def quantile(counts: NDArray[np.int64], share: float) -> float:
+    """Return the upper edge of the bin that holds a quantile."""
     place = int(np.searchsorted(np.cumsum(counts), share * counts.sum()))
     return float(EDGES[min(place, len(EDGES) - 1)])
 

@@ -22,12 +22,14 @@ from opd_diag.scoring.models.heads import Head
 from opd_diag.scoring.parts.alignment import count_differences, pack
 from opd_diag.scoring.parts.batches import plan_batches, with_smaller_batches
 from opd_diag.scoring.parts.jobs import Job
+from opd_diag.scoring.parts.teacher_audit import compared_with, count_audit
 from opd_diag.scoring.parts.teacher_states import PartStates, StatesFolder
 from opd_diag.scoring.parts.token_frame import flat, key_columns, part_responses, token_frame
 from opd_diag.scoring.progress import Counter, Report
 from opd_diag.scoring.sequences import Inputs
 from opd_diag.scoring.teachers.hidden_states import rows_of
 from opd_diag.tables.checksums import Checksum, checksum
+from opd_diag.tables.columns.tokens import truncated_grid
 from opd_diag.tables.gradients import GradientSums, gradients_path, write_gradients
 from opd_diag.tables.manifest import Part
 from opd_diag.tables.tokens import part_path, write_part
@@ -92,6 +94,8 @@ def score_and_write_part(
     sampled = flat(inputs.table["sampled_logp"][part.start : part.stop], responses.lengths)
     # What stands for a token that nobody generated, such as a tool's, is no log-prob of it.
     sampled = pl.select(pl.when(keys["in_loss"]).then(sampled)).to_series()
+    trainer = flat(inputs.table["trainer_teacher_logp"][part.start : part.stop], responses.lengths)
+    trainer = pl.select(pl.when(keys["in_loss"]).then(trainer)).to_series()
     states_folder = StatesFolder(folder)
     known = states_folder.read(number, plan.states)
     if plan.states is not None and known is None:
@@ -120,14 +124,22 @@ def score_and_write_part(
     for name, one in scored.items():
         student = one.frame["student_logp"].to_numpy()
         counts = count_differences(sampled.to_numpy(), student, keys["rollout"].to_numpy())
+        statistics = {**one.statistics, "sampled_difference": pack(counts)}
+        k_grid = job.measures.k_grid
+        if audit := count_audit(
+            trainer.to_numpy(),
+            compared_with(one.frame, k_grid, truncated_grid(k_grid)),
+            keys["rollout"].to_numpy(),
+        ):
+            statistics["trainer_teacher"] = audit.packed()
         write_gradients(one.sums, folder, name, number)
         write_part(
             one.frame,
             folder,
             name,
             number,
-            k_grid=job.measures.k_grid,
-            statistics={**one.statistics, "sampled_difference": pack(counts)},
+            k_grid=k_grid,
+            statistics=statistics,
         )
         paths = gradients_path(folder, name, number), part_path(folder, name, number)
         _report_written(report, folder, *paths)
@@ -177,7 +189,7 @@ def score_part(
         if teacher.known:
             states = teacher.at(torch.from_numpy(rows), job.teacher.head.weight.device)
         else:
-            states = _teacher_states(job, rollouts)
+            states = states_of_teacher(job, rollouts)
             teacher.gather(torch.from_numpy(rows), states, part.rows)
         places = torch.from_numpy(rows).to(states.device)
         chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
@@ -208,13 +220,13 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
     responses = job.sequences.responses
     tokens = np.concatenate([responses[i] for i in rollouts])
     chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
-    states = _teacher_states(job, rollouts)
+    states = states_of_teacher(job, rollouts)
     for name, columns, _, _ in _score_batch(job, rollouts, tokens, states, Buffers()):
         chunks[name].append(columns)
     return {name: _to_host(columns) for name, columns in chunks.items()}
 
 
-def _teacher_states(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
+def states_of_teacher(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
     """Compute or read the teacher's hidden states at the response tokens of some rollouts."""
     _, prompts, responses = job.sequences
     numbers = [int(rollout) for rollout in rollouts]

@@ -2,26 +2,40 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from opd_diag.errors import TableError
 from opd_diag.scoring.parts.alignment import Alignment, add_packed, diagnose
+from opd_diag.scoring.parts.teacher_audit import add_audits, diagnose_audit
 from opd_diag.tables.manifest import Checkpoint, Manifest
 from opd_diag.tables.tokens import part_path, read_part_metadata
 
 MASS_OUTSIDE = 1e-3
+_NO_FAULT = ("aligned", "too few tokens")
 
 
-def totals(folder: Path, checkpoint: str, manifest: Manifest) -> tuple[dict[str, Any], Alignment]:
+class Totals(NamedTuple):
+    """What is known of a checkpoint once all its parts are there.
+
+    Attributes:
+        statistics: Totals over its parts.
+        alignment: How the generator's log-probs compare with the student's.
+        trainer_teacher: How the trainer's log-probs of the teacher compare with the teacher's;
+            None where the dump holds none.
+    """
+
+    statistics: dict[str, Any]
+    alignment: Alignment
+    trainer_teacher: Alignment | None
+
+
+def totals(folder: Path, checkpoint: str, manifest: Manifest) -> Totals:
     """Add up the statistics of all parts of a checkpoint.
 
     Args:
         folder: The run.
         checkpoint: Name of the checkpoint.
         manifest: Its manifest.
-
-    Returns:
-        Totals, and how the generator's log-probs compare with the student's.
 
     Raises:
         TableError: If a part was edited by a program that drops what it does not know.
@@ -53,7 +67,14 @@ def totals(folder: Path, checkpoint: str, manifest: Manifest) -> tuple[dict[str,
             for role in ("student", "teacher")
         },
     }
-    return statistics, diagnose(add_packed(part["sampled_difference"] for part in of_parts))
+    audit = add_audits(part.get("trainer_teacher") for part in of_parts)
+    floor = manifest.checkpoints[checkpoint].noise_floor
+    noise = None if floor is None else floor.p95.get("teacher_logp")
+    return Totals(
+        statistics,
+        diagnose(add_packed(part["sampled_difference"] for part in of_parts)),
+        None if audit is None else diagnose_audit(audit, noise=noise),
+    )
 
 
 def warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
@@ -84,5 +105,15 @@ def warnings(checkpoints: Mapping[str, Checkpoint]) -> list[str]:
             f"{nearest['diagnosis']} ({nearest['detail']}). Unless another model, such as the "
             "teacher, generated them, check the prompts, the template, the temperature and the "
             "checkpoint: `opd-diag check` tells them apart"
+        )
+    audits = {name: one.trainer_teacher for name, one in checkpoints.items() if one.trainer_teacher}
+    wrong = {name: one for name, one in audits.items() if one["diagnosis"] not in _NO_FAULT}
+    if wrong:
+        # Of several students one may be what the trainer took for the teacher.
+        name = min(wrong, key=lambda name: wrong[name]["diagnosis"] != "equals the student")
+        said.append(
+            "the trainer's log-probs of the teacher are not this teacher's: "
+            f"{wrong[name]['diagnosis']} ({wrong[name]['detail']}; student {name}). "
+            "`opd-diag check` compares other temperatures, too"
         )
     return said

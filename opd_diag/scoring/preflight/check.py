@@ -48,6 +48,13 @@ _LEVELS = {
     "other checkpoint": YELLOW,
     "too few tokens": YELLOW,
 }
+# What the trainer took for the teacher's is a fault of its run, but for how it asked.
+_TRAINER_LEVELS = {
+    "aligned": GREEN,
+    "too few tokens": YELLOW,
+    "other temperature": YELLOW,
+    "renormalised top K": YELLOW,
+}
 
 
 def check(
@@ -166,7 +173,11 @@ def _one_batch(job: Job, inputs: Inputs) -> BatchResult | None:
     """Score one batch of a job with one student; None if that does not fit into memory."""
     batch = choose_batch(job.sequences.lengths, job.sequences.responses.lengths)
     try:
-        return score_one_batch(job, batch, _sampled(inputs, job, batch))
+        sampled, trainer = (
+            _of_tokens(inputs, job, batch, name)
+            for name in ("sampled_logp", "trainer_teacher_logp")
+        )
+        return score_one_batch(job, batch, sampled, trainer)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -182,13 +193,13 @@ def _of_student(
     return [finding._replace(what=f"{finding.what} ({name})") for finding in findings]
 
 
-def _sampled(inputs: Inputs, job: Job, batch: np.ndarray) -> np.ndarray:
+def _of_tokens(inputs: Inputs, job: Job, batch: np.ndarray, name: str) -> np.ndarray:
+    """Return a column of log-probs of the tokens in the loss, NaN elsewhere."""
     lengths = job.sequences.responses.lengths[batch]
-    sampled, in_loss = (
-        flat(inputs.table[name].gather(batch), lengths) for name in ("sampled_logp", "loss_mask")
+    values, in_loss = (
+        flat(inputs.table[column].gather(batch), lengths) for column in (name, "loss_mask")
     )
-    generated = pl.when(in_loss.fill_null(True)).then(sampled)
-    return pl.select(generated).to_series().to_numpy()
+    return pl.select(pl.when(in_loss.fill_null(True)).then(values)).to_series().to_numpy()
 
 
 def _model_findings(job: Job, origin: Origin) -> list[Finding]:
@@ -250,8 +261,8 @@ def _head(model: LanguageModel) -> str:
 def _batch_findings(job: Job, result: BatchResult) -> list[Finding]:
     (student,) = job.students.values()
     limit = _MOST_SELF_KL[student.model.dtype.itemsize]
-    aligned = result.alignment
-    return [
+    aligned, trainer = result.alignment, result.trainer_teacher
+    seen = [
         Finding(
             GREEN if result.self_kl <= limit else RED,
             "self-KL",
@@ -269,3 +280,8 @@ def _batch_findings(job: Job, result: BatchResult) -> list[Finding]:
             f"{aligned.diagnosis}: {aligned.detail}",
         ),
     ]
+    if trainer is not None:
+        level = _TRAINER_LEVELS.get(trainer.diagnosis, RED)
+        detail = f"{trainer.diagnosis}: {trainer.detail}"
+        seen.append(Finding(level, "trainer's log-probs of the teacher", detail))
+    return seen

@@ -1,9 +1,10 @@
 """One batch through both models, to foresee a whole job."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -11,7 +12,14 @@ from opd_diag.scoring.columns.rows import Rows, score_rows
 from opd_diag.scoring.models.forward import LanguageModel, response_states
 from opd_diag.scoring.parts.alignment import Alignment, Counts, count_differences, diagnose
 from opd_diag.scoring.parts.jobs import Job
-from opd_diag.scoring.parts.score_part import score_rollouts
+from opd_diag.scoring.parts.score_part import score_rollouts, states_of_teacher
+from opd_diag.scoring.parts.teacher_audit import (
+    TEACHER,
+    compared_with,
+    count_audit,
+    diagnose_audit,
+)
+from opd_diag.tables.columns.tokens import truncated_grid
 
 TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0)
 _TOKENS = 2_048
@@ -27,6 +35,8 @@ class BatchResult(NamedTuple):
         self_kl: Mean KL of the student in the batch from the student one rollout at a time, nat.
         reverse_kl: Mean KL(student ‖ teacher), nat.
         alignment: The generator's log-probs against the student's.
+        trainer_teacher: The trainer's log-probs of the teacher against the teacher's; None where
+            the dump holds none of this batch.
     """
 
     rows: int
@@ -34,6 +44,7 @@ class BatchResult(NamedTuple):
     self_kl: float
     reverse_kl: float
     alignment: Alignment
+    trainer_teacher: Alignment | None
 
 
 def choose_batch(lengths: NDArray[np.int64], scored: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -53,7 +64,10 @@ def choose_batch(lengths: NDArray[np.int64], scored: NDArray[np.int64]) -> NDArr
 
 @torch.inference_mode()
 def score_one_batch(
-    job: Job, batch: NDArray[np.int64], sampled: NDArray[np.float32]
+    job: Job,
+    batch: NDArray[np.int64],
+    sampled: NDArray[np.float32],
+    trainer: NDArray[np.float32],
 ) -> BatchResult:
     """Score one batch.
 
@@ -61,6 +75,7 @@ def score_one_batch(
         job: The models, with one student.
         batch: Its rollouts.
         sampled: The generator's log-probs of its tokens, NaN where there is none.
+        trainer: The trainer's log-probs of the teacher, NaN where there is none.
     """
     (student,) = job.students.values()
     score_rollouts(job, batch)
@@ -85,7 +100,33 @@ def score_one_batch(
         alignment=diagnose(
             count_differences(sampled, columns["student_logp"], number), _nearest(tempered)
         ),
+        trainer_teacher=_audit(job, batch, columns, tokens, number, trainer),
     )
+
+
+def _audit(
+    job: Job,
+    batch: NDArray[np.int64],
+    columns: dict[str, Any],
+    tokens: torch.Tensor,
+    number: NDArray[np.int64],
+    trainer: NDArray[np.float32],
+) -> Alignment | None:
+    """Compare the trainer's log-probs of the teacher with ours, at other temperatures too."""
+    k_grid = job.measures.k_grid
+    names = ("teacher_logp", "student_logp", "teacher_top_mass", "teacher_mass")
+    frame = pl.DataFrame({name: columns[name] for name in names})
+    audit = count_audit(trainer, compared_with(frame, k_grid, truncated_grid(k_grid)), number)
+    if audit is None:
+        return None
+    states = states_of_teacher(job, batch)
+    tempered = {
+        other: count_audit(trainer, {TEACHER: logp}, number)
+        for other, logp in _tempered(job, job.teacher, states, tokens).items()
+        if other != job.measures.temperature
+    }
+    bins = {other: one.bins[TEACHER] for other, one in tempered.items() if one is not None}
+    return diagnose_audit(audit, bins)
 
 
 def _nearest(tempered: dict[float, Counts]) -> dict[float, Counts]:
