@@ -19,13 +19,12 @@ import polars as pl
 
 from benchmarks.planted_effects import PLANTED
 from opd_diag.analyses.agreement_traps import AgreementTraps, agreement_traps
-from opd_diag.analyses.agreement_traps.checkpoint import read_checkpoint
+from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint, read_checkpoint
 from opd_diag.analyses.agreement_traps.findings import findings
 from opd_diag.analyses.agreement_traps.options import Options
 from opd_diag.analyses.agreement_traps.outcomes import trap_outcomes
-from opd_diag.analyses.agreement_traps.persistence import trap_persistence
-from opd_diag.analyses.agreement_traps.rule import Cuts
-from opd_diag.analyses.agreement_traps.shuffles import Shuffled, shuffled_cuts
+from opd_diag.analyses.agreement_traps.persistence import Nulls, shuffled_blocks, trap_persistence
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
 from opd_diag.datasets import NULLS, null_run, trap_run, ugly_run
 from opd_diag.datasets.base import Dataset
 from opd_diag.tables.columns.agreement_traps import CRUDE
@@ -60,8 +59,8 @@ def measures(found: AgreementTraps) -> dict[str, dict[str, float]]:
     return {row["measure"]: row for row in rows.iter_rows(named=True)}
 
 
-def ask(data: Dataset, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Make the two tables that answer, of the first checkpoint."""
+def read(data: Dataset, seed: int) -> tuple[Checkpoint, Nulls]:
+    """Apply the rule to the first checkpoint, and to its shuffled blocks."""
     options = Options(seed=seed)
     source = as_source(data.tokens, data.rollouts)
     rollouts = choose_rollouts(source.rollouts)
@@ -75,8 +74,13 @@ def ask(data: Dataset, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         draws=options.draws,
         seed=seed,
     )
-    shuffled = Shuffled(Cuts(*drawn[options.rule]), {}, {})
-    return trap_persistence(one, shuffled), trap_outcomes(one)
+    return one, shuffled_blocks(one, drawn[options.rule])
+
+
+def ask(data: Dataset, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Make the two tables that answer, of the first checkpoint."""
+    one, nulls = read(data, seed)
+    return trap_persistence(one, nulls), trap_outcomes(one)
 
 
 def rate(flags: list[bool]) -> str:

@@ -70,6 +70,7 @@ from opd_diag.plots.trap_controls import (
     trap_phases_shares,
     trap_sensitivity,
     trap_summary,
+    trap_vocabulary,
 )
 from opd_diag.plots.update_alignment import update_alignment, update_tokens
 
@@ -137,6 +138,7 @@ __all__ = [
     "trap_sensitivity",
     "trap_summary",
     "trap_trace",
+    "trap_vocabulary",
     "update_alignment",
     "update_tokens",
 ]

@@ -114,6 +114,8 @@ CAPTIONS: Mapping[str, str] = {
     "threshold is longer than in shuffled blocks.",
     "trap_summary": "What the rule does over what it does on shuffled blocks of tokens: 1 needs "
     "no persistence of low KL.",
+    "trap_vocabulary": "Odds of token types in low-KL stretches over those outside: right of its "
+    "grey bar, a type stands there more often than where shuffled KL is low.",
     "trap_trace": "One rollout: the rule fires where the window mean stays below the threshold.",
     "overview": "One figure of each analysis: the finding beside what chance gives.",
     "rollout": "One rollout, token by token: the colour is the column named above the scale.",

@@ -16,10 +16,13 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    readable,
     style,
 )
 from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK, WITHIN
 
+LEVEL = 0.05
+MOST_TYPES = 24
 CONTROLS = ("#C8C8C8", CONTROL, "#4D4D4D", "#000000")  # shuffles, from single tokens to wide blocks
 
 PHASES = ("pre", "agreement", "post", "untriggered")
@@ -310,6 +313,46 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         n = counted(max(rows["n"].to_list()), "rollout")
         ax.set_title(f"{checkpoint}: {counted(rows.height, 'setting')}, {n}")
         _legend(ax)
+        return ax
+
+
+def trap_vocabulary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the log-odds of types in the stretches over those outside, beside shuffled KL.
+
+    Args:
+        table: `trap_vocabulary`; of its first checkpoint the 24 types of smallest p are drawn.
+        ax: Where to draw; None: a new figure.
+    """
+    with style():
+        known = table.drop_nulls(["p", "log_odds"])
+        rows = known.filter(pl.col("checkpoint").is_in(known["checkpoint"].head(1).to_list()))
+        tested, rows = rows.height, rows.head(MOST_TYPES).sort("log_odds", descending=True)
+        ax = panel(ax, size=(TALL[0], 1.6 + 0.24 * max(rows.height, 8)))
+        if rows.is_empty():
+            return nothing(ax, "no stretch, or no type that is common in five prompts")
+        ends = rows["null_p05"], rows["null_p95"]
+        ax.hlines(range(rows.height), *ends, color=CONTROL, alpha=0.5, linewidth=7,
+                  label="shuffled KL, 5 to 95 % of draws")  # fmt: skip
+        beyond = rows["p_adjusted"] <= LEVEL
+        for i, (flag, words) in enumerate(((False, "above"), (True, "at most"))):
+            at = [place for place, one in enumerate(beyond) if one == flag]
+            if at:
+                label = f"adjusted p {words} {LEVEL}"
+                bars(ax, at, *_interval(rows[at], "log_odds"), colour=colour(i), label=label,
+                     horizontal=True)  # fmt: skip
+        ax.axvline(0, color=CONTROL, linewidth=1)
+        words = [
+            f"{f'#{token}' if text is None else f'“{readable(text)}”'} ({n:,} / {m:,})"
+            for token, text, n, m in rows.select("token_id", "text", "n_in", "n_out").iter_rows()
+        ]
+        ax.set_yticks(range(rows.height), words)
+        for tick in ax.get_yticklabels():
+            tick.set_parse_math(False)
+        ax.invert_yaxis()
+        ax.set_xlabel("log-odds in the stretches over those outside")
+        ax.set_ylabel("type (tokens inside / outside)")
+        ax.set_title(f"{rows['checkpoint'][0]}: types of low-KL stretches, of {tested:,} tested")
+        legend_below(ax)
         return ax
 
 

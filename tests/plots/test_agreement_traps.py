@@ -23,6 +23,7 @@ FIGURES = {
     plots.trap_persistence: "trap_persistence",
     plots.trap_outcomes: "trap_outcomes",
     plots.trap_sensitivity: "trap_sensitivity",
+    plots.trap_vocabulary: "trap_vocabulary",
 }
 NAMES = [figure.__name__ for figure in FIGURES]
 
@@ -165,3 +166,15 @@ def test_up_to_two_checkpoints_are_split_by_outcome_and_more_are_not(tables):
     for outcome, word in ((True, "correct"), (False, "wrong")):
         n = own.filter(correct=outcome).height
         assert (f"{n} {word}" in label) == bool(n)
+
+
+def test_types_stand_beside_shuffled_kl(tables):
+    rows = tables.trap_vocabulary.filter(checkpoint="step0").drop_nulls("p")
+    ax = plots.trap_vocabulary(tables.trap_vocabulary)
+    first = rows.head(24).sort("log_odds", descending=True)
+    shown = [value for line in ax.lines[:-1] for value in line.get_xdata()]
+    assert sorted(shown) == pytest.approx(sorted(first["log_odds"]))
+    (label, *_) = [text.get_text() for text in ax.get_yticklabels()]
+    row = first.row(0, named=True)
+    assert label == f"#{row['token_id']} ({row['n_in']} / {row['n_out']})"
+    assert f"{rows.height} tested" in ax.get_title(loc="left")

@@ -11,7 +11,7 @@ from opd_diag.analyses.agreement_traps.cuts import cut_rules, tokens_before_rele
 from opd_diag.analyses.agreement_traps.map import trap_map
 from opd_diag.analyses.agreement_traps.options import Options, parse_threshold
 from opd_diag.analyses.agreement_traps.outcomes import trap_outcomes
-from opd_diag.analyses.agreement_traps.persistence import trap_persistence
+from opd_diag.analyses.agreement_traps.persistence import shuffled_blocks, trap_persistence
 from opd_diag.analyses.agreement_traps.phases import trap_phases
 from opd_diag.analyses.agreement_traps.report import summary_lines
 from opd_diag.analyses.agreement_traps.rollouts import per_rollout
@@ -19,13 +19,21 @@ from opd_diag.analyses.agreement_traps.rule import find_cuts
 from opd_diag.analyses.agreement_traps.sensitivity import trap_sensitivity
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules
 from opd_diag.analyses.agreement_traps.summary import trap_summary
+from opd_diag.analyses.agreement_traps.token_types import trap_vocabulary
 from opd_diag.analyses.agreement_traps.trace import trap_trace
 from opd_diag.analyses.tokens import require_columns
 from opd_diag.errors import TableError
 from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
-from opd_diag.tables.source import Source, Tokens, as_source, choose_checkpoints, choose_rollouts
+from opd_diag.tables.source import (
+    Source,
+    Tokens,
+    as_source,
+    choose_checkpoints,
+    choose_rollouts,
+    vocabulary,
+)
 
 __all__ = ["AgreementTraps", "agreement_traps", "summary_lines"]
 
@@ -43,6 +51,7 @@ class AgreementTraps(NamedTuple):
         trap_sensitivity: Prevalence, persistence and kept signal over a grid of settings.
         trap_map: KL of the rollouts in bins, sorted by onset.
         trap_trace: One rollout token by token.
+        trap_vocabulary: Which token types stand in low-KL stretches more often than outside.
     """
 
     agreement_traps: pl.DataFrame
@@ -54,6 +63,7 @@ class AgreementTraps(NamedTuple):
     trap_sensitivity: pl.DataFrame
     trap_map: pl.DataFrame
     trap_trace: pl.DataFrame
+    trap_vocabulary: pl.DataFrame
 
 
 @public_analysis
@@ -118,7 +128,7 @@ def agreement_traps(
         seed: Seed of the bootstrap, the shuffles and the draws.
 
     Returns:
-        Nine tables. Rollouts on which the rule could not fire stand in the first with a reason,
+        Ten tables. Rollouts on which the rule could not fire stand in the first with a reason,
         and count nowhere else.
 
     Raises:
@@ -175,15 +185,17 @@ def _tables_of(
         seed=options.seed,
     )
     main = shuffled[options.rule]
+    nulls = shuffled_blocks(checkpoint, main.cuts)
     released = tokens_before_release(source, checkpoint)
     return {
         "agreement_traps": per_rollout(checkpoint),
         "trap_phases": trap_phases(checkpoint, main),
         "trap_summary": trap_summary(checkpoint, main),
-        "trap_persistence": trap_persistence(checkpoint, main),
+        "trap_persistence": trap_persistence(checkpoint, nulls),
         "trap_outcomes": trap_outcomes(checkpoint),
         "trap_cuts": trap_cuts(checkpoint, observed, shuffled, released),
         "trap_sensitivity": trap_sensitivity(checkpoint),
         "trap_map": trap_map(checkpoint),
         "trap_trace": trap_trace(checkpoint),
+        "trap_vocabulary": trap_vocabulary(checkpoint, nulls, vocabulary(source)),
     }

@@ -65,6 +65,7 @@ class Checkpoint(NamedTuple):
         kl: KL of the tokens that count, those in the loss with a measured reverse_kl, nat; one
             rollout after the other. Shape (tokens,).
         position: Their places in the response. Shape (tokens,).
+        token_id: Their types. Shape (tokens,).
         lengths: How many each rollout has. Shape (rollouts,).
         missing: Tokens in the loss without a measured reverse_kl, left out. Shape (rollouts,).
         thresholds: Threshold of each rollout for any window and eta.
@@ -84,6 +85,7 @@ class Checkpoint(NamedTuple):
     prompt: Integers
     kl: Values
     position: Numbers
+    token_id: Numbers
     lengths: Integers
     missing: Integers
     thresholds: Thresholds
@@ -110,6 +112,11 @@ class Checkpoint(NamedTuple):
     def sample_kl(self) -> Values:
         """KL of their tokens, nat."""
         return self.quantities["reverse_kl"].sample
+
+    @property
+    def sample_token_id(self) -> Numbers:
+        """Types of their tokens. Shape (tokens,)."""
+        return self.token_id[ranges(starts_of(self.lengths)[self.sample], self.sample_lengths)]
 
     def sample_thresholds(self, rules: list[Rule]) -> dict[tuple[int, float], Floats]:
         """Return their thresholds for each window and eta of the rules."""
@@ -177,6 +184,7 @@ def read_checkpoint(
         prompt=prompt,
         kl=kl,
         position=tokens.position,
+        token_id=tokens.column("token_id"),
         lengths=lengths,
         missing=in_loss.lengths - lengths,
         thresholds=thresholds,

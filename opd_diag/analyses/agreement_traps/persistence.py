@@ -1,11 +1,14 @@
 """Longest low-KL run of the rollouts, against the same rollouts with blocks of tokens shuffled."""
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import numpy as np
 import polars as pl
 
 from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
-from opd_diag.analyses.agreement_traps.rule import Floats, Integers
-from opd_diag.analyses.agreement_traps.shuffles import Shuffled, shuffled_cuts, steady_course
+from opd_diag.analyses.agreement_traps.rule import Cuts, Floats
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts, steady_course
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.stats.exchange import exchange_p
@@ -15,7 +18,43 @@ from opd_diag.tables.columns.agreement_traps import LONGER
 BLOCKS = (1, 32)  # beside the block asked for
 
 
-def trap_persistence(checkpoint: Checkpoint, shuffled: Shuffled) -> pl.DataFrame:
+Nulls: TypeAlias = Mapping[tuple[int, bool], Cuts]
+
+
+def shuffled_blocks(checkpoint: Checkpoint, main: Cuts) -> Nulls:
+    """Apply the rule to several kinds of shuffles of the control's rollouts.
+
+    Args:
+        checkpoint: The checkpoint under the rule.
+        main: Its cuts where blocks of `options.block` tokens are shuffled.
+
+    Returns:
+        Cuts by the tokens of a block, and by whether the steady course of KL stays where it is;
+        every field has shape (draws, rollouts).
+    """
+    options, kl, lengths = checkpoint.options, checkpoint.sample_kl, checkpoint.sample_lengths
+    rule = options.rule
+    thresholds = checkpoint.sample_thresholds([rule])
+
+    def cuts(block: int, course: Floats | None = None) -> Cuts:
+        return shuffled_cuts(
+            kl,
+            lengths,
+            [rule],
+            thresholds,
+            block=block,
+            draws=options.draws,
+            seed=options.seed,
+            course=course,
+        )[rule]
+
+    nulls = {(block, False): cuts(block) for block in BLOCKS if block != options.block}
+    nulls[options.block, False] = main
+    nulls[options.window, True] = cuts(options.window, steady_course(kl, lengths))
+    return dict(sorted(nulls.items()))
+
+
+def trap_persistence(checkpoint: Checkpoint, nulls: Nulls) -> pl.DataFrame:
     """Compare the longest run below the threshold with that of several kinds of shuffles.
 
     A run is longer than one of shuffled blocks where KL remembers more than a block, which any
@@ -25,37 +64,15 @@ def trap_persistence(checkpoint: Checkpoint, shuffled: Shuffled) -> pl.DataFrame
 
     Args:
         checkpoint: The checkpoint under the rule.
-        shuffled: The rule where blocks of `options.block` tokens are shuffled.
+        nulls: The rule on shuffled blocks, from `shuffled_blocks`.
 
     Returns:
         The table `trap_persistence`.
     """
-    options, kl, lengths = checkpoint.options, checkpoint.sample_kl, checkpoint.sample_lengths
-    rule = options.rule
-    thresholds = checkpoint.sample_thresholds([rule])
-
-    def longest_runs(block: int, course: Floats | None = None) -> Integers:
-        """Return the longest run in every draw. Shape (draws, rollouts)."""
-        cuts = shuffled_cuts(
-            kl,
-            lengths,
-            [rule],
-            thresholds,
-            block=block,
-            draws=options.draws,
-            seed=options.seed,
-            course=course,
-        )
-        return cuts[rule].longest_run
-
-    nulls = {(block, False): longest_runs(block) for block in BLOCKS if block != options.block}
-    nulls[options.block, False] = shuffled.cuts.longest_run
-    nulls[options.window, True] = longest_runs(options.window, steady_course(kl, lengths))
-    keys = sorted(nulls)
-
+    options, keys = checkpoint.options, list(nulls)
     prompts = Prompts(checkpoint.prompt[checkpoint.sample], seed=options.seed)
     observed = prompts.sums(checkpoint.cuts.longest_run[checkpoint.sample])
-    drawn = {key: prompts.sums(nulls[key].T) for key in keys}
+    drawn = {key: prompts.sums(nulls[key].longest_run.T) for key in keys}
     x0 = np.column_stack([drawn[key].mean(axis=1) for key in keys])
     x = np.broadcast_to(observed[:, None], x0.shape)
     m = np.broadcast_to(prompts.sums(np.ones(checkpoint.sample.size))[:, None], x0.shape)

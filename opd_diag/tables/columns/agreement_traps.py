@@ -185,6 +185,22 @@ TRAP_TRACE = (
     Column("phase", pl.String, "-", "pre, agreement, post or untriggered.", nullable=False),
 )  # fmt: skip
 
+TRAP_VOCABULARY = (
+    _CHECKPOINT,
+    Column("token_id", pl.Int32, "-", "The type, one of those with 10 occurrences or more.", nullable=False),
+    Column("text", pl.String, "-", "Its text; null without a vocabulary."),
+    Column("token_class", pl.String, "-", "Its class by its bytes; null without a vocabulary."),
+    Column("n_in", pl.UInt32, "tokens", "Occurrences in the low-KL stretches of the rollouts of the control.", nullable=False),
+    Column("n_out", pl.UInt32, "tokens", "Their other occurrences.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts that hold the type.", nullable=False),
+    *_interval("log_odds", "log ratio", "Log of the odds of the type in the stretches over those outside, drawn towards 0 by 500 tokens on either side that are as all tokens are."),
+    Column("null_p05", pl.Float64, "log ratio", "5 % quantile of the same where KL is shuffled inside each rollout and the types stay; of several widths of blocks the lowest."),
+    Column("null_p95", pl.Float64, "log ratio", "95 % quantile; the highest."),
+    Column("p", pl.Float64, "probability", "Two-sided p that the type stands in stretches of its prompts as often as where the shuffled KL of these prompts is low; the largest over widths of blocks."),
+    Column("p_adjusted", pl.Float64, "probability", "The same adjusted over types by Benjamini-Hochberg."),
+    Column("reason", pl.String, "-", "Why there is no interval and no p."),
+)  # fmt: skip
+
 TABLES = {
     "agreement_traps": AGREEMENT_TRAPS,
     "trap_phases": TRAP_PHASES,
@@ -195,4 +211,5 @@ TABLES = {
     "trap_sensitivity": TRAP_SENSITIVITY,
     "trap_map": TRAP_MAP,
     "trap_trace": TRAP_TRACE,
+    "trap_vocabulary": TRAP_VOCABULARY,
 }

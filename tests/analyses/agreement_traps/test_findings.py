@@ -10,9 +10,8 @@ from opd_diag.analyses.agreement_traps.checkpoint import read_checkpoint
 from opd_diag.analyses.agreement_traps.findings import findings
 from opd_diag.analyses.agreement_traps.options import Options
 from opd_diag.analyses.agreement_traps.outcomes import trap_outcomes
-from opd_diag.analyses.agreement_traps.persistence import trap_persistence
-from opd_diag.analyses.agreement_traps.rule import Cuts
-from opd_diag.analyses.agreement_traps.shuffles import Shuffled, shuffled_cuts
+from opd_diag.analyses.agreement_traps.persistence import shuffled_blocks, trap_persistence
+from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
 from opd_diag.datasets import trap_run
 from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK, WITHIN
@@ -34,8 +33,8 @@ def two_tables(data, **options):
         draws=chosen.draws,
         seed=chosen.seed,
     )
-    shuffled = Shuffled(Cuts(*drawn[chosen.rule]), {}, {})
-    return trap_persistence(checkpoint, shuffled), trap_outcomes(checkpoint)
+    nulls = shuffled_blocks(checkpoint, drawn[chosen.rule])
+    return trap_persistence(checkpoint, nulls), trap_outcomes(checkpoint)
 
 
 def answers(data, **options):
