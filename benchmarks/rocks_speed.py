@@ -1,7 +1,8 @@
 """Time `rock_tokens` on a generated run: seconds, and peak memory of the process.
 
 A run of the shape asked for is written to a folder first, with the columns that the analysis reads
-and its gradient sums, and read back by a process of its own. Prints Markdown. Run:
+and its gradient sums, and read back by a process of its own; once more without the tables that
+follow single occurrences, so that what these add is a ratio of one sitting. Prints Markdown. Run:
 python -m benchmarks.rocks_speed > benchmarks/results/rock_speed.md
 """
 
@@ -22,6 +23,8 @@ import polars as pl
 from benchmarks.machine import machine
 
 CHECKPOINTS = ("step0", "step150", "step300")
+# What is made from single occurrences: who stays hard, what rocks are, the questions.
+OCCURRENCES = ("find_hard", "persistence_table", "composition_table", "evidence_table")
 
 
 def write_run(folder: Path, options: argparse.Namespace) -> None:
@@ -120,10 +123,19 @@ def _no_sums(sums: object) -> object:
     return type(sums)(*(field[:0] for field in sums))  # type: ignore[call-overload]
 
 
-def time_analysis(folder: Path) -> None:
-    """Run the analysis, and print seconds, peak memory and sizes as JSON."""
-    from opd_diag.analyses.rock_tokens import rock_tokens
+def time_analysis(folder: Path, without: Sequence[str] = ()) -> None:
+    """Run the analysis, and print seconds, peak memory and sizes as JSON.
 
+    Args:
+        folder: The run.
+        without: Names of functions of the analysis that are left out.
+    """
+    import opd_diag.analyses.rock_tokens as analysis
+
+    for name in without:
+        assert hasattr(analysis, name)
+        setattr(analysis, name, lambda *_, **__: pl.DataFrame())
+    rock_tokens = analysis.rock_tokens
     before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     result = rock_tokens(folder)
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
@@ -148,33 +160,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--hidden", type=int, default=1_024)
     parser.add_argument("--parts", type=int, default=38)
     parser.add_argument("--timed", type=Path, help="time a run that is there")
+    parser.add_argument("--without", nargs="*", default=(), help="functions that are left out")
     options = parser.parse_args(arguments)
     if options.timed:
-        time_analysis(options.timed)
+        time_analysis(options.timed, options.without)
         return
     print("# Speed of rock_tokens\n")
     print(f"`python -m benchmarks.rocks_speed`, {machine()}. Asked: 30 s and 4 GB.")
     print("CPU seconds are user and system time of all threads; the load is that of the last")
     print("minute before, this process not counted: above 0, wall seconds are upper bounds.\n")
-    print("| tokens | types | checkpoints | BLAS threads | load | wall, s | CPU, s | peak, GiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| tokens | types | checkpoints | tables | BLAS threads | load | wall, s | CPU, s ", end=""
+    )
+    print("| peak, GiB |\n|---|---|---|---|---|---|---|---|---|")
+    seen = []
     with tempfile.TemporaryDirectory() as folder:
         load = os.getloadavg()[0]
         write_run(Path(folder), options)
-        for threads in ("2", "1"):
+        for words, without, threads in (
+            ("all", (), "2"),
+            ("none of single occurrences", OCCURRENCES, "1"),
+            ("all", (), "1"),
+        ):
             command = [sys.executable, "-m", "benchmarks.rocks_speed", "--timed", folder]
             environment = os.environ | {"OPENBLAS_NUM_THREADS": threads}
             done = subprocess.run(
-                command, capture_output=True, text=True, check=True, env=environment
+                [*command, "--without", *without],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=environment,
             )
             found = json.loads(done.stdout)
+            seen.append(found)
             print(
-                f"| {found['tokens']:,} | {found['types']:,} | {len(CHECKPOINTS)} | {threads} "
-                f"| {load:.1f} | {found['wall']:.1f} | {found['user'] + found['system']:.1f} "
-                f"| {found['GiB']:.2f} |",
+                f"| {found['tokens']:,} | {found['types']:,} | {len(CHECKPOINTS)} | {words} "
+                f"| {threads} | {load:.1f} | {found['wall']:.1f} "
+                f"| {found['user'] + found['system']:.1f} | {found['GiB']:.2f} |",
                 flush=True,
             )
             load = os.getloadavg()[0]
+    bare, whole = seen[1:]
+    cpu = [one["user"] + one["system"] for one in (whole, bare)]
+    print("\nPersistence, composition and the questions, which follow single occurrences, take")
+    print(f"{cpu[0] / cpu[1]:.2f} times the CPU seconds of the analysis without them, and ", end="")
+    print(f"{whole['GiB'] / bare['GiB']:.2f} times its\npeak memory; asked: 1.33.")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from opd_diag.tables.columns.rock_tokens import TOKEN_CLASSES
 
 CURVES = {"all": "all tokens", "rock": "rocks", "control": "as frequent", "rest": "all but rocks"}
 SHARES = {
-    "share_learned": ("learned: hard at first alone", 2),
-    "share_rock": ("rock: hard at first and at last", 1),
-    "share_regressed": ("regressed: hard at last alone", 4),
+    "share_learned": ("learned: at first only", 2),
+    "share_rock": ("rock: at first and last", 1),
+    "share_regressed": ("regressed: at last only", 4),
 }
 LISTED = 25
 LINE = 0.24  # inches
@@ -85,7 +85,8 @@ def rock_persistence_classes(table: pl.DataFrame, *, ax: Axes | None = None) -> 
             left = [start + step for start, step in zip(left, width, strict=True)]
         words = [f"{name} ({n:,})" for name, n in rows.select("name", "n").iter_rows()]
         ax.set_yticks(range(rows.height), words)
-        ax.set_xlabel("share of the tokens; the rest is easy under both")
+        ax.set_xlim(0, 1)
+        ax.set_xlabel("share of the tokens that is hard; the rest is easy")
         ax.set_ylabel("group or class (tokens)")
         ax.set_title(f"Hard tokens from {names[0]} to {names[-1]}")
         legend_below(ax)

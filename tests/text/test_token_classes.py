@@ -1,5 +1,7 @@
 """Classes of tokens from their bytes."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
@@ -52,3 +54,9 @@ def test_special_tokens_are_special_whatever_they_spell() -> None:
 def test_the_list_of_words_is_in_lower_case() -> None:
     assert all(word == word.lower() and word.isalpha() for word in DISCOURSE)
     assert set(CASES.values()) | {"special"} == set(TOKEN_CLASSES)
+
+
+def test_the_docs_list_the_words() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    listed = text.split("Discourse is this list, in either case:")[1].split(".\n")[0]
+    assert {word.strip() for word in listed.split(",")} == DISCOURSE
