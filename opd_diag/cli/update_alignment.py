@@ -37,6 +37,15 @@ def update_alignment(
             metavar="N", min=1, help="Rollouts to differentiate; default: ten minutes' worth."
         ),
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="First tokens of a response to differentiate; memory grows with their square; "
+            "default: all.",
+        ),
+    ] = None,
     without_random: Annotated[
         bool,
         typer.Option(

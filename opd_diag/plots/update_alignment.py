@@ -18,14 +18,16 @@ MOST_POINTS = 5_000
 
 
 def update_alignment(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw each group's share of the first-order decrease beside the shifted groups and the tokens.
+    """Draw each group's share of the first-order decrease beside its controls.
 
     Args:
-        table: `update_alignment`; the last update is drawn.
+        table: `update_alignment`; the first update under which KL decreases is drawn.
         ax: Where to draw; None: a new figure.
     """
-    rows = _last(table).filter(
-        pl.col("kl") == "reverse_kl", pl.col("split") != "all", pl.col("share").is_not_null()
+    rows = _first_update(
+        table.filter(
+            pl.col("kl") == "reverse_kl", pl.col("split") != "all", pl.col("share").is_not_null()
+        )
     )
     with style():
         ax = panel(ax, size=(8.0, 1.4 + 0.36 * max(rows.height, 3)))
@@ -43,6 +45,11 @@ def update_alignment(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             rows["token_share"], place, "o", color=CONTROL, label="share of the tokens",
             linestyle="", fillstyle="none",
         )  # fmt: skip
+        if not rows["later_share"].is_null().all():
+            ax.plot(
+                rows["later_share"], place, "x", color=colour(2), linestyle="",
+                label="the same groups under the next update",
+            )  # fmt: skip
         ax.set_yticks(place, [readable(group) for group in rows["group"]])
         ax.set(
             ylim=(rows.height - 0.5, -0.5),
@@ -57,10 +64,10 @@ def update_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw the realised change of every token's KL against its first-order change.
 
     Args:
-        table: `update_tokens`; the last update is drawn, and of more than 5,000 tokens every n-th.
+        table: `update_tokens`; the first update is drawn, and of over 5,000 tokens every n-th.
         ax: Where to draw; None: a new figure.
     """
-    known = _last(table).drop_nulls(["first_order_reverse_kl", "realised_reverse_kl"])
+    known = _first_update(table).drop_nulls(["first_order_reverse_kl", "realised_reverse_kl"])
     rows = known.gather_every(max(1, -(-known.height // MOST_POINTS)))
     with style():
         ax = panel(ax)
@@ -82,8 +89,6 @@ def update_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _last(table: pl.DataFrame) -> pl.DataFrame:
-    """Keep the rows of the last update of the table."""
-    if table.is_empty():
-        return table
-    return table.filter(pl.col("checkpoint") == table["checkpoint"][-1])
+def _first_update(table: pl.DataFrame) -> pl.DataFrame:
+    """Keep the rows of the first update of a table."""
+    return table.filter(pl.col("checkpoint").is_in(table["checkpoint"].head(1).to_list()))

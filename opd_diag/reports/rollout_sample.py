@@ -61,6 +61,7 @@ def _queues(run: Run) -> list[tuple[str, list[int]]]:
         ("correct with high KL", _rows(facts.filter(pl.col("correct")))),
         ("wrong with low KL", _rows(facts.filter(~pl.col("correct")).reverse())),
         ("samples of one prompt", _samples_of_one_prompt(facts)),
+        ("largest first-order change by an update", updated_rollouts(run)),
     ]
     return [(reason, rows) for reason, rows in queues if rows]
 
@@ -81,6 +82,16 @@ def _stretches(run: Run, checkpoint: str) -> Iterator[int]:
     if table is not None:
         fired = table.filter(pl.col("checkpoint") == checkpoint, pl.col("triggered"))
         yield from _rows(fired.sort("longest_run", "rollout", descending=[True, False]))
+
+
+def updated_rollouts(run: Run) -> list[int]:
+    """Return the rollouts whose derivatives along an update are known, the largest sum first."""
+    table = finished_result(run, "update_tokens")
+    if table is None:
+        return []
+    change = pl.col("first_order_reverse_kl").cast(pl.Float64).sum().abs()
+    sums = table.group_by("rollout").agg(change=change)
+    return _rows(sums.sort("change", "rollout", descending=[True, False]))
 
 
 def _samples_of_one_prompt(facts: pl.DataFrame) -> list[int]:

@@ -9,6 +9,7 @@ import polars as pl
 
 from opd_diag.errors import OpdDiagError
 from opd_diag.exports import token_weights
+from opd_diag.reports.rollout_sample import updated_rollouts
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import finished_result
 from opd_diag.text.escaping import for_page_text, for_terminal
@@ -41,6 +42,13 @@ COLOURS = (
     ("grad_logits", "Gradient norm", "nat/logit", False),
     ("gain", "Gain since the first checkpoint, KL(student ‖ teacher)", "nat", True),
 )
+# There only where the derivatives of some rollouts are known.
+FIRST_ORDER = (
+    "first_order",
+    "Change by the next update to first order, KL(student ‖ teacher)",
+    "nat",
+    True,
+)
 
 
 def token_view(run: Run, reasons: Mapping[int, Sequence[str]]) -> dict[str, Any]:
@@ -57,11 +65,13 @@ def token_view(run: Run, reasons: Mapping[int, Sequence[str]]) -> dict[str, Any]
         JSON values.
     """
     shown = _checkpoints(run)
-    each = (len(FLOATS) + len(WHOLE)) * 4 * 4 // 3 * len(shown) + 24
+    colours = [*COLOURS, FIRST_ORDER] if updated_rollouts(run) else [*COLOURS]
+    floats = [*FLOATS, "first_order"] if FIRST_ORDER in colours else [*FLOATS]
+    each = (len(floats) + len(WHOLE)) * 4 * 4 // 3 * len(shown) + 24
     lengths = _lengths(run, list(reasons))
     sizes = _fit(lengths, BYTES // each)
     rows = list(sizes)
-    tokens = {name: _tokens(run, name, rows) for name in shown}
+    tokens = {name: _with_first_order(_tokens(run, name, rows), run, name) for name in shown}
     marks = _marks(run, rows, shown)
     table = run.rollouts.filter(pl.col("rollout").is_in(rows))
     about = {row["rollout"]: row for row in table.iter_rows(named=True)}
@@ -84,16 +94,16 @@ def token_view(run: Run, reasons: Mapping[int, Sequence[str]]) -> dict[str, Any]
                 "ids": ids,
                 "segment": first["segment"].to_list(),
                 "in_loss": first["in_loss"].cast(pl.Int8).to_list(),
-                "columns": {name: _packed(part) for name, part in parts.items()},
+                "columns": {name: _packed(part, floats) for name, part in parts.items()},
                 "marks": marks[row],
             }
         )
     return {
         "checkpoints": list(shown),
         "colours": [
-            dict(zip(("name", "label", "unit", "signed"), c, strict=True)) for c in COLOURS
+            dict(zip(("name", "label", "unit", "signed"), c, strict=True)) for c in colours
         ],
-        "scales": {name: _scales(frame) for name, frame in tokens.items()},
+        "scales": {name: _scales(frame, colours) for name, frame in tokens.items()},
         "rocks": _rocks(run),
         "vocab": {
             str(i): [for_page_text(vocab["text"][i]), int(vocab["is_special"][i])]
@@ -158,10 +168,21 @@ def _tokens(run: Run, checkpoint: str, rows: list[int]) -> pl.DataFrame:
     )
 
 
-def _packed(part: pl.DataFrame) -> dict[str, str]:
+def _with_first_order(tokens: pl.DataFrame, run: Run, checkpoint: str) -> pl.DataFrame:
+    """Add what the update from a checkpoint does to each token to first order, null elsewhere."""
+    table = finished_result(run, "update_tokens")
+    if table is None:
+        return tokens.with_columns(first_order=pl.lit(None, pl.Float32))
+    own = table.filter(checkpoint_from=checkpoint).select(
+        "rollout", "position", first_order="first_order_reverse_kl"
+    )
+    return tokens.join(own, on=["rollout", "position"], how="left", maintain_order="left")
+
+
+def _packed(part: pl.DataFrame, floats: Sequence[str]) -> dict[str, str]:
     """Write columns as base64 of little-endian float32 (null: NaN) and int32 (null: -1)."""
     packed = {}
-    for name in FLOATS:
+    for name in floats:
         values = part[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
         packed[name] = b64encode(values.astype("<f4").tobytes()).decode()
     for name in WHOLE:
@@ -170,10 +191,10 @@ def _packed(part: pl.DataFrame) -> dict[str, str]:
     return packed
 
 
-def _scales(frame: pl.DataFrame) -> dict[str, float]:
+def _scales(frame: pl.DataFrame, colours: Sequence[tuple[str, ...]]) -> dict[str, float]:
     """Return the 98th percentile of each column's size, where its colour is full."""
     advantage = (pl.col("teacher_logp") - pl.col("student_logp")).abs()
-    names = [name for name, *_ in COLOURS if name in frame.columns]
+    names = [name for name, *_ in colours if name in frame.columns]
     row = frame.select(
         *(pl.col(name).abs().quantile(0.98) for name in names),
         advantage=advantage.quantile(0.98),

@@ -20,7 +20,7 @@ from opd_diag.tables.source import (
     vocabulary,
 )
 
-DERIVED = {"advantage": "nat", "gain": "nat"}
+DERIVED = {"advantage": "nat", "gain": "nat", "first_order": "nat"}
 USUAL_K = {"margin": 4, "teacher_mass": 16, "overlap": 16}
 _KEYS = ("rollout", "position", "token_id", "segment", "in_loss")
 _CHOICES = {
@@ -47,15 +47,17 @@ def token_strip(
         rollouts: The rollouts table, needed with a token table and with nothing else.
         column: What the tokens are coloured by: a numeric column of the token table, where
             `margin_8` is `margin` at K = 8 (without K: margin 4, teacher_mass 16, overlap 16),
-            `advantage` = teacher_logp - student_logp, or `gain` = forward_kl under the first
-            checkpoint minus forward_kl under this one.
+            `advantage` = teacher_logp - student_logp, `gain` = forward_kl under the first
+            checkpoint minus forward_kl under this one, or `first_order`, what the update from
+            this checkpoint to the next does to reverse_kl to first order.
         checkpoint: Which one; None: the first, or the last for `gain`.
 
     Returns:
         Columns of `TOKEN_STRIP`, sorted by position, with no rows if the response has none.
 
     Raises:
-        OptionError: If the column is unknown, or `gain` has no earlier checkpoint.
+        OptionError: If the column is unknown, `gain` has no earlier checkpoint, or `first_order`
+            is not known of this rollout.
         TableError: If the rollout or the checkpoint is unknown.
     """
     source = as_source(run, rollouts)
@@ -66,6 +68,8 @@ def token_strip(
     tokens = source.tokens(name).filter(pl.col("rollout") == row)
     if column == "gain":
         values = _gain(source, row, source.checkpoints[0], name)
+    elif column == "first_order":
+        values = _first_order(source, row, name)
     else:
         values = tokens.select("position", value.cast(pl.Float64).alias("value")).collect()
     # `reverse_kl` is what the phases were counted over.
@@ -169,6 +173,22 @@ def _gain(source: Source, row: int, first: str, last: str) -> pl.DataFrame:
     before, after = (side.collect() for side in sides)
     gain = before["forward_kl"].cast(pl.Float64) - after["forward_kl"]
     return before.select("position", gain.alias("value"))
+
+
+def _first_order(source: Source, row: int, checkpoint: str) -> pl.DataFrame:
+    table = finished_result(source, "update_tokens")
+    if table is None:
+        raise OptionError(
+            "column: 'first_order' needs update_tokens; expected `opd-diag analyze "
+            "update-alignment` before"
+        )
+    own = table.filter(checkpoint_from=checkpoint)
+    known = own["rollout"].unique().sort()
+    if row not in known:
+        some = ", ".join(map(str, known.head(8))) or f"none of an update from {checkpoint!r}"
+        raise OptionError(f"column: 'first_order' is not known of rollout {row}; expected {some}")
+    value = pl.col("first_order_reverse_kl").cast(pl.Float64).alias("value")
+    return own.filter(rollout=row).select("position", value)
 
 
 def _text(ids: pl.Series, vocab: pl.DataFrame | None) -> pl.Series | pl.Expr:

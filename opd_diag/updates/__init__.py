@@ -1,7 +1,7 @@
 """Ask which tokens an update of the student served, by derivatives of every token's KL along it."""
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ def update_alignment(
     teacher: str | None = None,
     students: Mapping[str, str] | None = None,
     rollouts: int | None = None,
+    max_tokens: int | None = None,
     without_random: bool = False,
     subspace: int = 0,
     matrices: str = "*",
@@ -74,7 +75,9 @@ def update_alignment(
         students: Folders or hub ids by checkpoint; None: as scored. Weights other than those that
             were scored are refused.
         rollouts: Rollouts to differentiate, spread over prompts; None: as many as take about ten
-            minutes.
+            minutes under all updates. More of them are added to those that are there.
+        max_tokens: First tokens of a response to differentiate; None: all. Memory grows with the
+            square of the longest sequence.
         without_random: Leave out the 20 random directions, which take 20 times the work.
         subspace: Leading directions of the update on which gradients are projected; 0: none.
         matrices: Pattern of the names of matrices for `subspace`, such as `*.o_proj.weight`.
@@ -86,7 +89,8 @@ def update_alignment(
         Three tables; the last is empty without `subspace`.
 
     Raises:
-        OptionError: If the run has one checkpoint, or a number is out of range.
+        OptionError: If the run has one checkpoint, a number is out of range, or the longest
+            response does not fit into memory.
         ModelError: If a model cannot be loaded, or derivatives fail the check by central
             differences on the first rollout.
         ModelMismatchError: If weights are not those that were scored.
@@ -98,24 +102,27 @@ def update_alignment(
     names = opened.checkpoints
     if len(names) < 2:
         raise OptionError("run: one checkpoint; expected two or more, an update lies between them")
-    if rollouts is not None and rollouts < 1:
-        raise OptionError(f"rollouts: {rollouts}; expected 1 or more")
-    if subspace < 0:
-        raise OptionError(f"subspace: {subspace}; expected 0 or more")
-    known = opened.manifest.checkpoints
+    for option, value, least in (
+        ("rollouts", rollouts, 1),
+        ("max_tokens", max_tokens, 1),
+        ("subspace", subspace, 0),
+    ):
+        if value is not None and value < least:
+            raise OptionError(f"{option}: {value}; expected {least} or more")
+    known, identity = opened.manifest.checkpoints, opened.manifest.fingerprint
     paths = {name: (students or {}).get(name, known[name].path) for name in names}
-    how = Loading(attn="eager", trust_remote_code=trust_remote_code)
+    big_path = teacher or opened.manifest.teacher.path
     for name, path in paths.items():
-        files = fingerprint(path, trust_remote_code=trust_remote_code)
-        if digest(files) != known[name].fingerprint:
-            raise ModelMismatchError(
-                f"checkpoint {name}: {path} holds other weights than those that were scored; "
-                "expected the same"
-            )
-    big = load_model(teacher or opened.manifest.teacher.path, how)
+        _require_scored(path, known[name].fingerprint, f"checkpoint {name}", trust_remote_code)
+    big_print = digest(identity["teacher"]) if identity.get("teacher") else None
+    _require_scored(big_path, big_print, "teacher", trust_remote_code)
+    how = Loading(attn="eager", trust_remote_code=trust_remote_code)
+    big = load_model(big_path, how)
     sample = sample_rollouts(opened.rollouts, seed=seed)
-    temperature = float(opened.manifest.fingerprint.get("temperature", 1.0))
-    tables: dict[str, list[pl.DataFrame]] = {name: [] for name in TABLES}
+    temperature = float(identity.get("temperature", 1.0))
+    count = rollouts
+    pairs: list[tuple[pl.DataFrame, pl.DataFrame]] = []
+    projected = []
     with progress or StderrProgress() as tell:
         models: dict[str, LanguageModel] = {}
         for pair_names in pairwise(names):
@@ -127,23 +134,30 @@ def update_alignment(
                     models[name] = load_model(paths[name], how)
             before, after = (models[name] for name in pair_names)
             pair = Pair(before, after, big, opened.vocab.height, temperature)
-            maker = TokenDerivatives(opened, pair, draws=not without_random)
+            maker = TokenDerivatives(opened, pair, draws=not without_random, max_tokens=max_tokens)
+            maker.require_memory(sample[: count or 1])
             worst = maker.check(sample[0])
-            count = rollouts
             if count is None:
-                count = affordable(seconds_per_rollout(maker, sample[0]), len(sample))
+                seconds = seconds_per_rollout(maker, sample[0]) * (len(names) - 1)
+                count = affordable(seconds, len(sample))
             chosen = sample[: min(count, len(sample))]
+            maker.require_memory(chosen)
             tell.say(
                 f"{pair_names[0]} to {pair_names[1]}: {len(chosen)} of {len(sample)} rollouts; "
                 f"derivatives agree with central differences within {worst:.1e} of the largest"
             )
             tell.start("update alignment", int(maker.tokens_of(chosen)))
-            tokens = write_tokens(opened, pair_names, maker, chosen, tell)
+            weights = {
+                "before": known[pair_names[0]].fingerprint,
+                "after": known[pair_names[1]].fingerprint,
+                "teacher": big_print,
+                "temperature": temperature,
+            }
+            tokens = write_tokens(opened, pair_names, maker, chosen, tell, weights=weights)
             labels = label_tokens(opened, tokens, pair_names[0])
-            tables["update_tokens"].append(tokens)
-            tables["update_alignment"].append(summarise(tokens, labels, seed=seed))
+            pairs.append((tokens, labels))
             if subspace:
-                tables["update_subspace"].append(
+                projected.append(
                     subspace_table(
                         maker,
                         maker.update,
@@ -154,9 +168,32 @@ def update_alignment(
                         seed=seed,
                     )
                 )
+    later = [tokens for tokens, _ in pairs[1:]]
+    tables = {
+        "update_alignment": [
+            summarise(tokens, labels, later=following, seed=seed)
+            for (tokens, labels), following in zip_longest(pairs, later)
+        ],
+        "update_tokens": [tokens for tokens, _ in pairs],
+        "update_subspace": projected,
+    }
     return UpdateAlignment(
         **{
             name: pl.concat(frames) if frames else empty_table(TABLES[name])
             for name, frames in tables.items()
         }
     )
+
+
+def _require_scored(path: str, known: str | None, what: str, trust_remote_code: bool) -> None:
+    """Check that a model's weights are those that were scored, where that is known.
+
+    Raises:
+        ModelMismatchError: If they are not.
+    """
+    if known is None:
+        return
+    if digest(fingerprint(path, trust_remote_code=trust_remote_code)) != known:
+        raise ModelMismatchError(
+            f"{what}: {path} holds other weights than those that were scored; expected the same"
+        )

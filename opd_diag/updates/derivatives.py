@@ -7,7 +7,7 @@ and d KL(q ‖ p) = sum_u (p(u) - q(u)) dz(u) / T. Rows go through the head in c
 does not grow with response times vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,17 +48,6 @@ class Derivatives(NamedTuple):
 
     reverse_kl: Tensor
     forward_kl: Tensor
-
-
-def logits_of(head: Head, hidden: Tensor) -> Tensor:
-    """Compute logits without writing in place, so that autograd can go through them."""
-    y: Tensor = hidden @ head.weight.T.float()
-    if head.bias is not None:
-        y = y + head.bias
-    y = y * head.scale
-    if head.soft_cap is not None:
-        y = head.soft_cap * torch.tanh(y / head.soft_cap)
-    return y
 
 
 def is_tied(model: LanguageModel) -> bool:
@@ -157,7 +146,8 @@ def derivatives(
         return states
 
     hidden, moved = jvp(body, (parameters,), (dict(direction.body),))[:2]
-    reverse, forward = [], []
+    reverse: list[Tensor] = []
+    forward: list[Tensor] = []
     weight, bias = direction.weight[: len(head.weight)], direction.bias
     with torch.no_grad():
         for rows, log_q in teacher_log:
@@ -169,26 +159,96 @@ def derivatives(
             dz *= head.scale
             if (slope := head.slope(z)) is not None:
                 dz *= slope
-            log_p = torch.log_softmax(z / temperature, dim=1)
-            p, q = log_p.exp(), log_q.exp()
-            a = torch.where(p > 0, log_p - log_q, 0.0)
-            kl = (p * a).sum(dim=1, keepdim=True)
-            reverse.append((p * (a - kl) * dz).sum(dim=1) / temperature)
-            forward.append(((p - q) * dz).sum(dim=1) / temperature)
+            both = _logit_gradient(torch.log_softmax(z / temperature, dim=1), log_q)
+            for gradient, parts in zip(both, (reverse, forward), strict=True):
+                parts.append((gradient * dz).sum(dim=1) / temperature)
     return Derivatives(torch.cat(reverse), torch.cat(forward))
 
 
 class TeacherRows:
-    """The teacher's log-probs over the shared ids, a chunk of rows at a time."""
+    """The teacher's log-probs over the shared ids, a chunk of rows at a time.
 
-    def __init__(self, head: Head, hidden: Tensor, *, temperature: float = 1.0) -> None:
+    Attributes:
+        rows: Places of the rows in the response.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        hidden: Tensor,
+        *,
+        temperature: float = 1.0,
+        rows: Tensor | None = None,
+    ) -> None:
         self._head, self._hidden, self._temperature = head, hidden, temperature
+        self.rows = torch.arange(len(hidden)) if rows is None else rows
 
-    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(self._hidden), CHUNK):
-            rows = slice(start, start + CHUNK)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.rows.split(CHUNK):
             logits = self._head.logits(self._hidden[rows])
             yield rows, torch.log_softmax(logits / self._temperature, dim=1)
+
+    def of(self, rows: Tensor) -> "TeacherRows":
+        """Keep some of the rows, by their places in the response."""
+        return TeacherRows(self._head, self._hidden, temperature=self._temperature, rows=rows)
+
+
+def gradients(
+    model: LanguageModel,
+    head: Head,
+    ids: Tensor,
+    n_prompt: int,
+    teacher_log: TeacherRows,
+    matrices: Sequence[str],
+    *,
+    tied: str | None,
+    temperature: float = 1.0,
+) -> dict[str, Tensor]:
+    """Differentiate the summed KL(student ‖ teacher) of some rows in some matrices of the body.
+
+    The head's part is written out, a chunk of rows at a time; a tied matrix has both its parts.
+
+    Args:
+        model: The student.
+        head: Its output head, cut to the ids that both models share.
+        ids: Prompt and response without its last token. Shape (tokens,).
+        n_prompt: Tokens of the prompt.
+        teacher_log: The teacher's log-probs of the rows.
+        matrices: Names of parameters of the body.
+        tied: Name of the body's parameter that the head's weight is, or None.
+        temperature: Both models' logits are divided by it.
+
+    Returns:
+        Gradients in float32, by name.
+    """
+    states = model.hidden_states(ids[None])[0, n_prompt - 1 :]
+    back, own = torch.zeros_like(states), torch.zeros_like(head.weight, dtype=torch.float32)
+    with torch.no_grad():
+        for rows, log_q in teacher_log:
+            h = states[rows].float()
+            z = head.logits(h)
+            gradient = _logit_gradient(torch.log_softmax(z / temperature, dim=1), log_q)[0]
+            gradient /= temperature
+            if (slope := head.slope(z)) is not None:
+                gradient *= slope
+            if tied in matrices:
+                own += head.scale * gradient.T @ h
+            back[rows] = head.backward(gradient).to(back.dtype)
+    parameters = dict(model.body.named_parameters())
+    wanted = [parameters[name] for name in matrices]
+    parts = torch.autograd.grad(states, wanted, back)
+    found = {name: part.float() for name, part in zip(matrices, parts, strict=True)}
+    if tied in matrices:
+        found[str(tied)][: len(own)] += own
+    return found
+
+
+def _logit_gradient(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of both KL in the logits over the temperature. Shapes (rows, ids)."""
+    p, q = log_p.exp(), log_q.exp()
+    a = torch.where(p > 0, log_p - log_q, 0.0)
+    kl = (p * a).sum(dim=1, keepdim=True)
+    return p * (a - kl), p - q
 
 
 def central_differences(

@@ -103,12 +103,15 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
 SPLITS = ("all", "phase", "release", "rock", "selector", "correct")
 
 
-def summarise(tokens: pl.DataFrame, labels: pl.DataFrame, *, seed: int) -> pl.DataFrame:
+def summarise(
+    tokens: pl.DataFrame, labels: pl.DataFrame, *, later: pl.DataFrame | None = None, seed: int
+) -> pl.DataFrame:
     """Sum the first-order changes of one pair of checkpoints by group.
 
     Args:
         tokens: Rows of `UPDATE_TOKENS` of one pair, sorted by (rollout, position).
         labels: What `label_tokens` returns, row by row.
+        later: Rows of the same tokens under the next pair, row by row, or None.
         seed: Seed of the intervals and of the shifts.
 
     Returns:
@@ -116,6 +119,7 @@ def summarise(tokens: pl.DataFrame, labels: pl.DataFrame, *, seed: int) -> pl.Da
     """
     known = labels["in_loss"].to_numpy() & tokens["first_order_reverse_kl"].is_not_null().to_numpy()
     tokens, labels = tokens.filter(known), labels.filter(known)
+    later = None if later is None else later.filter(known)
     prompts = Prompts(labels["prompt_id"], seed=seed)
     rollout = labels["rollout"].to_numpy()
     lengths = run_lengths(run_starts(rollout), rollout.size)
@@ -127,7 +131,7 @@ def summarise(tokens: pl.DataFrame, labels: pl.DataFrame, *, seed: int) -> pl.Da
         for group in column.drop_nulls().unique().sort():
             member = (column == group).fill_null(value=False).to_numpy()
             frames += [
-                _group(tokens, labels, member, kl, prompts, ones, lengths, random, seed)
+                _group(tokens, labels, later, member, kl, prompts, ones, lengths, random, seed)
                 | {"split": split, "group": group}
                 for kl in KLS
             ]
@@ -138,6 +142,7 @@ def summarise(tokens: pl.DataFrame, labels: pl.DataFrame, *, seed: int) -> pl.Da
 def _group(
     tokens: pl.DataFrame,
     labels: pl.DataFrame,
+    later: pl.DataFrame | None,
     member: Mask,
     kl: str,
     prompts: Prompts,
@@ -167,6 +172,7 @@ def _group(
         shares["shifted_share"] = [float(shifted.sum() / whole.sum())]
     else:
         reasons = np.where(reasons == "", NO_DECREASE, reasons)
+    shares |= _later_update(later, member, kl, prompts, n)
     each = random[member].sum(axis=0) / max(int(member.sum()), 1) if kl == "reverse_kl" else nothing
     inside = labels.filter(member)
     return {
@@ -183,6 +189,24 @@ def _group(
         "random_sd": float(each.std(ddof=1)) if each.size > 1 else np.nan,
         "reason": reasons.tolist(),
     }
+
+
+def _later_update(
+    later: pl.DataFrame | None,
+    member: Mask,
+    kl: str,
+    prompts: Prompts,
+    n: npt.NDArray[np.float64],
+) -> dict[str, object]:
+    """Say what the next update does for the same tokens: it was trained on others."""
+    if later is None:
+        return {}
+    change = later[f"first_order_{kl}"].cast(pl.Float64).fill_null(0).to_numpy()
+    x, whole = prompts.sums(change * member)[:, None], prompts.sums(change)[:, None]
+    columns: dict[str, object] = interval_columns("later_mean", prompts.ratio(x, n))
+    if whole.sum() < 0:
+        columns |= interval_columns("later_share", prompts.ratio(-x, -whole))
+    return columns
 
 
 def _shifted(member: Mask, lengths: Integers, seed: int) -> npt.NDArray[np.float64]:

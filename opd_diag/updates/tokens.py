@@ -1,21 +1,23 @@
 """First-order changes of the tokens of a sample of rollouts, written part by part."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
 
-from opd_diag.errors import ModelError
-from opd_diag.scoring.models.forward import LanguageModel
+from opd_diag.errors import ModelError, OptionError
+from opd_diag.scoring.models.forward import LanguageModel, is_out_of_memory
+from opd_diag.scoring.parts.batches import free_memory
 from opd_diag.scoring.progress import Progress
 from opd_diag.tables.columns.update_alignment import DRAWS, UPDATE_TOKENS
-from opd_diag.tables.parquet import read_parquet, write_table
+from opd_diag.tables.parquet import read_metadata, read_parquet, write_table
 from opd_diag.tables.run import Run
 from opd_diag.tables.schema import check_table, polars_schema
 from opd_diag.updates.derivatives import (
@@ -24,7 +26,7 @@ from opd_diag.updates.derivatives import (
     TeacherRows,
     central_differences,
     derivatives,
-    logits_of,
+    gradients,
     random_direction,
     tied_parameter,
     update_direction,
@@ -35,6 +37,8 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 PART_ROLLOUTS = 16
 BUDGET_SECONDS = 600.0
 TOLERANCE = 0.02  # of the largest derivative of the first rollout, against central differences
+SCORES = 6  # matrices of attention scores that a derivative holds at a time, float32 (5.5 measured)
+METADATA_KEY = "opd_diag"
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,18 @@ def sample_rollouts(rollouts: pl.DataFrame, *, seed: int) -> list[int]:
 
 
 def affordable(seconds: float, available: int) -> int:
-    """Return how many rollouts fit into ten minutes if one takes so long."""
+    """Return how many rollouts fit into ten minutes if one takes so long, under all updates."""
     return int(np.clip(BUDGET_SECONDS / max(seconds, 1e-6), 1, available))
+
+
+def longest_that_fits(model: LanguageModel) -> int:
+    """Return the tokens of a sequence whose attention scores fit into free memory.
+
+    Eager attention, which alone has derivatives in forward mode, holds a score for each head and
+    pair of tokens.
+    """
+    heads = int(model.model.config.get_text_config().num_attention_heads)
+    return int((free_memory(model.model.device) / (SCORES * heads * 4)) ** 0.5)
 
 
 class TokenDerivatives:
@@ -79,16 +93,15 @@ class TokenDerivatives:
 
     Attributes:
         update: The update of the student's parameters.
+        options: What the numbers depend on beside the weights: random directions, most tokens.
     """
 
-    def __init__(self, run: Run, pair: Pair, *, draws: bool) -> None:
+    def __init__(self, run: Run, pair: Pair, *, draws: bool, max_tokens: int | None = None) -> None:
         self._pair = pair
         self.update = update_direction(pair.before, pair.after)
-        tied = tied_parameter(pair.before)
-        self._random = [
-            random_direction(self.update, tied=tied, seed=seed)
-            for seed in range(DRAWS if draws else 0)
-        ]
+        self._tied = tied_parameter(pair.before)
+        self._draws, self._most = DRAWS if draws else 0, max_tokens
+        self.options = {"draws": self._draws, "max_tokens": max_tokens}
         rows = run.rollouts.select(
             "rollout", "prompt_token_ids", "response_token_ids", "teacher_prompt_token_ids"
         )
@@ -125,7 +138,8 @@ class TokenDerivatives:
         ids, n_prompt, teacher = self._inputs(rollout)
         ours = self._along(self.update, ids, n_prompt, teacher)
         random = np.full((len(ours.reverse_kl), DRAWS), np.nan, np.float32)
-        for place, direction in enumerate(self._random):
+        for place in range(self._draws):  # drawn anew: twenty models would not fit into memory
+            direction = random_direction(self.update, tied=self._tied, seed=place)
             along = self._along(direction, ids, n_prompt, teacher)
             random[:, place] = along.reverse_kl.numpy()
         values = {
@@ -145,7 +159,24 @@ class TokenDerivatives:
 
     def tokens_of(self, rollouts: Sequence[int]) -> int:
         """Count the response tokens of some rollouts."""
-        return sum(len(self._rollouts[rollout]["response_token_ids"]) for rollout in rollouts)
+        return sum(len(self._response(rollout)) for rollout in rollouts)
+
+    def require_memory(self, rollouts: Sequence[int]) -> None:
+        """Check that the longest of some rollouts fits into memory.
+
+        Raises:
+            OptionError: If it does not.
+        """
+        most = longest_that_fits(self._pair.before)
+        for rollout in rollouts:
+            prompt = len(self._rollouts[rollout]["prompt_token_ids"])
+            tokens = prompt + len(self._response(rollout))
+            if tokens > most:
+                raise OptionError(
+                    f"rollout {rollout}: the attention of {tokens:,} tokens does not fit into "
+                    f"memory; expected at most {most:,} with the prompt: lower max_tokens "
+                    f"(--max-tokens {max(most - prompt, 1)})"
+                )
 
     def gradient(
         self, rollout: int, positions: torch.Tensor, matrices: Sequence[str]
@@ -153,29 +184,42 @@ class TokenDerivatives:
         """Return the gradient of the summed reverse KL of some tokens in some matrices."""
         ids, n_prompt, teacher = self._inputs(rollout)
         pair = self._pair
-        head = pair.before.head.cut(0, pair.ids)
-        states = pair.before.hidden_states(ids[None])[0, n_prompt - 1 :]
-        z = logits_of(head, states[positions].float())
-        log_p = torch.log_softmax(z / pair.temperature, dim=1)
-        log_q = torch.cat([rows for _, rows in teacher])[positions]
-        loss = (log_p.exp() * (log_p - log_q)).sum()
-        parameters = dict(pair.before.body.named_parameters())
-        wanted = [parameters[name] for name in matrices]
-        gradients = torch.autograd.grad(loss, wanted)
-        return {name: g.float() for name, g in zip(matrices, gradients, strict=True)}
+        return gradients(
+            pair.before,
+            pair.before.head.cut(0, pair.ids),
+            ids,
+            n_prompt,
+            teacher.of(positions),
+            matrices,
+            tied=self._tied,
+            temperature=pair.temperature,
+        )
 
     def _along(
         self, direction: Direction, ids: torch.Tensor, n_prompt: int, teacher: TeacherRows
     ) -> Derivatives:
         pair = self._pair
         head = pair.before.head.cut(0, pair.ids)
-        return derivatives(
-            pair.before, head, direction, ids, n_prompt, teacher, temperature=pair.temperature
-        )
+        try:
+            return derivatives(
+                pair.before, head, direction, ids, n_prompt, teacher, temperature=pair.temperature
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"{pair.before.name}: out of memory at a sequence of {len(ids):,} tokens; "
+                "expected more memory, or lower max_tokens (--max-tokens)"
+            ) from error
+
+    def _response(self, rollout: int) -> list[int]:
+        """Return the response's first tokens: those after them change none of their derivatives."""
+        ids: list[int] = self._rollouts[rollout]["response_token_ids"]
+        return ids[: self._most]
 
     def _inputs(self, rollout: int) -> tuple[torch.Tensor, int, TeacherRows]:
         row, pair = self._rollouts[rollout], self._pair
-        response = row["response_token_ids"]
+        response = self._response(rollout)
         ids = torch.tensor(row["prompt_token_ids"] + response[:-1])
         seen = row["teacher_prompt_token_ids"] or row["prompt_token_ids"]
         with torch.no_grad():
@@ -191,8 +235,12 @@ def write_tokens(
     maker: TokenDerivatives,
     rollouts: Sequence[int],
     progress: Progress,
+    *,
+    weights: Mapping[str, Any],
 ) -> pl.DataFrame:
     """Differentiate some rollouts, part by part; parts that are there are kept.
+
+    A part is kept if it was made from the same weights with the same options.
 
     Args:
         run: The run.
@@ -200,23 +248,25 @@ def write_tokens(
         maker: What differentiates.
         rollouts: Their row numbers, in the order of the sample.
         progress: Told of the tokens that are done.
+        weights: What identifies the weights of all three models, JSON values.
 
     Returns:
         Rows of `UPDATE_TOKENS`.
     """
+    made_from = json.dumps({**weights, **maker.options}, sort_keys=True)
     folder = run.path / "updates" / f"{names[0]}--{names[1]}"
     frames = []
     for start in range(0, len(rollouts), PART_ROLLOUTS):
         wanted = list(rollouts[start : start + PART_ROLLOUTS])
         path = folder / f"part-{start // PART_ROLLOUTS:05d}.parquet"
-        part = _known_part(path, wanted)
+        part = _known_part(path, wanted, made_from)
         if part is None:
             parts = []
             for rollout in wanted:
                 parts.append(maker.of_rollout(rollout))
                 progress.advance(parts[-1].height)
             part = pl.concat(parts)
-            write_table(part, path)
+            write_table(part, path, {METADATA_KEY: made_from})
         else:
             progress.advance(part.height)
         frames.append(part)
@@ -231,9 +281,9 @@ def seconds_per_rollout(maker: TokenDerivatives, rollout: int) -> float:
     return time.perf_counter() - begin
 
 
-def _known_part(path: Path, wanted: list[int]) -> pl.DataFrame | None:
-    """Read a part if it holds just the rollouts that are wanted."""
-    if not path.exists():
+def _known_part(path: Path, wanted: list[int], made_from: str) -> pl.DataFrame | None:
+    """Read a part if it holds just the rollouts that are wanted, made from the same models."""
+    if not path.exists() or read_metadata(path).get(METADATA_KEY) != made_from:
         return None
     part = read_parquet(path)
     held = part["rollout"].unique(maintain_order=True).to_list()

@@ -1,5 +1,6 @@
 """First-order changes of KL along an update: against differences, laws, and planted updates."""
 
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,18 @@ from transformers import (
 )
 
 import opd_diag as od
-from opd_diag.errors import ModelMismatchError, OptionError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError
+from opd_diag.reports.token_data import token_view
 from opd_diag.scoring.models.loading import Loading, load_model
 from opd_diag.tables.run import Run
+from opd_diag.updates import tokens as update_parts
 from opd_diag.updates.derivatives import (
+    Derivatives,
+    Direction,
     TeacherRows,
     central_differences,
     derivatives,
+    gradients,
     random_direction,
     tied_parameter,
     update_direction,
@@ -45,6 +51,7 @@ SHAPE = {
     "initializer_range": 0.3,
 }
 EAGER = Loading(attn="eager")
+SAMPLE = Path(__file__).parents[2] / "sample_data"
 
 
 def moved(folder: str, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> str:
@@ -102,7 +109,70 @@ def test_derivatives_agree_with_central_differences(
     for one, other in zip(ours, theirs, strict=True):
         assert one.shape == (31,)
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3 * float(other.abs().max()))
-    assert (tied_parameter(before) is not None) == (shape in ("llama tied", "gemma soft cap"))
+    tied = tied_parameter(before)
+    assert (tied is not None) == (shape in ("llama tied", "gemma soft cap"))
+    along, parts = loss_along(before, direction, tokens, rows, 0.8)
+    assert float(ours.reverse_kl.sum()) == pytest.approx(along, rel=1e-3)
+    matrices = [name for name, p in before.body.named_parameters() if p.ndim == 2]
+    head = before.head.cut(0, ids)
+    found = gradients(before, head, tokens, 10, rows, matrices, tied=tied, temperature=0.8)
+    for name in matrices:
+        size = float(parts[name].abs().max())
+        torch.testing.assert_close(found[name], parts[name], rtol=1e-3, atol=1e-4 * size)
+
+
+def loss_along(
+    model: Any, direction: Direction, tokens: torch.Tensor, teacher: TeacherRows, temperature: float
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Let autograd differentiate the summed KL of the model's own logits, all parameters at once.
+
+    Returns:
+        The derivative along the direction, and the gradient by name of the body's parameter.
+    """
+    log_q = torch.cat([part for _, part in teacher])
+    logits = model.model(input_ids=tokens[None], use_cache=False).logits[0, 9:, : log_q.shape[1]]
+    log_p = torch.log_softmax(logits.float() / temperature, dim=1)
+    loss = (log_p.exp() * (log_p - log_q)).sum()
+    body = dict(model.body.named_parameters())
+    head = {"head": model.model.get_output_embeddings().weight}
+    named = body if tied_parameter(model) else body | head
+    parts = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    tangents = {**direction.body, "head": direction.weight}
+    return sum(float((part * tangents[name]).sum()) for name, part in parts.items()), parts
+
+
+def test_derivatives_agree_with_central_differences_on_the_sample_models() -> None:
+    teacher, before, after = (
+        load_model(str(SAMPLE / name), EAGER)
+        for name in ("teacher", "students/step0", "students/step150")
+    )
+    tokens = torch.tensor(np.random.default_rng(2).integers(200, 600, 80))
+    ids = min(len(model.head.weight) for model in (teacher, before))
+    with torch.no_grad():
+        states = teacher.hidden_states(tokens[None])[0, 19:]
+    rows = TeacherRows(teacher.head.cut(0, ids), states)
+    arguments = (before, before.head.cut(0, ids), update_direction(before, after), tokens, 20, rows)
+    for one, other in zip(derivatives(*arguments), central_differences(*arguments), strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.9999
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_the_update_to_an_adapter_is_its_product(student: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = AutoModelForCausalLM.from_pretrained(student)
+    low = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, low)
+    adapted.save_pretrained(tmp_path / "adapter")
+    update = update_direction(
+        load_model(student, EAGER), load_model(str(tmp_path / "adapter"), EAGER)
+    )
+    for name, tangent in update.body.items():
+        if "q_proj" not in name:
+            assert not tangent.any()
+            continue
+        layer = adapted.get_submodule(f"base_model.model.model.{name.removesuffix('.weight')}")
+        a, b = (getattr(layer, side)["default"].weight for side in ("lora_A", "lora_B"))
+        torch.testing.assert_close(tangent, 3 * (b @ a).detach(), rtol=1e-3, atol=1e-6)
 
 
 def test_a_random_direction_is_as_long_in_every_matrix_and_tied_where_the_model_is(
@@ -199,9 +269,14 @@ def test_an_update_that_serves_some_tokens_is_found_to_and_a_random_one_serves_n
     shares = {}
     for name, folder in (("served", served), ("random", random)):
         run = score(rollouts, teacher, {"a": student, "b": folder}, tmp_path / f"run {name}")
-        found = od.update_alignment(run, rollouts=16, without_random=name != "random")
-        token_id = run.tokens("a").collect().sort("rollout", "position")["token_id"]
-        change = found.update_tokens["first_order_reverse_kl"].cast(pl.Float64).to_numpy()
+        count = 4 if name == "random" else 16
+        found = od.update_alignment(run, rollouts=count, without_random=name != "random")
+        rows = found.update_tokens.join(
+            run.tokens("a").collect().select("rollout", "position", "token_id"),
+            on=["rollout", "position"],
+        )
+        token_id = rows["token_id"]
+        change = rows["first_order_reverse_kl"].cast(pl.Float64).to_numpy()
         digit = token_id.is_in(list(digits)).to_numpy()
         shares[name] = change[digit].mean(), change[~digit].mean(), found
     on, off, _ = shares["served"]
@@ -212,20 +287,25 @@ def test_an_update_that_serves_some_tokens_is_found_to_and_a_random_one_serves_n
     assert abs(row["mean"] - row["random_mean"]) < 4 * row["random_sd"]
 
 
-def test_parts_are_kept_and_the_subspace_has_its_floor(
-    rollouts: Any, teacher: str, student: str, tmp_path: Path
-) -> None:
-    after = moved(student, tmp_path / "after", noise(4, 0.01))
-    run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
+@pytest.fixture(scope="module")
+def run(rollouts: Any, teacher: str, student: str, tmp_path_factory: Any) -> Run:
+    """Three checkpoints: down the gradient of all tokens, and on from there at random."""
+    folder = tmp_path_factory.mktemp("three")
+    second = digit_update(student, teacher, rollouts, set(range(3, 320)), folder / "b", 324)
+    third = moved(second, folder / "c", noise(4, 0.01))
+    return score(rollouts, teacher, {"a": student, "b": second, "c": third}, folder / "run")
+
+
+def test_parts_are_kept_and_the_subspace_has_its_floor(run: Run, tmp_path: Path) -> None:
     first = od.update_alignment(run, rollouts=4, without_random=True)
-    (part,) = (tmp_path / "run" / "updates" / "a--b").iterdir()
+    (part,) = (run.path / "updates" / "a--b").iterdir()
     stamp = part.stat().st_mtime_ns
     again = od.update_alignment(
         run, rollouts=4, without_random=True, subspace=4, matrices="*o_proj.weight"
     )
     assert part.stat().st_mtime_ns == stamp
     assert again.update_tokens.equals(first.update_tokens)
-    table = again.update_subspace
+    table = again.update_subspace.filter(checkpoint="b")
     assert set(table["matrix"]) == {f"layers.{i}.self_attn.o_proj.weight" for i in (0, 1)}
     assert set(table["floor"]) == {4 / 32}
     assert table["rho"].is_between(0, 1).all()
@@ -235,8 +315,81 @@ def test_parts_are_kept_and_the_subspace_has_its_floor(
         run, rollouts=4, without_random=True, subspace=32, matrices="*layers.0*o_proj.weight"
     ).update_subspace
     assert whole["rho"].to_numpy() == pytest.approx(1, rel=1e-4)
-    run.save(again)
-    assert run.result("update_subspace").equals(table)
+    run.save(again, folder=tmp_path)
+    assert run.result("update_subspace", tmp_path).equals(again.update_subspace)
+
+
+def test_first_tokens_have_the_derivatives_of_the_whole_and_parts_of_others_are_not_kept(
+    run: Run,
+) -> None:
+    """A token's derivative depends on none after it."""
+    whole = od.update_alignment(run, rollouts=2, without_random=True).update_tokens
+    part = od.update_alignment(run, rollouts=2, max_tokens=7, without_random=True).update_tokens
+    expected = whole.filter(pl.col("position") < 7)
+    assert part.height == expected.height == 2 * 2 * 7
+    for name in ("first_order_reverse_kl", "first_order_forward_kl"):
+        np.testing.assert_allclose(part[name], expected[name], rtol=1e-3, atol=1e-6)
+    drawn = od.update_alignment(run, rollouts=1, max_tokens=7).update_tokens
+    assert part["random_reverse_kl"].is_null().all()
+    assert drawn["random_reverse_kl"].is_not_null().all()
+
+
+def test_the_next_update_stands_beside_the_same_tokens(run: Run) -> None:
+    result = od.update_alignment(run, rollouts=8, without_random=True)
+    tokens = result.update_tokens.filter(checkpoint="c")
+    about = run.rollouts.select("rollout", "correct")
+    groups = tokens.join(about, on="rollout").group_by("correct").agg(
+        mean=pl.col("first_order_reverse_kl").cast(pl.Float64).mean()
+    )  # fmt: skip
+    expected = dict(groups.iter_rows())
+    rows = result.update_alignment.filter(split="correct", kl="reverse_kl", checkpoint="b")
+    for group, mean in rows.select("group", "later_mean").iter_rows():
+        assert mean == pytest.approx(expected[group == "correct"], rel=1e-6)
+    assert rows["share"].sum() == pytest.approx(1)
+    last = result.update_alignment.filter(checkpoint="c")
+    assert last["later_mean"].is_null().all()
+
+
+def test_strip_and_report_colour_tokens_by_the_first_order(run: Run) -> None:
+    with pytest.raises(OptionError, match="expected `opd-diag analyze update-alignment` before"):
+        od.token_strip(run, 0, column="first_order", checkpoint="a")
+    assert "first_order" not in [one["name"] for one in token_view(run, {0: ["chosen"]})["colours"]]
+    result = od.update_alignment(run, rollouts=3, without_random=True)
+    paths = run.save(result)
+    row = int(result.update_tokens["rollout"][0])
+    strip = od.token_strip(run, row, column="first_order")
+    own = result.update_tokens.filter(rollout=row, checkpoint="b")["first_order_reverse_kl"]
+    np.testing.assert_allclose(strip["value"], own)
+    view = token_view(run, {row: ["chosen"]})
+    assert view["colours"][-1]["name"] == "first_order"
+    packed = np.frombuffer(b64decode(view["rollouts"][0]["columns"]["a"]["first_order"]), "<f4")
+    np.testing.assert_array_equal(packed, own)
+    other = next(i for i in range(16) if i not in result.update_tokens["rollout"])
+    with pytest.raises(OptionError, match=f"not known of rollout {other}; expected "):
+        od.token_strip(run, other, column="first_order")
+    for path in paths:
+        path.unlink()
+
+
+def test_a_wrong_derivative_and_a_lack_of_memory_end_the_analysis(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = update_parts.central_differences
+
+    def off(*arguments: Any, **options: Any) -> Derivatives:
+        reverse, forward = right(*arguments, **options)
+        return Derivatives(reverse, 1.1 * forward)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(update_parts, "central_differences", off)
+        with pytest.raises(ModelError, match=r"differ from central differences by 9\.\d% of the"):
+            od.update_alignment(run, rollouts=1, without_random=True)
+    heads = 4
+    room = update_parts.SCORES * heads * 4 * 20**2
+    monkeypatch.setattr(update_parts, "free_memory", lambda device: room)
+    with pytest.raises(OptionError, match=r"attention of 30 tokens .* at most 20 .*-tokens 14\)"):
+        od.update_alignment(run, rollouts=1, without_random=True)
+    assert od.update_alignment(run, rollouts=1, max_tokens=14, without_random=True)
 
 
 def test_what_makes_no_sense_is_refused(
@@ -248,8 +401,9 @@ def test_what_makes_no_sense_is_refused(
     run = score(rollouts, teacher, {"a": student, "b": later}, tmp_path / "two")
     with pytest.raises(OptionError, match="rollouts: 0"):
         od.update_alignment(run, rollouts=0)
-    with pytest.raises(ModelMismatchError, match="other weights than those that were scored"):
-        od.update_alignment(run, students={"b": student})
+    for other in ({"students": {"b": student}}, {"teacher": student}):
+        with pytest.raises(ModelMismatchError, match="other weights than those that were scored"):
+            od.update_alignment(run, **other)
     with pytest.raises(OptionError, match="fits none"):
         od.update_alignment(run, rollouts=1, without_random=True, subspace=2, matrices="no such*")
 
@@ -263,16 +417,12 @@ def test_the_sample_spreads_over_prompts() -> None:
     assert order != sample_rollouts(frame, seed=1)
 
 
-def test_the_figures_draw_what_the_tables_hold(
-    rollouts: Any, teacher: str, student: str, tmp_path: Path
-) -> None:
-    after = digit_update(student, teacher, rollouts, set(range(3, 320)), tmp_path / "after", 324)
-    run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
+def test_the_figures_draw_what_the_tables_hold(run: Run) -> None:
     found = od.update_alignment(run, rollouts=8, without_random=True)
     ax = od.plots.update_alignment(found.update_alignment)
     labels = [text.get_text() for text in ax.get_yticklabels()]
     assert {"correct", "wrong"} <= set(labels)
     points = od.plots.update_tokens(found.update_tokens).lines[1]
-    assert points.get_xdata().size == found.update_tokens.height
+    assert points.get_xdata().size == found.update_tokens.filter(checkpoint="b").height
     empty = found.update_tokens.head(0)
     assert od.plots.update_tokens(empty).texts

@@ -32,6 +32,12 @@ UPDATE_ALIGNMENT = (
     Column("realised_high", pl.Float64, "nat", "Upper end."),
     Column("random_mean", pl.Float64, "nat", "First-order change a token, mean of 20 random directions as long as the update in every matrix."),
     Column("random_sd", pl.Float64, "nat", "Its standard deviation over these directions."),
+    Column("later_mean", pl.Float64, "nat", "First-order change a token under the update that follows, which was trained on later rollouts; null for the last update."),
+    Column("later_mean_low", pl.Float64, "nat", "Lower end of its 95 % interval over prompts."),
+    Column("later_mean_high", pl.Float64, "nat", "Upper end."),
+    Column("later_share", pl.Float64, "share", "The group's share of the decrease under that update."),
+    Column("later_share_low", pl.Float64, "share", "Lower end of its 95 % interval over prompts."),
+    Column("later_share_high", pl.Float64, "share", "Upper end."),
     Column("reason", pl.String, "-", "Why there is no interval or share, or what weakens it."),
 )  # fmt: skip
 
