@@ -334,10 +334,10 @@ def trap_vocabulary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.hlines(range(rows.height), *ends, color=CONTROL, alpha=0.5, linewidth=7,
                   label="shuffled KL, 5 to 95 % of draws")  # fmt: skip
         beyond = rows["p_adjusted"] <= LEVEL
-        for i, (flag, words) in enumerate(((False, "above"), (True, "at most"))):
+        for i, (flag, side) in enumerate(((False, "above"), (True, "at most"))):
             at = [place for place, one in enumerate(beyond) if one == flag]
             if at:
-                label = f"adjusted p {words} {LEVEL}"
+                label = f"adjusted p {side} {LEVEL}"
                 bars(ax, at, *_interval(rows[at], "log_odds"), colour=colour(i), label=label,
                      horizontal=True)  # fmt: skip
         ax.axvline(0, color=CONTROL, linewidth=1)

@@ -191,7 +191,7 @@ def _packed(part: pl.DataFrame, floats: Sequence[str]) -> dict[str, str]:
     return packed
 
 
-def _scales(frame: pl.DataFrame, colours: Sequence[tuple[str, ...]]) -> dict[str, float]:
+def _scales(frame: pl.DataFrame, colours: Sequence[tuple[Any, ...]]) -> dict[str, float]:
     """Return the 98th percentile of each column's size, where its colour is full."""
     advantage = (pl.col("teacher_logp") - pl.col("student_logp")).abs()
     names = [name for name, *_ in colours if name in frame.columns]

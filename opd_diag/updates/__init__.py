@@ -110,6 +110,13 @@ def update_alignment(
         if value is not None and value < least:
             raise OptionError(f"{option}: {value}; expected {least} or more")
     known, identity = opened.manifest.checkpoints, opened.manifest.fingerprint
+    if "teacher_states" in identity:
+        raise OptionError(
+            f"{opened.path}: scored with hidden states of the teacher; expected a run scored with "
+            "its weights, which are needed again"
+        )
+    scored_tokens = [n for n in (max_tokens, identity.get("max_response_tokens")) if n is not None]
+    max_tokens = min(scored_tokens, default=None)
     paths = {name: (students or {}).get(name, known[name].path) for name in names}
     big_path = teacher or opened.manifest.teacher.path
     for name, path in paths.items():

@@ -184,7 +184,7 @@ class TeacherRows:
         self.rows = torch.arange(len(hidden)) if rows is None else rows
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in self.rows.split(CHUNK):
+        for rows in torch.split(self.rows, CHUNK):
             logits = self._head.logits(self._hidden[rows])
             yield rows, torch.log_softmax(logits / self._temperature, dim=1)
 

@@ -398,12 +398,26 @@ def test_what_makes_no_sense_is_refused(
     one = score(rollouts, teacher, {"a": student}, tmp_path / "one")
     with pytest.raises(OptionError, match="one checkpoint; expected two"):
         od.update_alignment(one)
-    run = score(rollouts, teacher, {"a": student, "b": later}, tmp_path / "two")
+    run = od.score(
+        rollouts,
+        teacher=teacher,
+        students={"a": student, "b": later},
+        out=tmp_path / "two",
+        max_response_tokens=9,
+    )
+    # Tokens that were not scored are not differentiated either.
+    assert od.update_alignment(run, rollouts=1, without_random=True).update_tokens.height == 9
     with pytest.raises(OptionError, match="rollouts: 0"):
         od.update_alignment(run, rollouts=0)
     for other in ({"students": {"b": student}}, {"teacher": student}):
         with pytest.raises(ModelMismatchError, match="other weights than those that were scored"):
             od.update_alignment(run, **other)
+    with pytest.raises(OptionError, match="max_tokens: 0"):
+        od.update_alignment(run, max_tokens=0)
+    of_states = od.open_run(run.path)
+    of_states.manifest.fingerprint["teacher_states"] = {}
+    with pytest.raises(OptionError, match="scored with hidden states of the teacher; expected"):
+        od.update_alignment(of_states)
     with pytest.raises(OptionError, match="fits none"):
         od.update_alignment(run, rollouts=1, without_random=True, subspace=2, matrices="no such*")
 

@@ -76,9 +76,9 @@ class _Tokens:
         self._cell = np.full(number.size, self._cells.size)
         self._cell[known] = cell
 
-    def inside(self, cuts: Cuts) -> Flags:
-        """Tell which tokens stand in a stretch. Shape (tokens,)."""
-        start, stop = (np.repeat(end, self.lengths) for end in (cuts.kept, cuts.stretch_end))
+    def inside(self, first: Integers, end: Integers) -> Flags:
+        """Tell which tokens stand in a stretch, given where it begins and ends in each rollout."""
+        start, stop = (np.repeat(place, self.lengths) for place in (first, end))
         return np.asarray((self.place >= start) & (self.place < stop))
 
     def by_cell(self, which: Flags) -> Integers:
@@ -96,7 +96,8 @@ class _Tokens:
 
     def by_type(self, by_cell: Integers) -> Floats:
         """Add counts by cell over the prompts. Shape (types,)."""
-        return np.bincount(self._cells % self.shape[1], by_cell, self.shape[1])
+        sums = np.bincount(self._cells % self.shape[1], by_cell, self.shape[1])
+        return np.asarray(sums, np.float64)
 
     def counts(self, which: Flags) -> _Counts:
         """Count tokens by prompt and type, and by prompt."""
@@ -130,8 +131,8 @@ def trap_vocabulary(
     if not tokens.token_id.size:
         return empty_table(TRAP_VOCABULARY)
     every = tokens.counts(np.ones(tokens.place.size, np.bool_))
-    own = Cuts(*(field[checkpoint.sample] for field in checkpoint.cuts))
-    inside = tokens.counts(tokens.inside(own))
+    ends_of_stretches = checkpoint.cuts.kept, checkpoint.cuts.stretch_end
+    inside = tokens.counts(tokens.inside(*(end[checkpoint.sample] for end in ends_of_stretches)))
     drawn = [_null(tokens, cuts) for (block, _), cuts in nulls.items() if block > 1]
     n, n_in = (_total(one.of_types) for one in (every, inside))
     everything, whole = every.of_all.sum(), inside.of_all.sum()
@@ -174,15 +175,16 @@ def trap_vocabulary(
 
 def _null(tokens: _Tokens, cuts: Cuts) -> _Null:
     """Count the tokens that stand in the stretches of shuffled KL."""
-    types, prompts, cells = [], [], 0
-    for draw in range(len(cuts.kept)):
-        which = tokens.inside(Cuts(*(field[draw] for field in cuts)))
+    types, prompts = [], []
+    cells = tokens.by_cell(np.zeros(tokens.place.size, np.bool_))
+    for first, end in zip(cuts.kept, cuts.stretch_end, strict=True):
+        which = tokens.inside(first, end)
         by_cell = tokens.by_cell(which)
         types.append(tokens.by_type(by_cell))
         prompts.append(tokens.by_prompt(which))
         cells = cells + by_cell
     sums = np.array(prompts)
-    return _Null(np.array(types), sums, _Counts(tokens.matrix(np.asarray(cells)), sums.sum(axis=0)))
+    return _Null(np.array(types), sums, _Counts(tokens.matrix(cells), sums.sum(axis=0)))
 
 
 def _log_odds(
