@@ -19,6 +19,7 @@ def agreement_traps(
     checkpoint: analyze.Checkpoint = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     mode: Annotated[
         Literal["run", "replay"],
         typer.Option(help="Threshold from all other prompts, or from earlier rollouts as online."),

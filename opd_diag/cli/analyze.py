@@ -49,6 +49,14 @@ Step = Annotated[
         metavar="N", help="Only rollouts of this training step.", rich_help_panel=SELECTION
     ),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Only rollouts of this group, such as a domain.",
+        rich_help_panel=SELECTION,
+    ),
+]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="Seed of every random draw.", rich_help_panel=OUTPUT)
 ]
@@ -168,6 +176,7 @@ def analyze_all(
     checkpoint: Checkpoint = None,
     policy: Policy = None,
     step: Step = None,
+    group: Group = None,
     fail_on: FailOn = None,
     seed: Seed = 0,
     out: Out = None,
@@ -177,7 +186,8 @@ def analyze_all(
     Prints the findings and where the student stands; each analysis alone prints more.
     """
     opened = opd_diag.open_run(run)
-    options = {"checkpoint": checkpoint, "policy": policy, "step": step, "seed": seed}
+    selection = {"checkpoint": checkpoint, "policy": policy, "step": step, "group": group}
+    options = selection | {"seed": seed}
     analyzed: dict[str, Analyzed] = {}
     failed = []
     for name in ORDER:

@@ -16,6 +16,7 @@ def loss_audit(
     checkpoint: analyze.Checkpoint = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     loss: Annotated[
         str,
         typer.Option(

@@ -15,6 +15,7 @@ def release_points(
     checkpoint: analyze.Checkpoint = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     preset: Annotated[
         Literal["opd-diag", "paper"],
         typer.Option(

@@ -15,6 +15,7 @@ def rock_tokens(
     checkpoint: analyze.Checkpoint = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     second: Annotated[
         str | None,
         typer.Option(

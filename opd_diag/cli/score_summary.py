@@ -11,6 +11,7 @@ def score_summary(
     checkpoint: analyze.Checkpoint = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     seed: analyze.Seed = 0,
     out: analyze.Out = None,
 ) -> None:

@@ -24,6 +24,7 @@ def teachability(
     ] = None,
     policy: analyze.Policy = None,
     step: analyze.Step = None,
+    group: analyze.Group = None,
     features_from: Annotated[
         str | None,
         typer.Option(

@@ -29,6 +29,8 @@ _OPTIONAL = {
     "correct": pl.Boolean,
     "finish_reason": pl.String,
     "group": pl.String,
+    "trained": pl.Boolean,
+    "reward": pl.Float64,
 }
 
 

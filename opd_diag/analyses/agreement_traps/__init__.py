@@ -74,6 +74,7 @@ def agreement_traps(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     mode: str = "run",
     window: int = 64,
     eta: float = 0.3,
@@ -106,6 +107,7 @@ def agreement_traps(
         checkpoint: Checkpoints wanted; None: all.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         mode: `run`: the threshold of a rollout comes from all rollouts of other prompts;
             `replay`: from the rollouts before it in step order, as in training.
         window: Tokens in a window.
@@ -133,7 +135,7 @@ def agreement_traps(
 
     Raises:
         OptionError: If a number is out of range, or `threshold` neither number nor checkpoint.
-        TableError: If a checkpoint, policy, step or trace is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step, group or trace is unknown, or the tables do not fit.
 
     Source: arXiv 2606.09471; numbers left open there, and all controls, are ours.
     """
@@ -158,7 +160,7 @@ def agreement_traps(
         trace=trace,
         seed=seed,
     )
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step, group)
     if trace is not None and trace not in chosen["rollout"]:
         raise TableError(f"trace: no rollout {trace}; expected one of the rollouts chosen")
     names = choose_checkpoints(source, checkpoint)

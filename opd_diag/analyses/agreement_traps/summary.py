@@ -11,6 +11,7 @@ from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
 from opd_diag.analyses.agreement_traps.groups import length_quarters, repeats
 from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
+from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table, spread
 from opd_diag.tables.columns.agreement_traps import LOW
@@ -152,23 +153,26 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     prevalence = [measure("prevalence", "share", _built_in(checkpoint))]
     for quarter in length_quarters(checkpoint):
         here, there = quarter.members, quarter.members[checkpoint.sample]
-        one = prevalence[0]
-        assert one.control is not None
         prevalence.append(
-            one._replace(
-                group=quarter.name,
-                x=one.x * here,
-                m=one.m * here,
-                control=(one.control[0] * there, one.control[1] * there),
-                note="a longer rollout has more windows and so more chances",
+            _part_of(prevalence[0], quarter.name, here, there)._replace(
+                note="a longer rollout has more windows and so more chances"
             )
         )
+    saved = measure("tokens_saved", "share")
+    after = measure("kl_after_cut", "share", "low by construction")
+    whole = prevalence[0]._replace(note=None)
+    by_group = [
+        _part_of(one, title, here, here[checkpoint.sample])
+        for parts in parts_of(checkpoint.rollouts)
+        for title, here in zip(parts.titles, parts.members().T, strict=True)
+        for one in (whole, saved, after)
+    ]
     return [
         *prevalence,
         measure("onset", "share"),
         measure("onset_tokens", "tokens"),
         measure("nothing_kept", "share", "the cut is the first token"),
-        measure("tokens_saved", "share"),
+        saved,
         measure("stretch_tokens", "tokens"),
         measure(
             "windows_below_after",
@@ -177,8 +181,18 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
         ),
         measure("longest_run", "windows", "longest run below the threshold, 0 where there is none"),
         measure("kl_per_token_kept", "nat", "a cut at low KL raises it by construction"),
-        measure("kl_after_cut", "share", "low by construction"),
+        after,
+        *by_group,
     ]
+
+
+def _part_of(one: Measure, group: str, here: npt.ArrayLike, there: npt.ArrayLike) -> Measure:
+    """Take a measure on some of the rollouts, `there` among those of the control."""
+    assert one.control is not None
+    x0, m0 = one.control
+    return one._replace(
+        group=group, x=one.x * here, m=one.m * here, control=(x0 * there, m0 * there)
+    )
 
 
 def _terms(cuts: Cuts, lengths: Numbers) -> dict[str, tuple[Floats, Floats]]:

@@ -46,6 +46,7 @@ def loss_audit(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     loss: str = "k1",
     clamp: Sequence[float] = (1.0, 10.0),
     top_k: Sequence[int] | None = None,
@@ -64,6 +65,7 @@ def loss_audit(
         checkpoint: Checkpoints wanted; None: all.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         loss: The loss that the trainer used, as the column `estimator` names it, such as `k1`,
             `k3_clamp_10` or `student_top_16_bucket`: the finding asks about it.
         clamp: Where k1, k2 and k3 are cut, nat.
@@ -77,11 +79,11 @@ def loss_audit(
 
     Raises:
         OptionError: If a loss, a clamp or a K is unknown.
-        TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
     """
     source = as_source(run, rollouts, k_grid=k_grid)
     options = Options.of(source.k_grid, loss=loss, clamp=clamp, top_k=top_k, seed=seed)
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step, group)
     prompts = Prompts(chosen["prompt_id"], seed=seed)
     tables = []
     for name in choose_checkpoints(source, checkpoint):

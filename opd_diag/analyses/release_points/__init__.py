@@ -75,6 +75,7 @@ def release_points(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     preset: str = "opd-diag",
     statistic: str = "bic",
     min_size: int | None = None,
@@ -102,6 +103,7 @@ def release_points(
         policy: Only rollouts of this policy; `teacher` gives the curves on the teacher's own
             prefixes where a run holds such rollouts.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         preset: `opd-diag` (3 segments a side, 8 in all, gain above 6 nat) or `paper` (1, 4, 0).
         statistic: What is compared with the threshold, `bic` (the gain) or `cusum` (the largest
             cumulative sum, which sees more small drops in the middle of a response and fewer near
@@ -121,7 +123,7 @@ def release_points(
     Raises:
         OptionError: If a preset, statistic, K or segmenter is unknown, or a segmenter has no text
             to read.
-        TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
 
     Source: arXiv 2605.13643; defaults of `opd-diag` and all controls are ours.
     """
@@ -129,7 +131,7 @@ def release_points(
     rule = choose_rule(preset, statistic, min_size, min_segments, threshold)
     check_k(k, source.k_grid)
     options = Options(rule, k, segmenter, token_weighted, seed)
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step, group)
     cut = segmentation(source, chosen, segmenter)
     prompts = Prompts(chosen["prompt_id"], seed=seed)
     tables = []

@@ -15,7 +15,7 @@ from opd_diag.stats.bootstrap import Interval
 from opd_diag.stats.intervals import FEWEST_CLUSTERS, TOO_FEW
 from opd_diag.stats.ragged import Integers, run_lengths, run_starts
 
-SPLITS = ("policy", "step", "correct", "finish_reason")
+SPLITS = ("policy", "step", "correct", "finish_reason", "group", "trained")
 
 
 class Group(NamedTuple):

@@ -86,6 +86,7 @@ def rock_tokens(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     second: Run | str | Path | tuple[Tokens, pl.DataFrame] | None = None,
     second_checkpoint: str | None = None,
     preset: str = "opd-diag",
@@ -113,6 +114,7 @@ def rock_tokens(
         checkpoint: Checkpoints to compare, in the order that is given; None: all.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         second: A run of other rollouts (or its token table and rollouts), to compare the first
             checkpoint with in place of later ones: its rollouts under its last checkpoint. Nothing
             is paired then, and every table says so. `policy` and `step` do not filter it.
@@ -137,7 +139,7 @@ def rock_tokens(
     Raises:
         OptionError: If a preset, loss, rank_by or tau is unknown, a number is out of range, or the
             second run holds the rollouts of the run itself.
-        TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
 
     Source: arXiv 2605.09253; defaults of `opd-diag` and all controls are ours.
     """
@@ -157,7 +159,7 @@ def rock_tokens(
     )
     source = as_source(run, rollouts)
     names = choose_checkpoints(source, checkpoint, as_asked=True)
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step, group)
 
     read = names[:1] if second is not None else names
     occurrences = read_occurrences(source, read, chosen, loss, rank_by=rank_by)

@@ -13,6 +13,7 @@ from opd_diag.analyses.score_summary.groups import COLUMNS, Rollouts
 from opd_diag.analyses.score_summary.histogram import histogram_table
 from opd_diag.analyses.score_summary.positions import positions_table
 from opd_diag.analyses.score_summary.report import summary_lines
+from opd_diag.analyses.score_summary.shares import groups_table
 from opd_diag.analyses.score_summary.summary import summary_table
 from opd_diag.analyses.tokens import read_tokens
 from opd_diag.tables.arguments import public_analysis
@@ -29,11 +30,14 @@ class ScoreSummary(NamedTuple):
         score_summary: Means of divergences, entropies and gradient norms.
         score_positions: The divergences over relative and absolute position.
         score_histogram: How the divergences are spread over tokens, and how few tokens hold them.
+        score_groups: What each group of the dump holds of the tokens and of the KL, and what
+            training kept and dropped; empty where the dump tells neither.
     """
 
     score_summary: pl.DataFrame
     score_positions: pl.DataFrame
     score_histogram: pl.DataFrame
+    score_groups: pl.DataFrame
 
 
 @public_analysis
@@ -44,6 +48,7 @@ def score_summary(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     seed: int = 0,
 ) -> ScoreSummary:
     """Summarise the scores of tokens in the loss, for all rollouts, correct and wrong ones.
@@ -56,17 +61,18 @@ def score_summary(
         checkpoint: Checkpoints wanted; None: all.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         seed: Seed of the bootstrap.
 
     Returns:
-        Three tables, one row for each checkpoint, group of rollouts, column and bin. The groups
+        Four tables, one row for each checkpoint, group of rollouts, column and bin. The groups
         `correct` and `wrong` are there where the rollouts say which they are.
 
     Raises:
-        TableError: If a checkpoint, policy or step is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
     """
     source = as_source(run, rollouts)
-    chosen = choose_rollouts(source.rollouts, policy, step)
+    chosen = choose_rollouts(source.rollouts, policy, step, group)
     summarised = Rollouts(chosen, seed=seed)
     tables = []
     for name in choose_checkpoints(source, checkpoint):
@@ -78,6 +84,7 @@ def score_summary(
                 summary_table(name, tokens, summarised),
                 positions_table(name, tokens, summarised, longest),
                 histogram_table(name, tokens, summarised),
+                groups_table(name, tokens, summarised.prompts),
             )
         )
     return ScoreSummary(*(pl.concat(parts) for parts in zip(*tables, strict=True)))

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import polars as pl
 
+from opd_diag.analyses.groups import GROUP, TRAINED
 from opd_diag.analyses.wording import count, estimate
 from opd_diag.tables.columns.score_summary import ALL
 
@@ -19,9 +20,20 @@ class Tables(Protocol):
     def score_histogram(self) -> pl.DataFrame:
         """How few tokens hold them."""
 
+    @property
+    def score_groups(self) -> pl.DataFrame:
+        """What each group of the dump holds of them."""
+
 
 NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 LARGE = 0.1  # nat; a bin starts here
+GROUPS_SHOWN = 8
+
+DROPPED = (
+    ("length", "length", "tokens"),
+    ("reward", "reward", ""),
+    ("KL(student ‖ teacher)", "reverse_kl", "nat"),
+)
 
 
 def summary_lines(tables: Tables) -> list[str]:
@@ -38,6 +50,31 @@ def summary_lines(tables: Tables) -> list[str]:
             if values:
                 words = ", ".join(f"{group} {value}" for group, value in values.items())
                 lines.append(f"{'':{len(title) + 4}}{words}")
+        lines += _group_lines(tables.score_groups.filter(checkpoint=name))
+    return lines
+
+
+def _group_lines(groups: pl.DataFrame) -> list[str]:
+    """Write the share of tokens beside the share of KL of the largest groups."""
+    lines = []
+    for row in groups.filter(split=GROUP).head(GROUPS_SHOWN).to_dicts():
+        lines.append(
+            f"  {row['group']}: {estimate(row, 'token_share', 'share')} of tokens, "
+            f"{estimate(row, 'reverse_kl_share', 'share')} of KL(student ‖ teacher)"
+        )
+    if (more := groups.filter(split=GROUP).height - GROUPS_SHOWN) > 0:
+        lines.append(f"  and {more} more groups")
+    for row in groups.filter(split=TRAINED, group="dropped").to_dicts():
+        kept = groups.filter(split=TRAINED, group="kept")
+        parts = [
+            f"{name} {estimate(row, column, unit)}, kept {estimate(other, column, unit)}"
+            for other in kept.to_dicts()
+            for name, column, unit in DROPPED
+            if row[column] is not None
+        ]
+        lines.append(
+            f"  dropped by training: {count(row['n_rollouts'])} rollouts; {'; '.join(parts)}"
+        )
     return lines
 
 

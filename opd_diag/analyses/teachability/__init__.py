@@ -57,6 +57,7 @@ def teachability(
     checkpoint: str | Sequence[str] | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     features_from: str | None = None,
     gain_from: str | None = None,
     kl: str = "auto",
@@ -88,6 +89,7 @@ def teachability(
             run. With one checkpoint there is no gain, and `reason` says so.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         features_from: Student that the features come from; None: the one before `gain_from`, or
             `gain_from` itself where it is the first.
         gain_from: Student whose KL the gain starts from; None: of two in `checkpoint` the first,
@@ -113,7 +115,7 @@ def teachability(
     Raises:
         OptionError: If a choice or a number is out of range, or features are asked of a later
             student than the gain starts from.
-        TableError: If a checkpoint, policy or step is unknown, or the checkpoints hold other
+        TableError: If a checkpoint, policy, step or group is unknown, or the checkpoints hold other
             tokens.
 
     Source: arXiv 2605.26844, equation 1 and sections on teachability; 2604.14084 (quadrants);
@@ -133,7 +135,7 @@ def teachability(
     )
     source = as_source(run, rollouts, k_grid=k_grid)
     checkpoints = choose_pair(source, checkpoint, features_from, gain_from)
-    chosen_rollouts = choose_rollouts(source.rollouts, policy, step)
+    chosen_rollouts = choose_rollouts(source.rollouts, policy, step, group)
     contexts = read_contexts(source, checkpoints, chosen_rollouts, options)
     sample = sample_tokens(contexts)
     chosen = choose_tokens(contexts, source, options)

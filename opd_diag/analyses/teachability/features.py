@@ -32,6 +32,7 @@ def teachability_features(
     checkpoint: str | None = None,
     policy: str | None = None,
     step: int | None = None,
+    group: str | None = None,
     divergence: str = "full",
     scale: str = "paper",
     k: int = 16,
@@ -53,6 +54,7 @@ def teachability_features(
             refused: its features leak into every gain.
         policy: Only rollouts of this policy.
         step: Only rollouts of this training step.
+        group: Only rollouts of this group, such as a domain or an environment.
         divergence: `full` for forward_kl over the whole vocabulary, `union` for union_kl.
         scale: `paper` for the 5th to 95th percentile, clipped; `rank` for the percentile rank,
             under which a product of ranks prefers tokens with little to learn.
@@ -66,7 +68,7 @@ def teachability_features(
 
     Raises:
         OptionError: If divergence, scale or K is unknown, or `checkpoint` is the last of several.
-        TableError: If checkpoint, policy or step is unknown, or a column is missing.
+        TableError: If checkpoint, policy, step or group is unknown, or a column is missing.
 
     Source: arXiv 2605.26844 (D_learn, D_incompat, soft-OR), 2604.14084 (TIP, quadrants).
     """
@@ -76,8 +78,8 @@ def teachability_features(
     require_one_of("divergence", divergence, tuple(DIVERGENCES))
     require_one_of("scale", scale, SCALES)
     require_columns(source, (*KEYS, *_NEEDED, DIVERGENCES[divergence]))
-    if policy is not None or step is not None:
-        kept = choose_rollouts(source.rollouts, policy, step)["rollout"].to_list()
+    if any(choice is not None for choice in (policy, step, group)):
+        kept = choose_rollouts(source.rollouts, policy, step, group)["rollout"].to_list()
         tokens = tokens.filter(pl.col("rollout").is_in(kept))
     in_loss = tokens.filter("in_loss").with_columns(divergence=DIVERGENCES[divergence])
     described = with_features(in_loss, source.k_grid, scale=scale, k=k)

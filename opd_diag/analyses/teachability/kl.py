@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import RELATIVE_FLOOR, Contexts, Floats
@@ -36,6 +37,9 @@ def _groups(contexts: Contexts) -> dict[str, Any]:
     """Tell which tokens each group holds that is there."""
     correct = contexts.rollouts["correct"].cast(pl.Int8).fill_null(-1).to_numpy()[contexts.rollout]
     masks = dict(zip(GROUPS, (np.ones(contexts.n, bool), correct == 1, correct == 0), strict=True))
+    for parts in parts_of(contexts.rollouts):
+        code = parts.code[contexts.rollout]
+        masks |= {title: code == number for number, title in enumerate(parts.titles)}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 

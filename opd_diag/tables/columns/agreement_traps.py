@@ -82,7 +82,7 @@ TRAP_PHASES = (
 TRAP_SUMMARY = (
     _CHECKPOINT,
     Column("measure", pl.String, "-", "What is estimated.", nullable=False),
-    Column("group", pl.String, "-", "Which rollouts.", nullable=False),
+    Column("group", pl.String, "-", "Which rollouts; `group: NAME` and `trained: NAME` are those of the dump.", nullable=False),
     Column("unit", pl.String, "-", "Unit of the estimates.", nullable=False),
     Column("n", pl.UInt32, "rollouts", "Rollouts behind the value.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts behind it.", nullable=False),

@@ -56,8 +56,54 @@ SCORE_HISTOGRAM = (
     Column("reason", pl.String, "-", "Why a share or an interval is missing, or what weakens it."),
 )  # fmt: skip
 
+_QUANTITIES = (
+    ("reverse_kl", "nat", "Mean KL(student ‖ teacher) of its tokens"),
+    ("forward_kl", "nat", "Mean KL(teacher ‖ student) of its tokens"),
+    ("length", "tokens", "Mean tokens in the loss of a rollout"),
+    ("reward", "reward", "Mean reward of its rollouts that have one"),
+)
+
+SCORE_GROUPS = (
+    Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
+    Column("split", pl.String, "-", "`group` of the dump, or `trained`: what training kept and dropped.", nullable=False),
+    Column("group", pl.String, "-", "Name of the group; `kept` or `dropped`; `unknown` where the dump does not tell; `others`: all groups beyond 39.", nullable=False),
+    Column("n_rollouts", pl.UInt32, "rollouts", "Its rollouts.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Their tokens in the loss.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
+    *(
+        one
+        for share, meaning in (
+            ("token_share", "Share of all tokens in the loss that it holds."),
+            ("reverse_kl_share", "Share of the summed reverse KL that it holds, to be read beside its share of the tokens."),
+            ("forward_kl_share", "Share of the summed forward KL that it holds."),
+        )
+        for one in (
+            Column(share, pl.Float64, "share", meaning),
+            Column(f"{share}_low", pl.Float64, "share", "Lower end of its 95 % interval over prompts."),
+            Column(f"{share}_high", pl.Float64, "share", "Upper end."),
+        )
+    ),
+    Column("lift", pl.Float64, "ratio", "Its mean reverse KL over that of all tokens: 1 where both shares are equal."),
+    Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval over prompts."),
+    Column("lift_high", pl.Float64, "ratio", "Upper end."),
+    *(
+        one
+        for name, unit, meaning in _QUANTITIES
+        for one in (
+            Column(name, pl.Float64, unit, f"{meaning}."),
+            Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
+            Column(f"{name}_high", pl.Float64, unit, "Upper end."),
+            Column(f"{name}_difference", pl.Float64, unit, "The same minus that of all other rollouts."),
+            Column(f"{name}_difference_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
+            Column(f"{name}_difference_high", pl.Float64, unit, "Upper end."),
+        )
+    ),
+    Column("reason", pl.String, "-", "Why there is no interval, or what weakens it."),
+)  # fmt: skip
+
 TABLES = {
     "score_summary": SCORE_SUMMARY,
     "score_positions": SCORE_POSITIONS,
     "score_histogram": SCORE_HISTOGRAM,
+    "score_groups": SCORE_GROUPS,
 }

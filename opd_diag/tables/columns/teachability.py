@@ -156,7 +156,7 @@ TEACHABILITY_SUPPORT = (
 TEACHABILITY_KL = (
     Column("checkpoint", pl.String, "-", "Student.", nullable=False),
     _KL,
-    Column("group", pl.String, "-", "Tokens: `all`, or of `correct` or `wrong` rollouts.", nullable=False),
+    Column("group", pl.String, "-", "Tokens: `all`, or of `correct` or `wrong` rollouts; `group: NAME` and `trained: NAME` are those of the dump.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens in the loss.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
     *_interval("mean", "nat", "Mean KL."),
