@@ -64,6 +64,20 @@ class TokenTable:
         """Place of each token in its response, from 0. Shape (tokens,)."""
         return np.asarray(self._pick(self._position))
 
+    @property
+    def breaks(self) -> Mask | None:
+        """Whether tokens outside the table stand between a token and the one before it.
+
+        In the loss of a response of several turns these are what users and tools wrote. The first
+        token of a rollout has none before it. Shape (tokens,); None where there is no break.
+        """
+        position = self.position.astype(np.int64)
+        breaks = np.zeros(position.size, np.bool_)
+        breaks[1:] = position[1:] != position[:-1] + 1
+        starts = np.cumsum(self.lengths) - self.lengths
+        breaks[starts[self.lengths > 0]] = False
+        return breaks if breaks.any() else None
+
     def column(self, name: str, checkpoint: str | None = None, *, k: int | None = None) -> Any:
         """Read one column. Null becomes NaN in a column of floats. Shape (tokens,).
 

@@ -14,7 +14,7 @@ class Windows(NamedTuple):
     """Moving means of many series, one series after the other.
 
     Attributes:
-        means: Mean of every full window. Shape (sum of counts,).
+        means: Mean of every full window, NaN where it goes across a break. Shape (sum of counts,).
         counts: Number of full windows of each series. Shape (series,).
         size: Values in a window.
     """
@@ -24,7 +24,13 @@ class Windows(NamedTuple):
     size: int
 
 
-def moving_means(values: npt.ArrayLike, lengths: npt.ArrayLike, *, size: int) -> Windows:
+def moving_means(
+    values: npt.ArrayLike,
+    lengths: npt.ArrayLike,
+    *,
+    size: int,
+    breaks: npt.NDArray[np.bool_] | None = None,
+) -> Windows:
     """Average every `size` consecutive values inside each series.
 
     A window is summed pairwise from its own values, so its mean depends neither on what stands
@@ -34,6 +40,8 @@ def moving_means(values: npt.ArrayLike, lengths: npt.ArrayLike, *, size: int) ->
         values: All series, one after the other. Shape (sum of lengths,).
         lengths: Number of values of each series. Shape (series,).
         size: Values in a window, 1 or more.
+        breaks: Whether something stands between a value and the one before it, which no window
+            goes across. Shape (sum of lengths,). None: nothing does.
 
     Returns:
         Means in order; a series shorter than `size` has no window.
@@ -49,7 +57,12 @@ def moving_means(values: npt.ArrayLike, lengths: npt.ArrayLike, *, size: int) ->
     counts = np.maximum(sizes - size + 1, 0)
     sums = _moving_sums(flat.astype(np.float64), size)
     inside = alternate(counts, sizes - counts)[: sums.size]
-    return Windows(sums[inside] / size, counts, size)
+    means = sums[inside] / size
+    if breaks is not None and size > 1:
+        before = np.concatenate([[0], np.cumsum(breaks)])
+        first = np.flatnonzero(inside)
+        means[before[first + size] > before[first + 1]] = np.nan
+    return Windows(means, counts, size)
 
 
 def alternate(trues: Integers, falses: Integers) -> npt.NDArray[np.bool_]:
@@ -64,7 +77,7 @@ def minima(windows: Windows) -> Floats:
     some = windows.counts > 0
     if some.any():
         starts = (np.cumsum(windows.counts) - windows.counts)[some]
-        least[some] = np.minimum.reduceat(windows.means, starts)
+        least[some] = np.fmin.reduceat(windows.means, starts)
     return least
 
 

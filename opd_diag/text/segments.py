@@ -87,14 +87,19 @@ def segment_responses(
     is_special: NDArray[np.bool_],
     *,
     segmenter: str = "punkt",
+    inside: Sequence[NDArray[np.bool_] | None] | None = None,
 ) -> list[NDArray[np.uint32]]:
     """Number the segments of many responses, as `segment_tokens` does for one.
+
+    A response of several turns is cut where the model's own tokens begin and end: each span is read
+    by itself, so that no sentence goes on across what a tool or a user wrote.
 
     Args:
         responses: Token ids of every response.
         vocab_bytes: The bytes that every token id spells, by id.
         is_special: Whether the id is a special token. Shape (vocabulary,).
         segmenter: `punkt`, `newline`, or `block:N` with N tokens to a segment.
+        inside: Which tokens of each response the model wrote, None where it wrote all.
 
     Returns:
         One array of segment numbers for each response.
@@ -103,6 +108,8 @@ def segment_responses(
         OptionError: If there is no such segmenter.
     """
     ids = [np.asarray(response, dtype=np.int64) for response in responses]
+    if inside is not None and any(mask is not None for mask in inside):
+        return _segment_spans(ids, vocab_bytes, is_special, segmenter, inside)
     if segmenter not in ("punkt", "newline"):
         size = _block_size(segmenter)
         return [(np.arange(len(row)) // size).astype(np.uint32) for row in ids]
@@ -118,6 +125,32 @@ def segment_responses(
         _number(lengths[row], is_special[row], text, end)
         for row, text, end in zip(ids, texts, ends, strict=True)
     ]
+
+
+def _segment_spans(
+    responses: Sequence[NDArray[np.int64]],
+    vocab_bytes: Sequence[bytes],
+    is_special: NDArray[np.bool_],
+    segmenter: str,
+    inside: Sequence[NDArray[np.bool_] | None],
+) -> list[NDArray[np.uint32]]:
+    """Cut responses where a mask changes, number the segments of each piece, and go on counting."""
+    places = [
+        np.empty(0, np.int64) if mask is None else np.flatnonzero(mask[1:] != mask[:-1]) + 1
+        for mask in inside
+    ]
+    pieces = [np.split(ids, at) for ids, at in zip(responses, places, strict=True)]
+    flat = [piece for own in pieces for piece in own]
+    numbers = iter(segment_responses(flat, vocab_bytes, is_special, segmenter=segmenter))
+    joined = []
+    for own in pieces:
+        parts, count = [], 0
+        for _ in own:
+            part = next(numbers)
+            parts.append(part + np.uint32(count))
+            count += int(part[-1]) + 1 if len(part) else 0
+        joined.append(np.concatenate(parts))
+    return joined
 
 
 def segment_ends(text: bytes, *, segmenter: str = "punkt") -> NDArray[np.int64]:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from opd_diag.scoring.parts.alignment import add_packed, count_differences, diagnose, pack, rounding
 from opd_diag.scoring.parts.batches import plan_batches
 from opd_diag.scoring.parts.noise import sample_rollouts
-from opd_diag.scoring.parts.token_frame import flat, repeats
+from opd_diag.scoring.parts.token_frame import flat, key_columns, repeats
 from opd_diag.scoring.sequences import Ragged, plan_parts, ragged
 from opd_diag.tables.checksums import digest_table
+from opd_diag.tables.manifest import Part
 from tests.scoring.reference import brute_repeat
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
@@ -186,3 +187,18 @@ def test_a_large_batch_takes_sequences_of_like_length_only():
     assert padding < 0.1
     alike = plan_batches(np.full(64, 1_000), 65_536)
     assert len(alike) == 1
+
+
+def test_segments_of_scored_tokens_end_with_their_span():
+    vocab = pl.DataFrame({"bytes": [bytes([n]) for n in range(128)], "is_special": [False] * 128})
+    ids = list(b"So it is tool text and. Then more. End")
+    inside = [n < 9 or n > 22 for n in range(len(ids))]
+    masks = pl.Series([inside, None], dtype=pl.List(pl.Boolean))
+    table = pl.DataFrame({"loss_mask": masks, "half": pl.Series([0, 1], dtype=pl.UInt8)})
+    responses = Ragged(np.array(ids * 2, np.int32), np.array([0, len(ids), 2 * len(ids)]))
+    part = Part(0, 2, 2 * len(ids))
+    keys = key_columns(table, part, responses, vocab, "punkt")
+    own, plain = (keys.filter(rollout=n) for n in (0, 1))
+    turns = own.group_by("segment").agg(pl.col("in_loss").n_unique())["in_loss"]
+    assert turns.to_list() == [1] * 5
+    assert plain["segment"].max() == 2

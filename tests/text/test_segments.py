@@ -157,3 +157,26 @@ def test_importing_the_segmenters_does_not_import_nltk() -> None:
     code = "import sys, opd_diag.text.segments; print('nltk' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("segmenter", ["punkt", "newline", "block:3"])
+@pytest.mark.parametrize("spans", [1, 2, 20])
+def test_a_span_is_cut_as_if_it_stood_alone(segmenter, spans):
+    rng = np.random.default_rng(spans)
+    texts = [b"One. Two words\nand", b" three. So", b"7", b"Yes.\n\nNo. Well"]
+    pieces, mask = [], []
+    for turn in range(2 * spans - 1):
+        ids = list(texts[rng.integers(len(texts))])
+        pieces.append(ids)
+        mask += [turn % 2 == 0] * len(ids)
+    whole = [token for piece in pieces for token in piece]
+    got, plain = segment_responses(
+        [whole, whole], SINGLE, PLAIN, segmenter=segmenter, inside=[np.array(mask), None]
+    )
+    expected, count = [], 0
+    for piece in pieces:
+        own = segment_tokens(piece, SINGLE, PLAIN, segmenter=segmenter)
+        expected += (own + count).tolist()
+        count += int(own[-1]) + 1
+    assert got.tolist() == expected
+    assert plain.tolist() == segment_tokens(whole, SINGLE, PLAIN, segmenter=segmenter).tolist()

@@ -135,7 +135,8 @@ def agreement_traps(
 
     Raises:
         OptionError: If a number is out of range, or `threshold` neither number nor checkpoint.
-        TableError: If a checkpoint, policy, step, group or trace is unknown, or the tables do not fit.
+        TableError: If a checkpoint, policy, step, group or trace is unknown, or the tables do not
+            fit.
 
     Source: arXiv 2606.09471; numbers left open there, and all controls, are ours.
     """
@@ -176,7 +177,8 @@ def _tables_of(
     rules = cut_rules(checkpoint)
     kl, lengths = checkpoint.sample_kl, checkpoint.sample_lengths
     thresholds = checkpoint.sample_thresholds(rules)
-    observed = find_cuts(kl, lengths, rules, thresholds)
+    breaks = checkpoint.sample_breaks
+    observed = find_cuts(kl, lengths, rules, thresholds, breaks)
     shuffled = shuffled_rules(
         {name: quantity.sample for name, quantity in checkpoint.quantities.items()},
         lengths,
@@ -185,6 +187,7 @@ def _tables_of(
         block=options.block,
         draws=options.draws,
         seed=options.seed,
+        breaks=breaks,
     )
     main = shuffled[options.rule]
     nulls = shuffled_blocks(checkpoint, main.cuts)

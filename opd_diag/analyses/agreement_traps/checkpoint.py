@@ -17,6 +17,7 @@ from opd_diag.analyses.agreement_traps.rule import (
     Values,
     find_cuts,
     least_means,
+    part,
     phase_sizes,
 )
 from opd_diag.analyses.agreement_traps.thresholds import Thresholds
@@ -74,6 +75,8 @@ class Checkpoint(NamedTuple):
         others: Minima that the threshold rests on. Shape (rollouts,).
         eligible: Whether the rule could fire. Shape (rollouts,).
         cuts: Where it cuts each rollout.
+        breaks: Whether others' text stands before a token, in the responses of several turns: no
+            window goes across it. Shape (tokens,); None: before none.
         quantities: Sums over the phases.
         sample: Rows of the rollouts of the control, whole prompts.
         options: Every choice.
@@ -94,6 +97,7 @@ class Checkpoint(NamedTuple):
     others: Integers
     eligible: Flags
     cuts: Cuts
+    breaks: Flags | None
     quantities: Mapping[str, Quantity]
     sample: Integers
     options: Options
@@ -117,6 +121,12 @@ class Checkpoint(NamedTuple):
     def sample_token_id(self) -> Numbers:
         """Types of their tokens. Shape (tokens,)."""
         return self.token_id[ranges(starts_of(self.lengths)[self.sample], self.sample_lengths)]
+
+    @property
+    def sample_breaks(self) -> Flags | None:
+        """Whether others' text stands before a token of theirs."""
+        starts = starts_of(self.lengths)[self.sample]
+        return part(self.breaks, ranges(starts, self.sample_lengths))
 
     def sample_thresholds(self, rules: list[Rule]) -> dict[tuple[int, float], Floats]:
         """Return their thresholds for each window and eta of the rules."""
@@ -165,15 +175,19 @@ def read_checkpoint(
     kl = in_loss.column("reverse_kl")
     measured = ~np.isnan(kl)
     tokens = in_loss.where(measured)
+    breaks = breaks_among(in_loss.breaks, measured)
     kl, lengths = kl[measured], tokens.lengths
     prompt = (rollouts["prompt_id"].rank("dense") - 1).to_numpy().astype(np.int64)
     thresholds = Thresholds(
-        *_reference(in_loss, options.threshold, name, (kl, lengths)), prompt, rollouts, options
+        *_reference(in_loss, options.threshold, name, (kl, lengths, breaks)),
+        prompt,
+        rollouts,
+        options,
     )
-    least = least_means(kl, lengths, rule.window)
+    least = least_means(kl, lengths, rule.window, breaks)
     threshold, others = thresholds.at(rule.window, rule.eta)
     eligible = np.isfinite(least) & np.isfinite(threshold)
-    cuts = find_cuts(kl, lengths, [rule], {(rule.window, rule.eta): threshold})[rule]
+    cuts = find_cuts(kl, lengths, [rule], {(rule.window, rule.eta): threshold}, breaks)[rule]
     sample = sample_prompts(
         np.flatnonzero(eligible), prompt, most=options.control_rollouts, seed=options.seed
     )
@@ -193,6 +207,7 @@ def read_checkpoint(
         others=others,
         eligible=eligible,
         cuts=cuts,
+        breaks=breaks,
         quantities=_read_quantities(
             tokens,
             kl,
@@ -231,14 +246,26 @@ def _reference(
     in_loss: TokenTable,
     threshold: float | str | None,
     name: str,
-    own: tuple[Values, Integers],
-) -> tuple[Values, Integers]:
-    """Return KL and lengths of the tokens whose minima make the thresholds."""
+    own: tuple[Values, Integers, Flags | None],
+) -> tuple[Values, Integers, Flags | None]:
+    """Return KL, lengths and breaks of the tokens whose minima make the thresholds."""
     if not isinstance(threshold, str) or threshold == name:
         return own
     kl = in_loss.column("reverse_kl", threshold)
     measured = ~np.isnan(kl)
-    return kl[measured], in_loss.where(measured).lengths
+    lengths = in_loss.where(measured).lengths
+    return kl[measured], lengths, breaks_among(in_loss.breaks, measured)
+
+
+def breaks_among(breaks: Flags | None, kept: Flags) -> Flags | None:
+    """Give each break to the first token kept behind it. Shapes (tokens,) to (tokens kept,).
+
+    Tokens that are left out for want of a value are no break.
+    """
+    if breaks is None:
+        return None
+    before = np.cumsum(breaks)[kept]
+    return np.diff(before, prepend=before[:1]) > 0
 
 
 def _read_quantities(

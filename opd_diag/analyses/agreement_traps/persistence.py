@@ -46,6 +46,7 @@ def shuffled_blocks(checkpoint: Checkpoint, main: Cuts) -> Nulls:
             draws=options.draws,
             seed=options.seed,
             course=course,
+            breaks=checkpoint.sample_breaks,
         )[rule]
 
     nulls = {(block, False): cuts(block) for block in BLOCKS if block != options.block}

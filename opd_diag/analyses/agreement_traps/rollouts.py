@@ -33,7 +33,7 @@ def per_rollout(checkpoint: Checkpoint) -> pl.DataFrame:
     able, fired = checkpoint.eligible, checkpoint.fired
     phases = phase_sizes(cuts, lengths)
     late = WARM_UP if checkpoint.options.mode == "replay" else TOO_FEW
-    measured = lengths >= checkpoint.options.window
+    measured = np.isfinite(checkpoint.least)
 
     def where(known: np.ndarray, values: np.ndarray) -> Floats:
         return np.where(known, values, np.nan)

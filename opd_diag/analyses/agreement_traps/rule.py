@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from opd_diag.stats.ragged import blocks
+from opd_diag.stats.ragged import blocks, run_lengths, run_starts
 from opd_diag.stats.windows import Windows, alternate, minima, moving_means
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -71,6 +71,7 @@ class _Runs(NamedTuple):
         first: First window of the run, 0-based in its rollout. Shape (runs,).
         length: Windows in the run. Shape (runs,).
         below: Number of windows below the threshold before each window. Shape (windows + 1,).
+        whole: Number of windows without a break before each window. Shape (windows + 1,).
         starts: Place of each rollout's first window among all. Shape (rollouts + 1,).
     """
 
@@ -78,17 +79,36 @@ class _Runs(NamedTuple):
     first: Integers
     length: Integers
     below: Integers
+    whole: Integers
     starts: Integers
 
 
-def least_means(kl: Values, lengths: Integers, window: int) -> Floats:
-    """Find the least window mean of each rollout, nat; NaN where it is shorter than a window."""
+def least_means(kl: Values, lengths: Integers, window: int, breaks: Flags | None = None) -> Floats:
+    """Find the least window mean of each rollout, nat; NaN where it has no whole window."""
     return np.concatenate(
         [
-            minima(moving_means(kl[tokens], lengths[rows], size=window))
+            minima(
+                moving_means(kl[tokens], lengths[rows], size=window, breaks=part(breaks, tokens))
+            )
             for rows, tokens in blocks(lengths)
         ]
     )
+
+
+def part(breaks: Flags | None, tokens: slice | Integers) -> Flags | None:
+    """Take the breaks of some tokens."""
+    return None if breaks is None else breaks[tokens]
+
+
+def longest_spans(lengths: Integers, breaks: Flags | None) -> Integers:
+    """Count the tokens of each rollout's longest unbroken span. Shape (rollouts,)."""
+    longest = lengths.copy()
+    if breaks is not None:
+        row = np.repeat(np.arange(lengths.size), lengths)
+        starts = run_starts(row, np.cumsum(breaks))
+        longest[:] = 0
+        np.maximum.at(longest, row[starts], run_lengths(starts, row.size))
+    return longest
 
 
 def find_cuts(
@@ -96,6 +116,7 @@ def find_cuts(
     lengths: Integers,
     rules: Sequence[Rule],
     thresholds: Mapping[tuple[int, float], Floats],
+    breaks: Flags | None = None,
 ) -> dict[Rule, Cuts]:
     """Apply one or more rules to rollouts.
 
@@ -108,15 +129,18 @@ def find_cuts(
         rules: The rules.
         thresholds: For each (window, eta) the threshold of each rollout, nat, NaN where it has
             none. Shape (rollouts,).
+        breaks: Whether others' text stands before a token: no window and no stretch goes across
+            it. Shape (tokens,). None: it stands before none.
 
     Source: arXiv 2606.09471, termination rule.
     """
     parts: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
     for rows, tokens in blocks(lengths):
         for window, group in groupby(sorted(parts), key=lambda rule: rule.window):
-            windows = moving_means(kl[tokens], lengths[rows], size=window)
+            own = part(breaks, tokens)
+            windows = moving_means(kl[tokens], lengths[rows], size=window, breaks=own)
             for (eta, grace), same in groupby(group, key=lambda rule: (rule.eta, rule.grace)):
-                runs = _low_runs(windows, thresholds[window, eta][rows], grace)
+                runs = _low_runs(windows, thresholds[window, eta][rows], grace, own)
                 for rule in same:
                     parts[rule].append(_cut(runs, lengths[rows], rule))
     return {
@@ -125,7 +149,7 @@ def find_cuts(
     }
 
 
-def _low_runs(windows: Windows, thresholds: Floats, grace: int) -> _Runs:
+def _low_runs(windows: Windows, thresholds: Floats, grace: int, breaks: Flags | None) -> _Runs:
     counts = windows.counts
     starts = np.concatenate([[0], np.cumsum(counts)])
     low = windows.means < np.repeat(thresholds, counts)
@@ -138,10 +162,14 @@ def _low_runs(windows: Windows, thresholds: Floats, grace: int) -> _Runs:
     some = counts > 0
     first, last = starts[:-1][some], starts[1:][some] - 1  # a run ends with its rollout
     opens[first], closes[last] = low[first], low[last]
+    if breaks is not None and windows.size == 1:  # longer windows leave a gap at a break
+        after = np.flatnonzero(breaks)
+        opens[after], closes[after - 1] = low[after], low[after - 1]
     begin, end = np.flatnonzero(opens), np.flatnonzero(closes)
     rollout = np.searchsorted(starts[1:], begin, side="right")
     below = np.concatenate([[0], np.cumsum(low)])
-    return _Runs(rollout, begin - starts[rollout], end - begin + 1, below, starts)
+    whole = np.concatenate([[0], np.cumsum(~np.isnan(windows.means))])
+    return _Runs(rollout, begin - starts[rollout], end - begin + 1, below, whole, starts)
 
 
 def _cut(runs: _Runs, lengths: Integers, rule: Rule) -> Cuts:
@@ -159,7 +187,7 @@ def _cut(runs: _Runs, lengths: Integers, rule: Rule) -> Cuts:
     stretch_end[rows] = first + length + rule.window - 1
     after, end = runs.starts[rows] + fired + 1, runs.starts[rows + 1]
     windows_after, below_after = np.zeros((2, lengths.size), np.int64)
-    windows_after[rows] = end - after
+    windows_after[rows] = runs.whole[end] - runs.whole[after]
     below_after[rows] = runs.below[end] - runs.below[after]
     longest = np.zeros(lengths.size, np.int64)
     np.maximum.at(longest, runs.rollout, runs.length)

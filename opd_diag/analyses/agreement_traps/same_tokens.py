@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opd_diag.analyses.agreement_traps.rule import Floats, Integers, Numbers, Rule, Values
+from opd_diag.analyses.agreement_traps.rule import (
+    Flags,
+    Floats,
+    Integers,
+    Numbers,
+    Rule,
+    Values,
+    part,
+)
 from opd_diag.stats.ragged import blocks
 from opd_diag.stats.windows import moving_means
 
@@ -34,24 +42,27 @@ class Lows(NamedTuple):
     level: Floats
 
 
-def find_lows(kl: Values, lengths: Integers, rule: Rule) -> Lows:
+def find_lows(kl: Values, lengths: Integers, rule: Rule, breaks: Flags | None = None) -> Lows:
     """Find every place where the rule cuts at some threshold.
 
     Args:
         kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
         lengths: Tokens of each rollout. Shape (rollouts,).
         rule: The rule; its eta plays no part.
+        breaks: Whether others' text stands before a token. Shape (tokens,).
     """
     skipped = max(rule.grace - rule.window, 0)
     rollout, kept, level = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     for rows, tokens in blocks(lengths):
-        windows = moving_means(kl[tokens], lengths[rows], size=rule.window)
-        highest = _moving_maxima(windows.means, rule.consecutive)
+        own = part(breaks, tokens)
+        windows = moving_means(kl[tokens], lengths[rows], size=rule.window, breaks=own)
+        means = np.nan_to_num(windows.means, nan=np.inf)
+        highest = _moving_maxima(means, rule.consecutive)
         stops = np.cumsum(windows.counts) - rule.consecutive + 1
         starts = stops + rule.consecutive - 1 - windows.counts + skipped
         for i in np.flatnonzero(stops > starts):
             lowest = np.minimum.accumulate(highest[starts[i] : stops[i]])
-            new = np.flatnonzero(np.append(True, lowest[1:] < lowest[:-1]))
+            new = np.flatnonzero(np.append(np.isfinite(lowest[0]), lowest[1:] < lowest[:-1]))
             rollout.append(np.full(new.size, rows.start + i))
             kept.append(new + skipped)
             level.append(lowest[new])

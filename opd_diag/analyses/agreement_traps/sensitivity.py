@@ -7,7 +7,14 @@ import numpy as np
 import polars as pl
 
 from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint, RunningSums
-from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers, Rule, find_cuts
+from opd_diag.analyses.agreement_traps.rule import (
+    Cuts,
+    Floats,
+    Numbers,
+    Rule,
+    find_cuts,
+    longest_spans,
+)
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table
@@ -32,10 +39,18 @@ def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
     rules, options = _grid(checkpoint), checkpoint.options
     kl, lengths = checkpoint.sample_kl, checkpoint.sample_lengths
     thresholds = checkpoint.sample_thresholds(rules)
-    observed = find_cuts(kl, lengths, rules, thresholds)
+    breaks = checkpoint.sample_breaks
+    observed = find_cuts(kl, lengths, rules, thresholds, breaks)
     draws = min(options.draws, MOST_DRAWS)
     shuffled = shuffled_cuts(
-        kl, lengths, rules, thresholds, block=options.block, draws=draws, seed=options.seed
+        kl,
+        lengths,
+        rules,
+        thresholds,
+        block=options.block,
+        draws=draws,
+        seed=options.seed,
+        breaks=breaks,
     )
     signal = "gain_forward_kl" if "gain_forward_kl" in checkpoint.quantities else "grad_logits"
     terms = _terms(checkpoint, rules, observed, shuffled, checkpoint.quantities[signal].sample)
@@ -95,7 +110,8 @@ def _terms(
     A rollout too short for a rule's window has no part in it.
     """
     lengths = checkpoint.sample_lengths
-    able = np.stack([lengths >= rule.window for rule in rules], axis=1).astype(float)
+    longest = longest_spans(lengths, checkpoint.sample_breaks)
+    able = np.stack([longest >= rule.window for rule in rules], axis=1).astype(float)
     running = RunningSums(signal, lengths)
     start = np.zeros_like(lengths)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from opd_diag.analyses.agreement_traps.rule import (
     Cuts,
+    Flags,
     Floats,
     Integers,
     Numbers,
@@ -24,7 +25,15 @@ from opd_diag.analyses.agreement_traps.rule import (
     find_cuts,
 )
 from opd_diag.analyses.agreement_traps.same_tokens import find_lows, shift_thresholds
-from opd_diag.stats.ragged import blocks, index_in_sequence, ranges, sequence_sums, starts_of
+from opd_diag.stats.ragged import (
+    blocks,
+    index_in_sequence,
+    ranges,
+    run_lengths,
+    run_starts,
+    sequence_sums,
+    starts_of,
+)
 
 TENTHS = 10
 
@@ -53,6 +62,7 @@ def shuffled_rules(
     block: int,
     draws: int,
     seed: int,
+    breaks: Flags | None = None,
 ) -> dict[Rule, Shuffled]:
     """Apply rules to shuffled rollouts, and measure every quantity there.
 
@@ -64,15 +74,16 @@ def shuffled_rules(
         block: Tokens that stay together.
         draws: Number of shuffles.
         seed: Seed of the shuffles: the same ones for every rule.
+        breaks: Whether others' text stands before a token. Shape (tokens,).
     """
     rules = list(budgets)
     cuts: dict[Rule, list[Cuts]] = {rule: [] for rule in rules}
     phases = {rule: {name: np.zeros((2, lengths.size, 4)) for name in samples} for rule in rules}
     kept = {rule: {name: np.zeros((2, lengths.size)) for name in samples} for rule in rules}
-    for order in shuffles(lengths, block=block, draws=draws, seed=seed):
+    for order in shuffles(lengths, block=block, draws=draws, seed=seed, breaks=breaks):
         kl = samples["reverse_kl"][order]
-        drawn = find_cuts(kl, lengths, rules, thresholds)
-        held = _keep_budgets(kl, lengths, thresholds, budgets)
+        drawn = find_cuts(kl, lengths, rules, thresholds, breaks)
+        held = _keep_budgets(kl, lengths, thresholds, budgets, breaks)
         for rule in rules:
             cuts[rule].append(drawn[rule])
         ends = np.stack([_ends(drawn[rule], lengths, held[rule]) for rule in rules], axis=1)
@@ -99,9 +110,11 @@ def _keep_budgets(
     lengths: Integers,
     thresholds: Mapping[tuple[int, float], Floats],
     budgets: Mapping[Rule, int],
+    breaks: Flags | None,
 ) -> dict[Rule, Integers]:
     """Shift the thresholds of each rule until it keeps its budget; tokens kept of each rollout."""
-    places = {one: find_lows(kl, lengths, one) for one in {r._replace(eta=0) for r in budgets}}
+    bare = {rule._replace(eta=0) for rule in budgets}
+    places = {one: find_lows(kl, lengths, one, breaks) for one in bare}
     return {
         rule: shift_thresholds(
             places[rule._replace(eta=0)], lengths, thresholds[rule.window, rule.eta], total
@@ -161,6 +174,7 @@ def shuffled_cuts(
     draws: int,
     seed: int,
     course: Floats | None = None,
+    breaks: Flags | None = None,
 ) -> dict[Rule, Cuts]:
     """Apply rules to shuffled rollouts; every field of the cuts has shape (draws, rollouts).
 
@@ -174,12 +188,13 @@ def shuffled_cuts(
         seed: Seed of the shuffles: the same ones for every rule.
         course: Factor at each place that stays where it is, from `steady_course`; only what
             remains of KL is shuffled. Shape (tokens,).
+        breaks: Whether others' text stands before a token. Shape (tokens,).
     """
     rest = kl if course is None else kl / course
     drawn = []
-    for order in shuffles(lengths, block=block, draws=draws, seed=seed):
+    for order in shuffles(lengths, block=block, draws=draws, seed=seed, breaks=breaks):
         moved = rest[order] if course is None else rest[order] * course
-        drawn.append(find_cuts(moved, lengths, rules, thresholds))
+        drawn.append(find_cuts(moved, lengths, rules, thresholds, breaks))
     return {
         rule: Cuts(*(np.stack(field) for field in zip(*(one[rule] for one in drawn), strict=True)))
         for rule in rules
@@ -214,12 +229,18 @@ def steady_course(kl: Values, lengths: Integers) -> Floats:
     return np.asarray(np.exp(slope * (place - 0.5)))
 
 
-def shuffles(lengths: Integers, *, block: int, draws: int, seed: int) -> Iterator[Integers]:
+def shuffles(
+    lengths: Integers, *, block: int, draws: int, seed: int, breaks: Flags | None = None
+) -> Iterator[Integers]:
     """Draw orders that shuffle blocks of tokens inside each rollout. Shape (tokens,) each.
 
-    Where the first block ends is drawn too, so the first and the last one may be shorter.
+    Where the first block ends is drawn too, so the first and the last one may be shorter. Tokens
+    stay inside their span, which ends where others' text stands (`breaks`, shape (tokens,)).
     """
     rng = np.random.default_rng(seed)
+    if breaks is not None:
+        row = np.repeat(np.arange(lengths.size), lengths)
+        lengths = run_lengths(run_starts(row, np.cumsum(breaks)), row.size)
     parts = [(tokens, lengths[rows]) for rows, tokens in blocks(lengths)]
     for _ in range(draws):
         order = np.empty(int(lengths.sum()), np.int64)

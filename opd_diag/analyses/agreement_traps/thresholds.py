@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from opd_diag.analyses.agreement_traps.options import Options
-from opd_diag.analyses.agreement_traps.rule import Floats, Integers, Values, least_means
+from opd_diag.analyses.agreement_traps.rule import Flags, Floats, Integers, Values, least_means
 from opd_diag.errors import TableError
 from opd_diag.stats.quantiles import quantile_of_others
 
@@ -18,6 +18,7 @@ class Thresholds:
         self,
         kl: Values,
         lengths: Integers,
+        breaks: Flags | None,
         prompt: Integers,
         rollouts: pl.DataFrame,
         options: Options,
@@ -27,6 +28,7 @@ class Thresholds:
         Args:
             kl: KL of every token, nat, one rollout after the other. Shape (tokens,).
             lengths: Tokens of each rollout. Shape (rollouts,).
+            breaks: Whether others' text stands before a token. Shape (tokens,).
             prompt: Number of the prompt of each rollout, from 0. Shape (rollouts,).
             rollouts: One row per rollout, for their steps.
             options: Every choice.
@@ -35,6 +37,7 @@ class Thresholds:
             TableError: If steps are replayed and only some rollouts have one.
         """
         self._kl, self._lengths, self._prompt, self._options = kl, lengths, prompt, options
+        self._breaks = breaks
         self._step = _steps(rollouts["step"]) if options.mode == "replay" else None
         self._least: dict[int, Floats] = {}
 
@@ -45,7 +48,7 @@ class Thresholds:
             size = self._lengths.size
             return np.full(size, options.threshold), np.zeros(size, np.int64)
         if window not in self._least:
-            self._least[window] = least_means(self._kl, self._lengths, window)
+            self._least[window] = least_means(self._kl, self._lengths, window, self._breaks)
         least = self._least[window]
         if self._step is None:
             return from_others(least, self._prompt, eta=eta)

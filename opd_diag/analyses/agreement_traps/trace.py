@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
-from opd_diag.analyses.agreement_traps.rule import PHASES, phase_sizes
+from opd_diag.analyses.agreement_traps.rule import PHASES, part, phase_sizes
 from opd_diag.analyses.tables import result_table
 from opd_diag.stats.ragged import starts_of
 from opd_diag.stats.windows import moving_means
@@ -27,7 +27,9 @@ def trap_trace(checkpoint: Checkpoint) -> pl.DataFrame:
     start = int(starts_of(checkpoint.lengths)[row])
     kl = checkpoint.kl[start : start + n]
     mean = np.full(n, np.nan)
-    mean[window - 1 :] = moving_means(kl, [n], size=window).means
+    mean[window - 1 :] = moving_means(
+        kl, [n], size=window, breaks=part(checkpoint.breaks, slice(start, start + n))
+    ).means
     sizes = phase_sizes(checkpoint.cuts, checkpoint.lengths)[row]
     names = PHASES[:3] if checkpoint.fired[row] else ("untriggered",) * 3
     return result_table(

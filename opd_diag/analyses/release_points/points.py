@@ -12,7 +12,7 @@ from opd_diag.analyses.release_points.options import Rule
 from opd_diag.analyses.release_points.segments import Segments
 from opd_diag.analyses.tables import result_table
 from opd_diag.stats.changepoints import Shifts, reverse_around_lines, scan_shifts
-from opd_diag.stats.ragged import starts_of
+from opd_diag.stats.ragged import run_starts, starts_of
 from opd_diag.tables.columns.release_points import LINE_SEGMENTS
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -30,6 +30,10 @@ UP = ("gain_up", "cusum_up", "autocorrelation")
 def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = False) -> pl.DataFrame:
     """Apply the rule to every rollout.
 
+    In a response of several turns every span is scanned by itself: what a tool or a user wrote
+    between two of them may move the teacher's margin, which is no release. The rollout is released
+    at the first of its spans that is.
+
     Args:
         segments: Scored segments.
         k: Which column of the scores.
@@ -41,6 +45,51 @@ def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = Fals
         gain_over_line_reversed, step_beats_line, autocorrelation, mean_before, mean_after,
         accepted, accepted_up, reason, release_token, release_index.
     """
+    if segments.spans.size == segments.lengths.size:
+        return _judge(segments, k, rule, token_weighted=token_weighted)
+    return _one_a_rollout(
+        _judge(segments.by_span(), k, rule, token_weighted=token_weighted), segments, rule
+    )
+
+
+def _one_a_rollout(spans: pl.DataFrame, segments: Segments, rule: Rule) -> pl.DataFrame:
+    """Join the verdicts on the spans of each rollout to one.
+
+    The place and the sizes of the shift are those of the first span that is released, else of the
+    largest one found. What the shift is held against must not be chosen by it: shifts upward are
+    the largest of all spans, as those downward are, and the line is that of the longest span.
+    """
+    gain = "gain" if rule.statistic == "bic" else "cusum"
+    before = np.cumsum(segments.spans) - segments.spans
+    before -= (np.cumsum(segments.lengths) - segments.lengths)[segments.owner]
+    frame = spans.with_columns(
+        owner=segments.owner, before=before, size=pl.col("n_segments"), tau=pl.col("tau") + before
+    )
+    largest = pl.col(gain).fill_null(float("-inf")).arg_max()
+    first = pl.col("accepted").cast(pl.UInt8).arg_max()
+    longest = pl.col("size").arg_max()
+    shift = ("tau", *DOWN, "accepted", "reason", "release_token", "release_index")
+    line = ("gain_over_line", "gain_over_line_reversed", "step_beats_line", "autocorrelation")
+    chosen = (
+        pl.when(pl.col("accepted").any())
+        .then(first)
+        .when(pl.col(gain).is_not_null().any())
+        .then(largest)
+        .otherwise(longest)
+    )
+    upward = [name for name in UP if name != "autocorrelation"]
+    joined = frame.group_by("owner", maintain_order=True).agg(
+        pl.col("n_segments").sum(),
+        *(pl.col(name).get(chosen) for name in shift),
+        *(pl.col(name).get(longest) for name in line),
+        *(pl.col(name).max() for name in upward),
+        pl.col("accepted_up").any(),
+    )
+    return joined.select(name for name in spans.columns)
+
+
+def _judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool) -> pl.DataFrame:
+    """Apply the rule to series of segments, one row for each."""
     score, lengths = np.ascontiguousarray(segments.score[:, k]), segments.lengths
     weights = segments.tokens.astype(np.float64) if token_weighted else None
     scan = partial(scan_shifts, min_size=rule.min_size, statistic=rule.statistic)
@@ -102,6 +151,7 @@ def shuffled_shifts(
     *,
     repeats: int,
     rng: np.random.Generator,
+    owner: Integers | None = None,
 ) -> Floats:
     """Find the downward shifts after shuffling the segments inside each rollout.
 
@@ -112,15 +162,17 @@ def shuffled_shifts(
         rule: Gives the fewest segments on a side, and what is compared.
         repeats: Shuffles of each rollout.
         rng: Where the order comes from.
+        owner: Rollout of each series, rising, where several are one rollout's spans; None: one
+            each.
 
     Returns:
-        What the rule compares with its threshold, NaN where there is no downward split. Shape
-        (repeats, rollouts).
+        What the rule compares with its threshold, NaN where there is no downward split. Of the
+        spans of a rollout the largest. Shape (repeats, rollouts).
     """
-    owner = np.repeat(np.arange(len(lengths)), lengths)
+    series = np.repeat(np.arange(len(lengths)), lengths)
     values = []
     for _ in range(repeats):
-        order = np.lexsort((rng.random(len(score)), owner))
+        order = np.lexsort((rng.random(len(score)), series))
         moved = None if weights is None else weights[order]
         shifts = scan_shifts(
             score[order],
@@ -130,7 +182,10 @@ def shuffled_shifts(
             statistic=rule.statistic,
         )
         values.append(compared(shifts, rule))
-    return np.array(values)
+    drawn = np.array(values)
+    if owner is None or not len(owner):
+        return drawn
+    return np.asarray(np.fmax.reduceat(drawn, run_starts(owner), axis=1))
 
 
 def complete(

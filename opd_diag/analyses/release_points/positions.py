@@ -224,7 +224,7 @@ class Summing:
     def add(self, batch: pl.DataFrame) -> None:
         """Add the tokens of a batch, with row, position, index, n_tokens and the quantities."""
         relative = (pl.col("index") * RELATIVE_BINS // pl.col("n_tokens")).cast(pl.Int64)
-        absolute = (pl.col("position") // self._width).cast(pl.Int64)
+        absolute = (pl.col("index") // self._width).cast(pl.Int64)
         coded = batch.with_columns(
             prompt=self._code["prompt"][batch["row"]], cell=self._code["cell"][batch["row"]]
         )

@@ -92,11 +92,12 @@ def scan(
         ours = segments.only(k_grid.index(options.k), drawn[rows])
         shuffled[:, rows[drawn[rows]]] = shuffled_shifts(
             ours.score[:, 0],
-            ours.lengths,
+            ours.spans,
             ours.tokens.astype(np.float64) if options.token_weighted else None,
             options.rule,
             repeats=SHUFFLES,
             rng=rng,
+            owner=ours.owner,
         )
         ends.append(margin_ends(batch, f"log1p_margin_{options.k}"))
         summing.add(batch)

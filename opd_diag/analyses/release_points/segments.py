@@ -25,6 +25,9 @@ class Segments(NamedTuple):
         tokens: Tokens in the loss. Shape (segments,).
         position: Position of the first of them in the response.
         before: The rollout's tokens in the loss before it.
+        spans: Segments of each unbroken span of the rollouts, which ends where others' text
+            stands, in order. Shape (spans,).
+        owner: Rollout of each span. Shape (spans,).
     """
 
     lengths: Integers
@@ -32,17 +35,27 @@ class Segments(NamedTuple):
     tokens: Integers
     position: Integers
     before: Integers
+    spans: Integers
+    owner: Integers
 
     def only(self, place: int, rollouts: npt.NDArray[np.bool_]) -> "Segments":
         """Keep the scores of one K and of some rollouts."""
         inside = np.repeat(rollouts, self.lengths)
+        own = rollouts[self.owner]
+        number = np.cumsum(rollouts) - 1
         return Segments(
             self.lengths[rollouts],
             self.score[inside, place : place + 1],
             self.tokens[inside],
             self.position[inside],
             self.before[inside],
+            self.spans[own],
+            number[self.owner[own]],
         )
+
+    def by_span(self) -> "Segments":
+        """Take every span for a rollout of its own."""
+        return self._replace(lengths=self.spans, owner=np.arange(self.spans.size))
 
 
 class Segmentation(NamedTuple):
@@ -87,7 +100,10 @@ def cut_again(
     elif not segmenter.startswith("block:"):
         raise OptionError(f"segmenter: {segmenter!r} reads text; expected a run with a vocabulary")
     responses = [np.asarray(ids, np.int64) for ids in rollouts["response_token_ids"]]
-    parts = segment_responses(responses, spelled, special, segmenter=segmenter)
+    masks = None
+    if "loss_mask" in rollouts.columns and rollouts["loss_mask"].null_count() < rollouts.height:
+        masks = [None if mask is None else mask.to_numpy() for mask in rollouts["loss_mask"]]
+    parts = segment_responses(responses, spelled, special, segmenter=segmenter, inside=masks)
     flat = np.concatenate([*parts, np.zeros(0, np.uint32)]).astype(np.int64)
     return Segmentation(flat, starts_of([len(part) for part in parts]))
 
@@ -144,8 +160,11 @@ def score_segments(
     if not len(row):
         empty = np.zeros(0, np.int64)
         no_scores = np.zeros((0, margins.shape[1]))
-        return Segments(np.zeros(rows, np.int64), no_scores, empty, empty, empty)
-    starts = run_starts(row, segment)
+        nothing = np.zeros(rows, np.int64)
+        return Segments(nothing, no_scores, empty, empty, empty, nothing, np.arange(rows))
+    # Others' text between two tokens ends a span, and a segment with it.
+    span = np.cumsum(np.append(True, (np.diff(row) != 0) | (np.diff(position) != 1))) - 1
+    starts = run_starts(row, segment, span)
     size = run_lengths(starts, len(row))
     measured = np.logical_and.reduce(np.isfinite(margins), axis=1)
     if measured.all():
@@ -161,4 +180,6 @@ def score_segments(
         size[kept],
         position[starts[kept]],
         before[starts[kept]],
+        np.bincount(span[starts[kept]], minlength=int(span[-1]) + 1),
+        row[run_starts(span)],
     )

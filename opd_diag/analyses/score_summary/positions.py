@@ -18,6 +18,8 @@ def positions_table(
 ) -> pl.DataFrame:
     """Average the divergences over bins of relative and absolute position.
 
+    Places are counted in tokens in the loss, so that what tools and users wrote moves none.
+
     Args:
         checkpoint: Name of the checkpoint.
         tokens: Tokens in the loss. Relative position counts these alone.
@@ -31,7 +33,7 @@ def positions_table(
         return batch.select(bins.cast(pl.Int64)).to_series().to_numpy()
 
     def absolute(batch: pl.DataFrame) -> npt.NDArray[np.int64]:
-        return batch["position"].to_numpy().astype(np.int64) // width
+        return batch["index"].to_numpy().astype(np.int64) // width
 
     axes = (
         ("relative", RELATIVE_BINS, relative, 1 / RELATIVE_BINS),

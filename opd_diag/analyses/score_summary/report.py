@@ -56,12 +56,12 @@ def summary_lines(tables: Tables) -> list[str]:
 
 def _group_lines(groups: pl.DataFrame) -> list[str]:
     """Write the share of tokens beside the share of KL of the largest groups."""
-    lines = []
-    for row in groups.filter(split=GROUP).head(GROUPS_SHOWN).to_dicts():
-        lines.append(
-            f"  {row['group']}: {estimate(row, 'token_share', 'share')} of tokens, "
-            f"{estimate(row, 'reverse_kl_share', 'share')} of KL(student ‖ teacher)"
-        )
+    groups = groups.drop("reason")  # which is that of the mean KL alone
+    lines = [
+        f"  {row['group']}: {estimate(row, 'token_share', 'share')} of tokens, "
+        f"{estimate(row, 'reverse_kl_share', 'share')} of KL(student ‖ teacher)"
+        for row in groups.filter(split=GROUP).head(GROUPS_SHOWN).to_dicts()
+    ]
     if (more := groups.filter(split=GROUP).height - GROUPS_SHOWN) > 0:
         lines.append(f"  and {more} more groups")
     for row in groups.filter(split=TRAINED, group="dropped").to_dicts():

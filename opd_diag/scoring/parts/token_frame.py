@@ -43,6 +43,7 @@ def key_columns(
         vocab["bytes"].to_list(),
         vocab["is_special"].to_numpy(),
         segmenter=segmenter,
+        inside=_masks(rollouts["loss_mask"], lengths),
     )
     return pl.DataFrame(
         {
@@ -57,6 +58,16 @@ def key_columns(
             "half": rollouts["half"].to_numpy()[number - part.start],
         }
     )
+
+
+def _masks(masks: pl.Series, lengths: NDArray[np.int64]) -> list[NDArray[np.bool_] | None] | None:
+    """Return which scored tokens of each response are in the loss, None where all are."""
+    if masks.null_count() == len(masks):
+        return None
+    return [
+        None if mask is None else mask.to_numpy()[:length]
+        for mask, length in zip(masks, lengths, strict=True)
+    ]
 
 
 def flat(lists: pl.Series, lengths: NDArray[np.int64]) -> pl.Series:

@@ -16,6 +16,8 @@ RELEASE_POINTS = (
     Column("step", pl.Int64, "steps", "Training step of the dump."),
     Column("correct", pl.Boolean, "-", "Whether the answer was right."),
     Column("finish_reason", pl.String, "-", "`stop`, `length` or `other`."),
+    Column("group", pl.String, "-", "The dump's domain, environment or data source."),
+    Column("trained", pl.Boolean, "-", "Whether the trainer took the rollout."),
     Column("n_segments", pl.UInt32, "segments", "Segments with a token in the loss.", nullable=False),
     Column("n_tokens", pl.UInt32, "tokens", "Response tokens in the loss.", nullable=False),
     Column("tau", pl.UInt32, "segments", "Segments before the best downward shift; null: there is none."),
