@@ -210,7 +210,7 @@ def score(
                 "temperature": temperature,
                 "dtype": dtype,
                 "max_response_tokens": max_response_tokens,
-                "segmenter": segments,
+                "segmenter": segments | _at_spans(inputs),
                 "part_tokens": part_tokens,
             },
             parts=plan_parts(inputs.sequences.responses.lengths, part_tokens),
@@ -249,6 +249,12 @@ def score(
         if not keep_teacher_states:
             record.remove_teacher_states()
     return open_run(folder)
+
+
+def _at_spans(inputs: Inputs) -> dict[str, object]:
+    """Tell whether segments end where the loss does, which runs before schema version 3 ignored."""
+    masks = inputs.table["loss_mask"]
+    return {"ends_at_spans": True} if masks.null_count() < len(masks) else {}
 
 
 def _store(record: RunRecord, inputs: Inputs) -> Inputs:

@@ -200,5 +200,5 @@ def test_segments_of_scored_tokens_end_with_their_span():
     keys = key_columns(table, part, responses, vocab, "punkt")
     own, plain = (keys.filter(rollout=n) for n in (0, 1))
     turns = own.group_by("segment").agg(pl.col("in_loss").n_unique())["in_loss"]
-    assert turns.to_list() == [1] * 5
+    assert turns.to_list() == [1] * 4
     assert plain["segment"].max() == 2

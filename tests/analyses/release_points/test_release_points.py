@@ -299,11 +299,12 @@ def test_the_cumulative_sum_finds_small_drops_in_the_middle_and_is_seldom_wrong(
     fallen = noise - 0.5 * (np.arange(50) >= 25)
     nothing = np.zeros(noise.size, np.int64)
     accepted = {}
+    sizes = np.full(4000, 50)
     for statistic_ in ("bic", "cusum"):
         rule = choose_rule("opd-diag", statistic_, None, None, None)
         for name, series in (("noise", noise), ("fallen", fallen)):
             segments = Segments(
-                np.full(4000, 50), series.reshape(-1, 1), nothing + 1, nothing, nothing
+                sizes, series.reshape(-1, 1), nothing + 1, nothing, nothing, sizes, np.arange(4000)
             )
             accepted[statistic_, name] = int(judge(segments, 0, rule)["accepted"].sum())
     for statistic_ in ("bic", "cusum"):
