@@ -31,6 +31,7 @@ def update_alignment(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    group: analyze.Group = None,
     rollouts: Annotated[
         int | None,
         typer.Option(

@@ -17,6 +17,7 @@ from opd_diag.tables.columns.update_alignment import TABLES
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.schema import empty_table
+from opd_diag.tables.source import choose_rollouts
 from opd_diag.updates.report import summary_lines
 from opd_diag.updates.subspace import choose_matrices, subspace_table
 from opd_diag.updates.summary import label_tokens, summarise
@@ -52,6 +53,7 @@ def update_alignment(
     *,
     teacher: str | None = None,
     students: Mapping[str, str] | None = None,
+    group: str | None = None,
     rollouts: int | None = None,
     max_tokens: int | None = None,
     without_random: bool = False,
@@ -74,6 +76,7 @@ def update_alignment(
         teacher: Folder or hub id of the teacher; None: as scored.
         students: Folders or hub ids by checkpoint; None: as scored. Weights other than those that
             were scored are refused.
+        group: Only rollouts of this group, such as a domain or an environment.
         rollouts: Rollouts to differentiate, spread over prompts; None: as many as take about ten
             minutes under all updates. More of them are added to those that are there.
         max_tokens: First tokens of a response to differentiate; None: all. Memory grows with the
@@ -94,6 +97,7 @@ def update_alignment(
         ModelError: If a model cannot be loaded, or derivatives fail the check by central
             differences on the first rollout.
         ModelMismatchError: If weights are not those that were scored.
+        TableError: If there is no such group.
 
     Source: arXiv 2606.09471 (projection of phase gradients); the first-order form and all controls
         are opd-diag's.
@@ -125,7 +129,7 @@ def update_alignment(
     _require_scored(big_path, big_print, "teacher", trust_remote_code)
     how = Loading(attn="eager", trust_remote_code=trust_remote_code)
     big = load_model(big_path, how)
-    sample = sample_rollouts(opened.rollouts, seed=seed)
+    sample = sample_rollouts(choose_rollouts(opened.rollouts, group=group), seed=seed)
     temperature = float(identity.get("temperature", 1.0))
     count = rollouts
     pairs: list[tuple[pl.DataFrame, pl.DataFrame]] = []

@@ -34,10 +34,10 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
 
     Returns:
         in_loss, prompt_id, and one column for each split: all, phase, release, rock, selector,
-        correct.
+        correct, group.
     """
     scored = run.tokens(checkpoint).select("rollout", "position", "token_id", "in_loss").collect()
-    about = run.rollouts.select("rollout", "prompt_id", "correct", "half")
+    about = run.rollouts.select("rollout", "prompt_id", "correct", "half", "group")
     frame = tokens.select("rollout", "position")
     frame = frame.join(scored, on=["rollout", "position"], how="left", maintain_order="left")
     frame = frame.join(about, on="rollout", how="left", maintain_order="left")
@@ -96,11 +96,11 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
         frame = frame.with_columns(selector=picked.otherwise(pl.lit("lower D_learn")))
     return frame.select(
         "rollout", "position", "in_loss", "prompt_id", "half",
-        "all", "phase", "release", "rock", "selector", "correct",
+        *SPLITS,
     )  # fmt: skip
 
 
-SPLITS = ("all", "phase", "release", "rock", "selector", "correct")
+SPLITS = ("all", "phase", "release", "rock", "selector", "correct", "group")
 
 
 def summarise(
