@@ -9,7 +9,7 @@ import polars as pl
 
 from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
 from opd_diag.analyses.agreement_traps.groups import length_quarters, repeats
-from opd_diag.analyses.agreement_traps.rule import Cuts, Floats, Numbers
+from opd_diag.analyses.agreement_traps.rule import Cuts, Flags, Floats, Numbers
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
 from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.prompts import Prompts
@@ -186,7 +186,7 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     ]
 
 
-def _part_of(one: Measure, group: str, here: npt.ArrayLike, there: npt.ArrayLike) -> Measure:
+def _part_of(one: Measure, group: str, here: Flags, there: Flags) -> Measure:
     """Take a measure on some of the rollouts, `there` among those of the control."""
     assert one.control is not None
     x0, m0 = one.control
