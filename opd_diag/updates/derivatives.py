@@ -222,7 +222,8 @@ def gradients(
         Gradients in float32, by name.
     """
     states = model.hidden_states(ids[None])[0, n_prompt - 1 :]
-    back, own = torch.zeros_like(states), torch.zeros_like(head.weight, dtype=torch.float32)
+    back = torch.zeros_like(states)
+    own = torch.zeros_like(head.weight, dtype=torch.float32) if tied in matrices else None
     with torch.no_grad():
         for rows, log_q in teacher_log:
             h = states[rows].float()
@@ -231,14 +232,14 @@ def gradients(
             gradient /= temperature
             if (slope := head.slope(z)) is not None:
                 gradient *= slope
-            if tied in matrices:
+            if own is not None:
                 own += head.scale * gradient.T @ h
             back[rows] = head.backward(gradient).to(back.dtype)
     parameters = dict(model.body.named_parameters())
     wanted = [parameters[name] for name in matrices]
     parts = torch.autograd.grad(states, wanted, back)
     found = {name: part.float() for name, part in zip(matrices, parts, strict=True)}
-    if tied in matrices:
+    if own is not None:
         found[str(tied)][: len(own)] += own
     return found
 

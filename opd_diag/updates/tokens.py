@@ -240,7 +240,8 @@ def write_tokens(
 ) -> pl.DataFrame:
     """Differentiate some rollouts, part by part; parts that are there are kept.
 
-    A part is kept if it was made from the same weights with the same options.
+    A part is kept if it was made from the same weights with the same options, or with random
+    directions where none are asked for.
 
     Args:
         run: The run.
@@ -253,7 +254,7 @@ def write_tokens(
     Returns:
         Rows of `UPDATE_TOKENS`.
     """
-    made_from = json.dumps({**weights, **maker.options}, sort_keys=True)
+    made_from = {**weights, **maker.options}
     folder = run.path / "updates" / f"{names[0]}--{names[1]}"
     frames = []
     for start in range(0, len(rollouts), PART_ROLLOUTS):
@@ -266,7 +267,7 @@ def write_tokens(
                 parts.append(maker.of_rollout(rollout))
                 progress.advance(parts[-1].height)
             part = pl.concat(parts)
-            write_table(part, path, {METADATA_KEY: made_from})
+            write_table(part, path, {METADATA_KEY: json.dumps(made_from, sort_keys=True)})
         else:
             progress.advance(part.height)
         frames.append(part)
@@ -281,9 +282,13 @@ def seconds_per_rollout(maker: TokenDerivatives, rollout: int) -> float:
     return time.perf_counter() - begin
 
 
-def _known_part(path: Path, wanted: list[int], made_from: str) -> pl.DataFrame | None:
+def _known_part(path: Path, wanted: list[int], made_from: Mapping[str, Any]) -> pl.DataFrame | None:
     """Read a part if it holds just the rollouts that are wanted, made from the same models."""
-    if not path.exists() or read_metadata(path).get(METADATA_KEY) != made_from:
+    if not path.exists():
+        return None
+    known = json.loads(read_metadata(path).get(METADATA_KEY, "{}"))
+    enough = max(known.get("draws", 0), made_from["draws"])
+    if known != {**made_from, "draws": enough}:
         return None
     part = read_parquet(path)
     held = part["rollout"].unique(maintain_order=True).to_list()

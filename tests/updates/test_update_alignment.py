@@ -332,6 +332,8 @@ def test_first_tokens_have_the_derivatives_of_the_whole_and_parts_of_others_are_
     drawn = od.update_alignment(run, rollouts=1, max_tokens=7).update_tokens
     assert part["random_reverse_kl"].is_null().all()
     assert drawn["random_reverse_kl"].is_not_null().all()
+    kept = od.update_alignment(run, rollouts=1, max_tokens=7, without_random=True).update_tokens
+    assert kept.equals(drawn)
 
 
 def test_the_next_update_stands_beside_the_same_tokens(run: Run) -> None:
