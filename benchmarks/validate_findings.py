@@ -13,9 +13,13 @@ change of one analysis, delete its files there.
 """
 
 import argparse
+import importlib
+import itertools
 import json
+import math
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import polars as pl
 
 import opd_diag as od
 from benchmarks.planted_effects import PLANTED
@@ -31,16 +36,37 @@ from opd_diag.analyses.answers import LEVEL, Finding
 from opd_diag.analyses.findings import ANSWERED_BY, answer, needed_tables
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.datasets import NULLS, Dataset, ugly_run
-from opd_diag.stats import bootstrap, medians, ranks
+from opd_diag.stats.intervals import cluster_counts
 
 SEEDS = 200
 POWER_SEEDS = 40
 PROCESSES = 2
 DRAWS = 99
+IN_TURN = 10  # runs of one null before those of the next
 ROWS = 30  # of a run with three checkpoints, at most, where no null is asked
 FAR = 100_000
 LEVELS = (0.05, 0.01, 0.001)
 CHECKPOINTS = ("step0", "step150", "step300")
+# What makes tables and rows that no question reads, by the module of analyses that names it.
+UNREAD: Mapping[str, Sequence[str]] = {
+    "release_points": ("curves_table", "budgets_table", "_example"),
+    "release_points.summary": ("_late_over_early",),
+    "rock_tokens": (
+        *("type_table", "group_table", "cutoff_table", "selector_table"),
+        *("output_table", "example_table", "persistence_table", "composition_table"),
+    ),
+    "agreement_traps": (
+        *("per_rollout", "trap_phases", "trap_summary", "trap_cuts"),
+        *("trap_sensitivity", "trap_map", "trap_trace"),
+    ),
+    "teachability": ("models_table", "overlap_table", "support_table"),
+}
+# Shuffles and permutations that describe a control, without a part in any p.
+DRAWN_FOR_COLUMNS = (
+    ("release_points.scan", "SHUFFLES"),
+    ("teachability.contrast", "NULL_DRAWS"),
+    ("teachability.contrast", "Q3_DRAWS"),
+)
 # With a trend KL and margin do move along the response; KL that falls everywhere falls.
 NOT_NULL: Mapping[str, Sequence[str]] = {
     "falling": ("reverse-kl-fell", "forward-kl-fell"),
@@ -83,29 +109,39 @@ def ask_planted(job: Job) -> list[Finding]:
     return [one for one in said if one.question == job.name]
 
 
-def few_draws(draws: int) -> None:
-    """Draw intervals with few draws: only `no` reads them, and tests draw for themselves."""
-    for function in (
-        bootstrap.mean,
-        bootstrap.ratio,
-        bootstrap.ratio_difference,
-        bootstrap.ratio_of_ratios,
-        medians.cluster_median,
-        ranks.rank_intervals,
-    ):
-        function.__kwdefaults__["draws"] = draws
+def answer_only(draws: int) -> None:
+    """Make no table that no question reads, and intervals, which only `no` reads, of few draws.
+
+    No p depends on either: tests draw for themselves.
+    """
+    cluster_counts.__kwdefaults__["draws"] = draws
+    for module, names in UNREAD.items():
+        for name in names:
+            _replace(module, name, _no_table)
+    for module, name in DRAWN_FOR_COLUMNS:
+        _replace(module, name, 1)
+
+
+def _replace(module: str, name: str, value: object) -> None:
+    opened = importlib.import_module(f"opd_diag.analyses.{module}")
+    getattr(opened, name)  # an error where nothing is of that name any more
+    setattr(opened, name, value)
+
+
+def _no_table(*_: object, **__: object) -> pl.DataFrame:
+    return pl.DataFrame()
 
 
 @contextmanager
 def workers(processes: int) -> Iterator[Map]:
     """Start some processes and give a map over jobs that keeps their order; 1: in this one."""
     if processes == 1:
-        few_draws(DRAWS)
+        answer_only(DRAWS)
         yield map
         return
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ[name] = "1"  # read by the new processes, which share the cores
-    with multiprocessing.get_context("spawn").Pool(processes, few_draws, (DRAWS,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, answer_only, (DRAWS,)) as pool:
         yield pool.imap
 
 
@@ -114,24 +150,43 @@ class Study:
 
     Args:
         run_jobs: Does jobs, in order.
-        keep: Folder of what was said before; None: nothing is kept.
+        keep: Folder of what was said before; None: kept in memory only.
     """
 
     def __init__(self, run_jobs: Map, keep: Path | None) -> None:
         self._run_jobs, self._keep = run_jobs, keep
+        self._known: dict[str, dict[str, list[dict[str, object]]]] = {}
+
+    def ask_nulls(
+        self,
+        kinds: Sequence[str],
+        seeds: Sequence[int],
+        analyses: Sequence[str],
+        minutes: float,
+    ) -> Sequence[int]:
+        """Ask of a few runs of every kind in turn, and return the seeds asked of all in time."""
+        end = time.monotonic() + 60 * minutes
+        for first in range(0, len(seeds), IN_TURN):
+            if time.monotonic() > end:
+                return seeds[:first]
+            for kind, analysis in itertools.product(kinds, analyses):
+                self.said(ask_null, kind, analysis, seeds[first : first + IN_TURN])
+        return seeds
 
     def said(
         self, ask: Ask, name: str, analysis: str, seeds: Sequence[int]
     ) -> dict[int, list[Finding]]:
         """Return what one analysis says of the runs of some seeds."""
-        path = None if self._keep is None else self._keep / f"{name}.{analysis}.json"
-        known: dict[str, list[dict[str, object]]] = {}
-        if path is not None and path.exists():
-            known = json.loads(path.read_text())
+        file = f"{name}.{analysis}.json"
+        path = None if self._keep is None else self._keep / file
+        if file not in self._known:
+            kept = path is not None and path.exists()
+            self._known[file] = json.loads(path.read_text()) if kept else {}  # type: ignore[union-attr]
+        known = self._known[file]
         jobs = [Job(name, seed, analysis) for seed in seeds if str(seed) not in known]
         for job, findings in zip(jobs, self._run_jobs(ask, jobs), strict=True):
             known[str(job.seed)] = [asdict(one) for one in findings]
-        if path is not None:
+        if path is not None and jobs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(known))
         return {seed: [Finding(**one) for one in known[str(seed)]] for seed in seeds}  # type: ignore[arg-type]
@@ -157,7 +212,14 @@ def false_answers(kind: str, asked: Sequence[Finding]) -> set[str]:
 def study_nulls(
     study: Study, kinds: Sequence[str], seeds: Sequence[int], analyses: Sequence[str]
 ) -> int:
-    """Print how often a null is answered with yes; return the most rows that a run was asked."""
+    """Print how often a null is answered with yes; return the most rows that a run was asked.
+
+    Args:
+        study: Asks.
+        kinds: Names of the nulls.
+        seeds: Seeds of the runs; at least one.
+        analyses: Whose questions are asked.
+    """
     print(f"### Nothing is there: {len(seeds)} runs of each null\n")
     print("48 prompts x 2 rollouts x about 150 tokens, three snapshots of one student.")
     print("Share of runs with a false yes, in percent, and the questions that gave one (runs).\n")
@@ -238,6 +300,9 @@ def main() -> None:
         "--analyses", nargs="*", choices=list(ANSWERED_BY), default=list(ANSWERED_BY)
     )
     parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="ask no more nulls after so long"
+    )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="what was said, kept here")
     given = parser.parse_args()
     print("## Findings: what is said where nothing is, and what is found where it is\n")
@@ -246,7 +311,9 @@ def main() -> None:
     with workers(given.processes) as run_jobs:
         study = Study(run_jobs, given.keep)
         if given.seeds and given.kinds:
-            seeds = range(first, first + given.seeds)
+            seeds = study.ask_nulls(
+                given.kinds, range(first, first + given.seeds), given.analyses, given.minutes
+            )
             rows = study_nulls(study, given.kinds, seeds, given.analyses)
         if given.power_seeds and given.questions:
             seeds = range(first, first + given.power_seeds)

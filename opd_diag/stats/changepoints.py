@@ -23,6 +23,7 @@ Statistic: TypeAlias = Literal["bic", "cusum"]
 
 EPS = 1e-12
 MOST_MEMORY = 0.98
+LEAST_REACH = 6  # values on the shorter side of a drop whose recovery is measured
 
 _CELLS = 1_000_000  # series x longest series in one block: 8 MB an array
 
@@ -185,6 +186,41 @@ def reverse_around_lines(values: npt.ArrayLike, lengths: npt.ArrayLike) -> Float
     slope = (total(t * v) - cross * total(one * v)) / np.maximum(free, EPS)
     backwards = np.repeat(2 * starts + n - 1, n) - np.arange(y.size)
     return np.asarray(y[backwards] + 2 * np.repeat(slope, n) * time)
+
+
+def recoveries(values: npt.ArrayLike, lengths: npt.ArrayLike, tau: npt.ArrayLike) -> Floats:
+    """Give what each series recovers by after its drop, less what it rose by before it.
+
+    Both sides are looked at as far from the drop as the shorter one reaches: the mean of the far
+    half minus that of the nearest sixth after the drop, minus the mean of the nearest sixth and
+    that of the far half before it. A drop that lasts, an even decline, and noise whose dips are as
+    steep on either side give 0 on average; noise that drops at once and recovers slowly gives more.
+
+    Args:
+        values: All series, one after the other. Shape (sum of lengths,).
+        lengths: Number of values of each series. Shape (series,).
+        tau: Number of values before each drop; below 1: there is none. Shape (series,).
+
+    Returns:
+        Shape (series,), in the unit of the values; NaN without a drop or within 6 values of an end.
+
+    Source: opd-diag's own.
+    """
+    sizes, at = np.asarray(lengths, np.int64), np.asarray(tau, np.int64)
+    reach = np.minimum(at, sizes - at)
+    there = np.flatnonzero(reach >= LEAST_REACH)
+    drop, reach = (np.cumsum(sizes) - sizes + at)[there], reach[there]
+    near, half = np.maximum(reach // 6, LEAST_REACH // 2), reach // 2
+    total = np.append(0.0, np.cumsum(np.asarray(values, np.float64)))
+
+    def mean(first: Integers, end: Integers) -> Floats:
+        return np.asarray((total[end] - total[first]) / (end - first))
+
+    after = mean(drop + half, drop + reach) - mean(drop, drop + near)
+    before = mean(drop - near, drop) - mean(drop - reach, drop - half)
+    recovered = np.full(sizes.size, np.nan)
+    recovered[there] = after - before
+    return recovered
 
 
 def _check(values: Floats, sizes: Integers, weights: Floats | None, min_size: int) -> None:

@@ -12,6 +12,8 @@ Row = Mapping[str, Any]
 
 FALL = 0.05  # log nat: 1 + margin changes by 5 %
 ABRUPT = 6.0  # nat, the gain that a release point needs
+RECOVERS = 0.2  # p at which a recovery forbids a yes: missing one would make a false one
+RECOVERY = "the margin recovers after its drops: noise that drops and recovers is not excluded"
 KEPT = 0.02  # share of the signal
 
 
@@ -24,8 +26,10 @@ def findings(release_summary: pl.DataFrame) -> list[Finding]:
 
     Abruptly: the gain of one shift over a straight line, minus the same after what the line leaves
     over is turned round in time. Beside a straight decline, noise that looks the same backwards has
-    a mean difference of 0. The p is the larger of this and the one of the fall: what does not fall
-    does not fall abruptly.
+    a mean difference of 0. The p is the largest of this, of that gain itself, and of the fall: what
+    does not fall does not fall abruptly, and what a line describes better neither. Noise that drops
+    at once and recovers slowly has a difference above 0 too; so there is no yes where the scores
+    recover after the shift more than they rose before it.
 
     The cut: share of a rollout's KL and gradient norm before its own release point minus that
     before the release points of other rollouts that are as long. The p is the larger of the two.
@@ -68,22 +72,25 @@ def _falls(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
 
 def _abruptly(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
     difference = by_name["gain_over_line_minus_reversed"]
-    p, fall = difference["p"], by_name["margin_early_minus_late"]["p"]
-    if (by_name["margin_early_minus_late"]["value"] or 0) <= 0:
-        fall = 1.0  # a rise is no fall, however sharp
-    why = _why(difference, f"rollouts of {LINE_SEGMENTS} segments")
+    parts = [_p_above_0(by_name[name]) for name in ("margin_early_minus_late", "gain_over_line")]
+    p, why = difference["p"], _why(difference, f"rollouts of {LINE_SEGMENTS} segments")
+    recovery = by_name.get("recovery", {"p": None})
+    if p is not None and _p_above_0(recovery) <= RECOVERS:
+        p, why = 1.0, RECOVERY
+    elif p is not None:
+        p = 1.0 if recovery["p"] is None else max(p, *parts)
     return Finding(
         question="margin-drops",
         checkpoint=checkpoint,
         **_numbers(
             by_name, "gain_over_line", "gain_over_line_reversed", "gain_over_line_minus_reversed"
         ),
-        p=None if p is None else max(p, 1.0 if fall is None else fall),
+        p=p,
         margin=ABRUPT,
-        reason=why or "noise that drops at once and recovers slowly is not excluded",
+        reason=why,
         meaning={
-            "yes": "One drop describes the fall of the margin better than a straight decline, and "
-            "better than it would if time ran backwards.",
+            "yes": "One drop describes the fall of the margin better than a straight decline, "
+            "better than it would if time ran backwards, and the margin does not recover from it.",
             "no": "The fall of the margin is no more abrupt than noise around a straight decline.",
             "undecided": "Whether the margin drops at once or declines is not decided.",
         },
@@ -92,6 +99,11 @@ def _abruptly(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
             "no": "A fixed fraction of the response does as well as a release point.",
         },
     )
+
+
+def _p_above_0(row: Row) -> float:
+    """Give the p of a value above 0; 1 where it is not, or where there is none."""
+    return row["p"] if row["p"] is not None and (row["value"] or 0) > 0 else 1.0
 
 
 def _cut(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:

@@ -11,7 +11,7 @@ from opd_diag.analyses.release_points.groups import SPLITS
 from opd_diag.analyses.release_points.options import Rule
 from opd_diag.analyses.release_points.segments import Segments
 from opd_diag.analyses.tables import result_table
-from opd_diag.stats.changepoints import Shifts, reverse_around_lines, scan_shifts
+from opd_diag.stats.changepoints import Shifts, recoveries, reverse_around_lines, scan_shifts
 from opd_diag.stats.ragged import run_starts, starts_of
 from opd_diag.tables.columns.release_points import LINE_SEGMENTS
 
@@ -42,8 +42,8 @@ def judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool = Fals
 
     Returns:
         One row per rollout: n_segments, tau, gain, gain_up, cusum, cusum_up, gain_over_line,
-        gain_over_line_reversed, step_beats_line, autocorrelation, mean_before, mean_after,
-        accepted, accepted_up, reason, release_token, release_index.
+        gain_over_line_reversed, recovery, step_beats_line, autocorrelation, mean_before,
+        mean_after, accepted, accepted_up, reason, release_token, release_index.
     """
     if segments.spans.size == segments.lengths.size:
         return _judge(segments, k, rule, token_weighted=token_weighted)
@@ -69,7 +69,10 @@ def _one_a_rollout(spans: pl.DataFrame, segments: Segments, rule: Rule) -> pl.Da
     first = pl.col("accepted").cast(pl.UInt8).arg_max()
     longest = pl.col("size").arg_max()
     shift = ("tau", *DOWN, "accepted", "reason", "release_token", "release_index")
-    line = ("gain_over_line", "gain_over_line_reversed", "step_beats_line", "autocorrelation")
+    line = (
+        *("gain_over_line", "gain_over_line_reversed", "recovery"),
+        *("step_beats_line", "autocorrelation"),
+    )
     chosen = (
         pl.when(pl.col("accepted").any())
         .then(first)
@@ -103,7 +106,7 @@ def _judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool) -> p
     accepted_up = able & (compared(shifts, rule, up=True) > rule.threshold)
     long_enough = able & (lengths >= LINE_SEGMENTS)
     over_line = np.where(long_enough, shifts.gain_over_line, np.nan)
-    turned = np.full(len(lengths), np.nan)
+    turned, recovered = np.full((2, len(lengths)), np.nan)
     if long_enough.any():
         own = score[np.repeat(long_enough, lengths)]
         sizes = lengths[long_enough]
@@ -111,6 +114,7 @@ def _judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool) -> p
         turned[long_enough] = scan(backwards, sizes).gain_over_line
         if token_weighted:  # both sides of the comparison without weights
             over_line[long_enough] = scan(own, sizes).gain_over_line
+        recovered[long_enough] = recoveries(own, sizes, tau[long_enough])
     cut = np.where(accepted, starts_of(lengths) + tau, 0)
     at = {"release_token": segments.position, "release_index": segments.before}
     frame = pl.DataFrame(
@@ -121,6 +125,7 @@ def _judge(segments: Segments, k: int, rule: Rule, *, token_weighted: bool) -> p
             **_where(able, {name: getattr(shifts, name) for name in UP}),
             "gain_over_line": over_line,
             "gain_over_line_reversed": turned,
+            "recovery": recovered,
             "step_beats_line": _beats_line(shifts, split),
             "accepted": accepted,
             "accepted_up": accepted_up,

@@ -136,6 +136,9 @@ def _beats(table: pl.DataFrame) -> Finding:
     else:
         row = asked.sort("over_divergence", descending=True, maintain_order=True).row(0, named=True)
         reason = row["reason"]
+    p = row["p_adjusted"]
+    if p is not None and (row["over_divergence"] or 0) <= 0:
+        p = 1.0  # what captures less does not beat divergence, however surely it captures less
     highs = asked["over_divergence_high"]
     alone = rows.filter(selector=DIVERGENCE).row(0, named=True)
     return Finding(
@@ -149,7 +152,7 @@ def _beats(table: pl.DataFrame) -> Finding:
         difference=row["over_divergence"],
         difference_low=row["over_divergence_low"],
         difference_high=None if highs.null_count() else highs.max(),  # type: ignore[arg-type]
-        p=row["p_adjusted"],
+        p=p,
         margin=SMALL_SHARE,
         n_prompts=row["n_prompts"],
         reason=reason,

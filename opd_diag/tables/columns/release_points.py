@@ -29,6 +29,7 @@ RELEASE_POINTS = (
     Column("margin_late", pl.Float64, "log nat", "The same, last 20 %."),
     Column("gain_over_line", pl.Float64, "nat", "BIC of a straight line minus that of the downward shift; null below 100 segments."),
     Column("gain_over_line_reversed", pl.Float64, "nat", "The same after what the line leaves over is turned round in time, a control."),
+    Column("recovery", pl.Float64, "log nat", "What the scores recover by after the shift, less what they rose by before it; null below 100 segments."),
     Column("step_beats_line", pl.Boolean, "-", "Whether the downward shift has the lower BIC than a straight line."),
     Column("autocorrelation", pl.Float64, "correlation", "Lag-1 autocorrelation of what the shift leaves over."),
     Column("mean_before", pl.Float64, "log nat", "Mean segment score before the shift."),

@@ -12,7 +12,7 @@ from opd_diag.analyses.release_points.budgets import dealt_cuts
 from opd_diag.analyses.release_points.findings import findings
 from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.releases import ar1, release_run
-from opd_diag.stats.changepoints import reverse_around_lines, scan_shifts
+from opd_diag.stats.changepoints import recoveries, reverse_around_lines, scan_shifts
 
 FEW_K = (2, 4)
 LONG = {"prompts": 16, "samples": 2, "segments": 110, "segment_tokens": 1, "k_grid": FEW_K}
@@ -67,6 +67,41 @@ def test_an_even_decline_is_a_fall_but_no_drop_and_a_step_is_both():
     assert scipy.stats.binom.sf(drops - 1, seeds, 0.03) > 1e-3
     step = answered(release_run(**LONG, shape="step", drop=0.5, phi=0.6, seed=1))
     assert step["margin-falls"] == step["margin-drops"] == "yes"
+
+
+@pytest.mark.parametrize("decline", [0.25, 1.0])  # 1 and 4 standard deviations of the noise
+def test_noise_that_drops_and_recovers_beside_an_even_decline_is_no_drop(decline):
+    options = {"shape": "line", "noise": "dips", "drop": decline}
+    found = [asked(release_run(**LONG | options, seed=seed)) for seed in range(10)]
+    hits = sum(says_yes(one["margin-drops"]) for one in found)
+    assert scipy.stats.binom.sf(hits - 1, len(found), 0.05) > 1e-3
+    why = {one["margin-drops"].reason for one in found}
+    assert any("recovers" in (reason or "") for reason in why)
+
+
+def test_a_summary_without_the_recovery_says_nothing_of_drops():
+    data = release_run(**LONG, shape="step", drop=0.5, seed=1)
+    found = release_points(data.tokens, data.rollouts, k_grid=FEW_K).release_summary
+    old = {one.question: one for one in findings(found.filter(pl.col("statistic") != "recovery"))}
+    assert says_yes({one.question: one for one in findings(found)}["margin-drops"])
+    assert old["margin-drops"].p == 1
+
+
+def test_recoveries_are_those_of_a_loop():
+    rng = np.random.default_rng(5)
+    lengths, tau = np.array([40, 0, 23, 90, 30, 12]), np.array([11, -1, 17, 45, 3, 6])
+    parts = [rng.normal(size=n) for n in lengths]
+    expected = []
+    for y, at in zip(parts, tau, strict=True):
+        reach = min(at, len(y) - at)
+        if reach < 6:
+            expected.append(np.nan)
+            continue
+        near = max(reach // 6, 3)
+        after, before = y[at : at + reach], y[at - reach : at][::-1]  # both from the drop on
+        sides = [side[reach // 2 :].mean() - side[:near].mean() for side in (after, before)]
+        expected.append(sides[0] + sides[1])
+    np.testing.assert_allclose(recoveries(np.concatenate(parts), lengths, tau), expected)
 
 
 def test_a_rise_is_no_fall_and_no_drop():

@@ -131,6 +131,20 @@ def test_with_two_checkpoints_nothing_is_tested_and_the_reason_says_so(found):
     assert asked["selector-beats-divergence"].p is None
 
 
+def test_a_selector_that_surely_captures_less_does_not_beat_divergence(three):
+    tables = dict(zip(needed_tables(findings), tables_asked(teachability(*three[:2])), strict=True))
+    rows = tables["teachability_selectors"].with_columns(over_divergence=-0.1, p_adjusted=0.001)
+    (one,) = (
+        f for f in findings(**tables | {"teachability_selectors": rows}) if "beats" in f.question
+    )
+    assert (one.p, one.difference) == (1, -0.1)
+    more = rows.with_columns(over_divergence=0.1)
+    (one,) = (
+        f for f in findings(**tables | {"teachability_selectors": more}) if "beats" in f.question
+    )
+    assert one.p == 0.001
+
+
 def tables_asked(found):
     return [getattr(found, name) for name in needed_tables(findings)]
 
