@@ -67,6 +67,9 @@ DRAWN_FOR_COLUMNS = (
     ("teachability.contrast", "NULL_DRAWS"),
     ("teachability.contrast", "Q3_DRAWS"),
 )
+# Of the loss audit nothing is asked here, as its tokens have to be sampled: `validate_losses`.
+ANALYSES = tuple(name for name in ANSWERED_BY if name != "loss_audit")
+PLANTABLE = tuple(question for question in QUESTIONS if question in PLANTED)
 # With a trend KL and margin do move along the response; KL that falls everywhere falls.
 NOT_NULL: Mapping[str, Sequence[str]] = {
     "falling": ("reverse-kl-fell", "forward-kl-fell"),
@@ -267,8 +270,6 @@ def study_power(
     print("No: the answer is no, which is wrong, under some checkpoint.\n")
     print("| question | planted | found, % | alone, % | no, % |\n|---|---|---|---|---|")
     for question in questions:
-        if question not in PLANTED:  # loss-off, whose tokens have to be sampled, has its own study
-            continue
         analysis = QUESTIONS[question].analysis
         if analysis in analyses:
             said = study.said(ask_planted, question, analysis, seeds)
@@ -295,10 +296,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--kinds", nargs="*", choices=list(NULLS), default=list(NULLS))
     parser.add_argument("--power-seeds", type=int, default=POWER_SEEDS)
-    parser.add_argument("--questions", nargs="*", choices=list(QUESTIONS), default=list(QUESTIONS))
-    parser.add_argument(
-        "--analyses", nargs="*", choices=list(ANSWERED_BY), default=list(ANSWERED_BY)
-    )
+    parser.add_argument("--questions", nargs="*", choices=PLANTABLE, default=PLANTABLE)
+    parser.add_argument("--analyses", nargs="*", choices=ANALYSES, default=ANALYSES)
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="ask no more nulls after so long"

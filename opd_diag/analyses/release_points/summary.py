@@ -130,10 +130,10 @@ def rollout_statistics(
     long_enough = points["accepted"].to_numpy() & (points["n_segments"].to_numpy() >= LINE_SEGMENTS)
     listed.append(Statistic("step_beats_line", "share", _if(long_enough, beats), k, "rate"))
     line, turned = (_numbers(points[f"gain_over_line{end}"]) for end in ("", "_reversed"))
-    own, control, difference = _against(
+    over, over_reversed, excess = _against(
         "gain_over_line", line, "gain_over_line_reversed", turned, "nat", k
     )
-    listed += [own._replace(tested=True), control, difference]
+    listed += [over._replace(tested=True), over_reversed, excess]
     listed.append(Statistic("recovery", "log nat", _numbers(points["recovery"]), k, tested=True))
     for j, quantity in enumerate(budgets.quantities):
         own, dealt = f"{quantity.name}_kept", f"{quantity.name}_kept_dealt"
