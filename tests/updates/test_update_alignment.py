@@ -212,12 +212,14 @@ def score(rollouts: Any, teacher: str, students: dict[str, str], out: Path) -> R
 
 
 def test_the_sum_over_tokens_is_the_derivative_of_the_mean_loss(
-    rollouts: Any, teacher: str, student: str, tmp_path: Path
+    rollouts: Any, teacher: str, student: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = 1e-4
     after = moved(student, tmp_path / "after", noise(4, small))
     run = score(rollouts, teacher, {"a": student, "b": after}, tmp_path / "run")
-    found = od.update_alignment(run, rollouts=16, without_random=True)
+    found = od.update_alignment(run, without_random=True)
+    assert "a to b: 16 of 16 rollouts; " in capsys.readouterr().err  # all fit into ten minutes
+    assert [update_parts.affordable(seconds, 16) for seconds in (60, 1e9)] == [10, 1]
     tokens = found.update_tokens
     assert tokens.height == 16 * 24
     # For so small an update what was realised is the first order, token by token and in sum.
