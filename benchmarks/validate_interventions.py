@@ -2,8 +2,8 @@
 
     python -m benchmarks.validate_interventions RUN > benchmarks/results/interventions.md
 
-RUN is the sample run (`make demo`), on which `opd-diag intervene knock-out` has been run; half an
-hour on one core without its responses, most of it to generate those of the A/A study.
+RUN is the sample run (`make demo`), on which all commands of `opd-diag intervene` have been run.
+Without the responses of the A/A study (--pool) it takes some minutes more to generate them.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import polars as pl
 
 import opd_diag as od
 from benchmarks.machine import machine
+from opd_diag.interventions import Continuation, Replacement, summary_lines
 from opd_diag.interventions.generation import Decoding, Request, TransformersEngine
 from opd_diag.interventions.outcomes import difference
 from opd_diag.interventions.verifiers import judge_all, load_verifier
@@ -125,6 +126,19 @@ def arms(run: Path) -> None:
         print(f"\n{row['text']} **{row['answer']}**: {row['what_it_means']} ({row['reason']}.)")
 
 
+def others(run: Path) -> None:
+    """Print what continuations and replaced tokens showed, where the run has them."""
+    opened = od.open_run(run)
+    print("\n## Continuations and replaced tokens\n\n```")
+    for kind in (Continuation, Replacement):
+        (name,) = kind._fields
+        if name in opened.results():
+            print("\n".join(summary_lines(kind(opened.result(name)))))
+    print("```")
+    for row in od.findings(run).filter(pl.col("question") == "cut-is-lost").iter_rows(named=True):
+        print(f"\n{row['text']} **{row['answer']}**: {row['what_it_means']} ({row['reason']}.)")
+
+
 def points(row: dict[str, float | None], name: str) -> str:
     """Write a difference in points with its interval."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
@@ -150,6 +164,7 @@ def main() -> None:
     print("Written by `python -m benchmarks.validate_interventions`.", machine())
     unmasked_against_unmasked(pool(options.pool))
     arms(options.run)
+    others(options.run)
     print(
         f"\nTook {(time.perf_counter() - start) / 60:.0f} minutes, responses that were there apart."
     )

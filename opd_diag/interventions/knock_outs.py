@@ -1,6 +1,6 @@
 """Ban token types while the student answers problems, and measure what that costs in accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ from opd_diag.interventions.models import (
 from opd_diag.interventions.outcomes import disagreement, smallest_before
 from opd_diag.interventions.parts import arm_responses, keep_settings
 from opd_diag.interventions.problems import check_lengths, read_problems
-from opd_diag.interventions.verifiers import check_verifier, judge_all, load_verifier
+from opd_diag.interventions.verifiers import Verifier, check_verifier, judge_all, load_verifier
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.tables.arguments import public_analysis
 from opd_diag.tables.columns.interventions import (
@@ -45,6 +45,7 @@ from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
 
 FEWEST_REPEATS = 3  # one lucky baseline would shift every difference
+MOST_COMPARED = 1000  # rollouts on which the verifier is compared with the outcomes of the run
 UNKNOWN = 0.5  # of disagreement: that of outcomes thrown like coins
 COARSE = 0.05  # a study that shows nothing smaller is said to be coarse before it runs
 
@@ -169,7 +170,11 @@ def knock_out(
     }
     with progress or StderrProgress() as tell, run_lock(folder):
         identity = keep_settings(folder, study)
-        for line in _before(opened, arms, best, len(asked), repeats * samples):
+        answers = {one.name: one.answer for one in asked}
+        for line in (
+            *_before(opened, arms, best, len(asked), repeats * samples),
+            *_agreement(opened, chosen, answers, verifier, judge),
+        ):
             tell.say(line)
         generator = load_engine(chosen, decoding, settings)
         requests = [
@@ -207,7 +212,6 @@ def knock_out(
                 advance=tell.advance,
             )
         frames = {"unmasked": unmasked, **responses}
-        answers = {one.name: one.answer for one in asked}
         judged = {
             name: judge_all(verifier, judge, _texts(chosen, frame), frame["problem"], answers)
             for name, frame in frames.items()
@@ -284,6 +288,23 @@ def _before(
             line += "; a smaller one will go unseen: expected more problems, or more samples"
         lines.append(line)
     return lines
+
+
+def _agreement(
+    run: Run, chosen: Chosen, answers: Mapping[str, str], name: str, judge: Verifier
+) -> list[str]:
+    """Say how often the verifier agrees with the outcomes of the run, where it has some."""
+    known = run.rollouts.filter(
+        pl.col("correct").is_not_null(), pl.col("prompt_id").is_in(list(answers))
+    ).head(MOST_COMPARED)
+    if known.is_empty():
+        return []
+    right = judge_all(name, judge, _texts(chosen, known), known["prompt_id"], answers)
+    agree = float((right == known["correct"].to_numpy()).mean())
+    return [
+        f"verifier {name} agrees with the outcomes of the run on {wording.share(agree)} of "
+        f"{wording.count(known.height)} rollouts"
+    ]
 
 
 def _usual_length(run: Run, most: int) -> int:

@@ -27,9 +27,9 @@ from opd_diag.tables.run import Run, open_run
 
 Floats = npt.NDArray[np.float64]
 
-CALIPER = 0.25  # in normal scores of log10 count, log-prob and entropy
+CALIPER = 0.25  # in normal scores of all coordinates
 NO_TOKENS = "no rock in a correct rollout before its answer has another token alike"
-COORDINATES = ("log10_n", "student_logp", "student_entropy")
+COORDINATES = ("log10_n", "student_logp", "student_entropy", "distance")
 
 
 class Replacement(NamedTuple):
@@ -60,7 +60,8 @@ def replacement(
 
     The rest of the response stays as it is and is scored again: by how much the log-prob of the
     answer changes tells how much rests on that token, as far as one token can. Beside each rock
-    stands an occurrence of another type, as frequent, as probable and at as uncertain a place.
+    stands an occurrence of another type, as frequent, as probable, at as uncertain a place and as
+    far from the answer.
     Nothing is generated.
 
     The answer is what the last `\boxed{...}` of the response holds, else its last number.
@@ -157,7 +158,10 @@ def _occurrences(
         .filter(pl.col("position") < pl.col("answer"), ~pl.col("token_id").is_in(special))
         .join(counts, on="token_id")
         .join(run.rollouts.select("rollout", "prompt_id"), on="rollout")
-        .with_columns(is_rock=pl.col("token_id").is_in(list(rocks)))
+        .with_columns(
+            is_rock=pl.col("token_id").is_in(list(rocks)),
+            distance=pl.col("answer") - pl.col("position"),
+        )
         .sort("rollout", "position")
     )
 
@@ -303,6 +307,7 @@ def _table(
             "mean_log10_n": part["log10_n"].mean(),
             "mean_logp": part["student_logp"].mean(),
             "mean_entropy": part["student_entropy"].mean(),
+            "mean_distance": part["distance"].mean(),
             "reason": NO_TOKENS,
         }
         if part.height:

@@ -42,7 +42,7 @@ CAPTIONS: Mapping[str, str] = {
     "release_summary": "The rule accepts no more than noise does unless `downward` lies right of "
     "`upward` and of shuffled segments.",
     "replacement": "What replacing one token does to the answer: rocks carry it where their bar "
-    "lies below that of other tokens as probable and as frequent.",
+    "lies below that of other tokens alike.",
     "rock_composition": "Classes of tokens among rocks, among all others and in the loss: a class "
     "whose share of the loss exceeds that of the tokens is hard as a whole.",
     "rock_composition_lift": "Mean loss and gradient of each class of tokens: 1 is that of all "

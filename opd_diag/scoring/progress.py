@@ -112,7 +112,8 @@ class StderrProgress:
     def _line(self, seconds: float) -> str:
         """Say how far the task is: a job without a terminal, as under Slurm, has only its log."""
         speed = self._done / seconds
-        left = (self._tokens - self._done) / speed if speed > 0 else 0.0
+        # Of what is generated nobody knows the length before: there may be more than was expected.
+        left = max(self._tokens - self._done, 0) / speed if speed > 0 else 0.0
         return (
             f"{self._task}: {self._done:,} of {self._tokens:,} tokens "
             f"({100 * self._done / max(self._tokens, 1):.0f} %), {speed:,.0f} tokens/s, "

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from opd_diag.interventions.generation import (
     LENGTH,
@@ -20,6 +26,7 @@ from opd_diag.interventions.generation import (
 from opd_diag.interventions.uniforms import uniforms
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import load_model
+from tests.conftest import Save
 
 END = 2
 
@@ -236,3 +243,35 @@ def test_too_little_memory_halves_the_batch(
 
     monkeypatch.setattr(engine, "_batch", batch)
     assert [one.token_ids for one in engine.generate(requests)] == plain
+
+
+SHAPE = {
+    "vocab_size": 336,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.mark.parametrize("kind", ["gemma2 with a sliding window", "gpt2"])
+def test_padding_does_not_show_in_other_models(kind: str, save_model: Save, ids: int) -> None:
+    """Positions that are added to the input, and windows that slide over the padding."""
+    torch.manual_seed(4)
+    if kind == "gpt2":
+        config = GPT2Config(vocab_size=336, n_positions=64, n_embd=32, n_layer=2, n_head=4,
+                            initializer_range=0.3, bos_token_id=1, eos_token_id=2)  # fmt: skip
+        folder = save_model(GPT2LMHeadModel(config))
+    else:
+        sliding = Gemma2Config(**SHAPE, sliding_window=6, final_logit_softcapping=9.0)
+        folder = save_model(Gemma2ForCausalLM(sliding))
+    decoding = Decoding(ids, (END,), 1.3, 14, 1)
+    rng = np.random.default_rng(2)
+    requests = [Request(f"p{n}", 0, rng.integers(8, ids, n).tolist()) for n in (2, 12, 7)]
+    found = TransformersEngine(load_model(folder), decoding).generate(requests)
+    for one, request in zip(found, requests, strict=True):
+        assert one.token_ids == reference(folder, request, decoding, ())

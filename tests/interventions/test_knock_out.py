@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 import opd_diag as od
+from opd_diag.cli import app
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, RolloutError, TableError
-from opd_diag.interventions import summary_lines
+from opd_diag.interventions import models, summary_lines
 from opd_diag.interventions.lists import BestTokens, random_arms, rock_arms
 from opd_diag.tables.run import Run
 from tests.interventions.quiet import Quiet
@@ -80,7 +82,8 @@ def test_exposure_and_what_can_be_shown_are_said_before_the_first_token(studied:
     arms = result.knock_out.filter(pl.col("kind") != "unmasked")["arm"].to_list()
     assert named[1 : 1 + len(arms)] == arms
     assert all("smallest difference that can be shown" in s for s in quiet.said[1 : 1 + len(arms)])
-    assert "expected more problems, or more samples" in quiet.said[-1]
+    assert "expected more problems, or more samples" in quiet.said[-2]
+    assert quiet.said[-1].endswith("agrees with the outcomes of the run on 100.0 % of 24 rollouts")
 
 
 def test_the_tables_are_kept_drawn_described_and_asked(studied: Any) -> None:
@@ -167,7 +170,7 @@ def test_what_cannot_work_is_refused_in_one_line(
 
 
 def test_models_that_do_not_fit_are_refused(
-    run: Run, student: str, later: str, tmp_path: Path
+    run: Run, student: str, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelMismatchError, match="its weights are none of the run's .s."):
         knock_out(run, student=later)
@@ -181,9 +184,25 @@ def test_models_that_do_not_fit_are_refused(
         settings.pop("eos_token_id", None)
         (bare / name).write_text(json.dumps(settings))
     (bare / "special_tokens_map.json").unlink(missing_ok=True)
-    run.manifest.checkpoints["s"].path = str(bare)  # type: ignore[misc]
-    with pytest.raises((ModelError, ModelMismatchError), match="no end token|other weights"):
-        knock_out(run, student="s")
+    scored = run.manifest.checkpoints["s"].fingerprint
+    monkeypatch.setattr(models, "digest", lambda _: scored)  # as if it had been scored so
+    with pytest.raises(ModelError, match="no end token in generation_config.json, config.json or"):
+        knock_out(run, student=str(bare))
+
+
+def test_the_command_prints_what_was_found_and_goes_on_from_what_is_there(studied: Any) -> None:
+    run, result, _ = studied
+    ids = result.knock_out_lists.filter(arm="ban-e")["token_id"].to_list()
+    words = ["intervene", "knock-out", str(run.path), "--verifier", HOLDS, "--random-lists", "1"]
+    words += ["--ban", f"e={','.join(map(str, ids))}", "--ban", "digit", "--each", "2"]
+    done = CliRunner().invoke(app, [*words, "--samples", "2"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "Does banning rock tokens cost more accuracy" in done.stdout
+    assert "wrote 3 tables to" in done.stdout
+    assert run.result("knock_out").equals(result.knock_out)
+    refused = CliRunner().invoke(app, [*words, "--ban", "end=2"])
+    assert refused.exit_code == 2
+    assert "ban-end bans the end token 2" in refused.stderr
 
 
 def test_problems_come_from_a_file_too(run: Run, tmp_path: Path) -> None:
@@ -225,4 +244,9 @@ def test_problems_come_from_a_file_too(run: Run, tmp_path: Path) -> None:
 def test_a_run_without_rocks_or_answers_is_refused(run: Run) -> None:
     (run.results_folder / "rock_tokens.parquet").unlink()
     with pytest.raises(TableError, match="rock_tokens"):
+        knock_out(run)
+    rocks = od.rock_tokens(run, top=12)
+    run.save(rocks)
+    run.__dict__["rollouts"] = run.rollouts.with_columns(answer=pl.lit(None, pl.String))
+    with pytest.raises(OptionError, match="no rollout has a reference answer; expected problems"):
         knock_out(run)

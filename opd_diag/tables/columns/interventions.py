@@ -93,7 +93,7 @@ CONTINUATION = (
 
 REPLACEMENT = (
     _CHECKPOINT,
-    Column("group", pl.String, "-", "`rock`: occurrences of rocks; `others alike`: of other types, matched one to one in frequency, probability and entropy.", nullable=False),
+    Column("group", pl.String, "-", "`rock`: occurrences of rocks; `others alike`: of other types, matched one to one in frequency, probability, entropy and distance to the answer.", nullable=False),
     Column("n", pl.UInt32, "tokens", "Occurrences replaced.", nullable=False),
     Column("n_types", pl.UInt32, "types", "Their types.", nullable=False),
     Column("n_rollouts", pl.UInt32, "rollouts", "Rollouts that they stand in.", nullable=False),
@@ -104,6 +104,7 @@ REPLACEMENT = (
     Column("mean_log10_n", pl.Float64, "log10", "Mean log10 count of their types."),
     Column("mean_logp", pl.Float64, "nat", "Mean student_logp."),
     Column("mean_entropy", pl.Float64, "nat", "Mean student_entropy."),
+    Column("mean_distance", pl.Float64, "tokens", "Mean tokens from here to the answer."),
     Column("reason", pl.String, "-", "What is missing or weak, and why."),
 )  # fmt: skip
 
