@@ -118,9 +118,15 @@ def choose_teacher(run: Run, teacher: str | None, *, trust_remote_code: bool) ->
     """Choose the run's teacher, from where it was scored or from another place.
 
     Raises:
+        OptionError: If the run was scored without the teacher's weights.
         ModelMismatchError: If the weights are others.
         ModelError: If the model cannot be read, or names no end token.
     """
+    if "teacher_states" in run.manifest.fingerprint:
+        raise OptionError(
+            f"{run.path}: scored with hidden states of the teacher; expected a run scored with its "
+            "weights, which have to generate"
+        )
     path = teacher or run.manifest.teacher.path
     scored = digest(run.manifest.fingerprint["teacher"])
     return _choose(run, "teacher", path, scored, trust_remote_code)

@@ -1,6 +1,5 @@
 """Continuations after a cut: pairs by their rule, planted losses, avg@k and pass@k by hand."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,9 @@ def test_no_cut_is_a_row_with_a_reason(run: Run, monkeypatch: pytest.MonkeyPatch
     assert "no rollout is cut" in rows["reason"][0]
 
 
-def test_what_cannot_work_is_refused(run: Run, later: str, tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused(
+    run: Run, later: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for options, error, message in (
         ({"cut": "half"}, OptionError, "cut: 'half'; expected trap or release"),
         ({"samples": 0}, OptionError, "samples: 0; expected 1 or more"),
@@ -141,5 +142,8 @@ def test_what_cannot_work_is_refused(run: Run, later: str, tmp_path: Path) -> No
     path.write_text('{"prompt_id": "new", "answer": "e", "prompt_token_ids": [9]}\n')
     with pytest.raises(RolloutError, match="no problem of the run"):
         continuation(run, problems=path)
-    shutil.rmtree(run.path / "interventions", ignore_errors=True)
+    monkeypatch.setitem(run.manifest.fingerprint, "teacher_states", "digest")
+    with pytest.raises(OptionError, match="scored with hidden states of the teacher; expected a"):
+        continuation(run)
+    monkeypatch.undo()
     assert continuation(run, samples=1, rollouts=2).continuation.height == 4
