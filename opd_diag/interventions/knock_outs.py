@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses import wording
@@ -186,23 +188,22 @@ def knock_out(
         unmasked = arm_responses(
             folder / "unmasked", identity, generator, requests, (), advance=tell.advance
         )
-        responses = {}
+        frames = {"unmasked": unmasked}
+        # A verifier that fails on real responses does so before the other arms are generated.
+        judged = {"unmasked": _judged(chosen, unmasked, answers, verifier, judge)}
         for arm in arms:
             known: list[Response | None] | None = None
             wanted = requests
+            expected = unmasked["response_token_ids"].list.len().sum()
             if generator.shares_numbers:
                 wanted, known = _up_to_the_ban(requests, unmasked, arm.token_ids)
-                left = [
-                    len(ids) - len(one.begun)
-                    for one, ids, there in zip(
-                        wanted, unmasked["response_token_ids"], known, strict=True
-                    )
-                    if there is None
-                ]
-                tell.start(arm.name, sum(left))
-            else:
-                tell.start(arm.name, int(unmasked["response_token_ids"].list.len().sum()))
-            responses[arm.name] = arm_responses(
+                done = sum(
+                    len(one.begun if there is None else there.token_ids)
+                    for one, there in zip(wanted, known, strict=True)
+                )
+                expected -= done
+            tell.start(arm.name, int(expected))
+            frames[arm.name] = arm_responses(
                 folder / arm.name,
                 identity,
                 generator,
@@ -211,15 +212,11 @@ def knock_out(
                 known=known,
                 advance=tell.advance,
             )
-        frames = {"unmasked": unmasked, **responses}
-        judged = {
-            name: judge_all(verifier, judge, _texts(chosen, frame), frame["problem"], answers)
-            for name, frame in frames.items()
-        }
+            judged[arm.name] = _judged(chosen, frames[arm.name], answers, verifier, judge)
     compared = compare_arms(
         arms,
         frames,
-        {name: right.reshape(-1, len(asked)) for name, right in judged.items()},
+        judged,
         best,
         len(asked),
         repeats,
@@ -331,6 +328,14 @@ def _up_to_the_ban(
         wanted.append(request._replace(begun=tuple(ids[:place])))
         known.append(Response(ids, finish, []) if place is None else None)
     return wanted, known
+
+
+def _judged(
+    chosen: Chosen, frame: pl.DataFrame, answers: Mapping[str, str], name: str, judge: Verifier
+) -> npt.NDArray[np.float64]:
+    """Judge the responses of an arm. Shape (samples of all repeats, problems)."""
+    right = judge_all(name, judge, _texts(chosen, frame), frame["problem"], answers)
+    return right.reshape(-1, len(answers))
 
 
 def _texts(chosen: Chosen, frame: pl.DataFrame) -> list[str]:
