@@ -159,13 +159,13 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
             )
         )
     saved = measure("tokens_saved", "share")
-    after = measure("kl_after_cut", "share", "low by construction")
+    kl_after = measure("kl_after_cut", "share", "low by construction")
     whole = prevalence[0]._replace(note=None)
     by_group = [
         _part_of(one, title, here, here[checkpoint.sample])
         for parts in parts_of(checkpoint.rollouts)
         for title, here in zip(parts.titles, parts.members().T, strict=True)
-        for one in (whole, saved, after)
+        for one in (whole, saved, kl_after)
     ]
     return [
         *prevalence,
@@ -181,7 +181,7 @@ def _of_cuts(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
         ),
         measure("longest_run", "windows", "longest run below the threshold, 0 where there is none"),
         measure("kl_per_token_kept", "nat", "a cut at low KL raises it by construction"),
-        after,
+        kl_after,
         *by_group,
     ]
 
