@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from opd_diag.errors import TableError
+from opd_diag.errors import TableError, faults
 from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.gradients import gradients_path
 from opd_diag.tables.results import read_result_metadata, result_path
-from opd_diag.tables.rollouts import n_tokens
+from opd_diag.tables.rollouts import ROLLOUTS_NAME, n_tokens
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.tokens import part_path
 from opd_diag.tables.verify import accept_edits as accept
@@ -43,6 +43,12 @@ def info(
         accepted = accept(run.path if isinstance(run, Run) else Path(run))
         run = open_run(run.path if isinstance(run, Run) else run)
     run = run if isinstance(run, Run) else open_run(run)
+    found = verify_run(run) if verify else None
+    if found and ROLLOUTS_NAME in found:  # nothing more can be said of the run
+        named = [
+            f"{name}: {what}; expected the file as it was written" for name, what in found.items()
+        ]
+        raise TableError(faults(str(run.path), named))
     table, manifest = run.rollouts, run.manifest
     values = manifest.to_json()
     warnings = list(manifest.warnings)
@@ -63,7 +69,7 @@ def info(
     if manifest.edits:
         edited = dict.fromkeys(str(edit.get("file")) for edit in manifest.edits)
         warnings.append(f"changed by hand and accepted: {', '.join(edited)}")
-    extra: dict[str, Any] = {"faults": verify_run(run)} if verify else {}
+    extra: dict[str, Any] = {} if found is None else {"faults": found}
     if accepted is not None:
         extra["accepted"] = accepted
     return {

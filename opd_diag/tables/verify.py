@@ -75,6 +75,11 @@ def verify_run(run: Run) -> dict[str, str]:
                 run.manifest.verify_file(run.path, path)
             except TableError:
                 faults[name] = CHANGED
+    for kind in ("tokens", "gradients"):  # nobody reads a part that was not planned
+        for path in sorted((run.path / kind).rglob("part-*")):
+            name = path.relative_to(run.path).as_posix()
+            if not run.manifest.lists(run.path, path):
+                faults.setdefault(name, UNLISTED)
     for name in run.results():
         try:
             if run.why_stale(name) in (None, OTHER_RUN):  # else it has to be made again, no more

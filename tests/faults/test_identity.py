@@ -134,8 +134,9 @@ def test_edits_on_purpose_are_accepted_and_recorded(rollouts, options, clean, tm
     pl.read_parquet(part).with_columns(pl.col("reverse_kl") * 2).write_parquet(part)
     cli = CliRunner()
     done = cli.invoke(app, ["info", str(folder), "--verify"])
-    assert done.exit_code in (0, 1)
-    assert "damaged" in done.output or "changed" in done.output
+    assert done.exit_code == 1
+    for name in ("rollouts.parquet", "tokens/checkpoint=a/part-00001.parquet"):
+        assert f"{name}: changed" in done.output
     done = cli.invoke(app, ["info", str(folder), "--accept-edits", "--verify", "--json"])
     contents = json.loads(done.stdout)
     changed = ["rollouts.parquet", "tokens/checkpoint=a/part-00001.parquet"]
@@ -150,6 +151,16 @@ def test_edits_on_purpose_are_accepted_and_recorded(rollouts, options, clean, tm
     assert set(ratio.drop_nans().round(3)) == {1.0, 2.0}
     score(rollouts, **options, out=folder)
     assert open_run(folder).rollouts["correct"].all()
+
+
+def test_a_part_that_nobody_planned_is_named(clean, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(clean.path, folder)
+    parts = folder / "tokens" / "checkpoint=a"
+    shutil.copy(parts / "part-00000.parquet", parts / "part-00009.parquet")
+    read_all(folder)
+    faults = info(folder, verify=True)["faults"]
+    assert faults == {"tokens/checkpoint=a/part-00009.parquet": "not listed"}
 
 
 def test_a_table_that_does_not_fit_its_place_is_not_accepted(clean, tmp_path):
