@@ -101,6 +101,15 @@ def test_a_wrong_command_line_is_repeated_in_letters_that_print():
         assert r"\u202e" in done.output
 
 
+def test_files_of_an_export_are_named_after_nothing_foreign(run, tmp_path):
+    formats = {"parquet", "slime", "trl", "axolotl", "skyrl", "ms-swift", "tinker"}
+    for name in formats | {"prime-rl"}:
+        od.export(run, rule="release", keep="tokens", to=name, control=1, out=tmp_path / name)
+    written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
+    assert all(re.fullmatch(r"[a-z0-9_./-]+", path) for path in written), written
+    assert {path.split("/")[0] for path in written} == formats | {"prime-rl"}
+
+
 def test_an_export_beside_a_file_that_is_there_is_one_line(run, tmp_path):
     (tmp_path / "file\x1b\n").write_text("x")
     with pytest.raises(StorageError) as caught:
