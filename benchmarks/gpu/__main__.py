@@ -10,6 +10,7 @@ jinja2 and filelock; bitsandbytes, trl and liger-kernel are used where they are 
 
 import argparse
 import importlib.metadata
+import os
 import sys
 import tempfile
 import tomllib
@@ -112,4 +113,5 @@ def _version(name: str) -> str:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched, nothing waits for a network
     sys.exit(main())

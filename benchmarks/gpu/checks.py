@@ -1,6 +1,10 @@
 """What must hold on a GPU: numbers against float64, the kernel, memory, determinism, workers."""
 
+import functools
 from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,11 +21,22 @@ from opd_diag.scoring.options import check_fused
 from opd_diag.scoring.parts import score_part
 from opd_diag.scoring.score import score
 from opd_diag.tables.run import Run
-from tests.scoring.reference import gradients, own_logits, row_columns
 
+REFERENCE = Path(__file__).parents[2] / "tests" / "scoring" / "reference.py"
 KEYS = ("rollout", "position", "token_id")
 EXACT = ("student_rank", "teacher_rank", "teacher_top_rank", "student_top_id", "teacher_top_id")
 K_GRID = (2, 4, 8, 16, 32, 64)
+
+
+@functools.cache
+def _reference() -> ModuleType:
+    """Load the columns by brute force; another package here may be called `tests`, too."""
+    spec = spec_from_file_location("reference", REFERENCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _random_rows(setting: Setting, dtype: torch.dtype, n: int) -> dict[str, Any]:
@@ -65,10 +80,12 @@ def exact_columns(setting: Setting) -> Iterator[Row]:
         worst: dict[str, float] = {}
         for row in range(n):
             x, y = (own[:, row].numpy() for own in made["logits"])
-            expected = row_columns(x, y, int(made["tokens"][row]), K_GRID)
+            expected = _reference().row_columns(x, y, int(made["tokens"][row]), K_GRID)
             if row < 4:
                 weight = made["weights"][0].double().numpy()
-                norms, _ = gradients(made["states"][0][row].double().numpy(), weight, y)
+                norms, _ = _reference().gradients(
+                    made["states"][0][row].double().numpy(), weight, y
+                )
                 expected |= norms
             for name, value in expected.items():
                 gap = _gap(columns[name][row], value)
@@ -191,7 +208,10 @@ def whole_models(setting: Setting) -> Iterator[Row]:
             own = table.filter(rollout=rollout["rollout"])
             prompt = rollout["prompt_token_ids"]
             response = rollout["response_token_ids"][: own.height]
-            x, y = (own_logits(folders[m], prompt, response, ids) for m in ("student", "teacher"))
+            x, y = (
+                _reference().own_logits(folders[m], prompt, response, ids)
+                for m in ("student", "teacher")
+            )
             exact = _kl(torch.from_numpy(x), torch.from_numpy(y))
             gaps += (torch.tensor(own["reverse_kl"].to_list()) - exact).abs().tolist()
             plain = [
@@ -234,11 +254,20 @@ def _kl(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def memory(setting: Setting) -> Iterator[Row]:
     """Memory that runs out at a batch: the batch is halved, and the run is the same."""
     size = 4096 if setting.tiny else 65_536
-    clean = score_sample(setting, "roomy", batch_tokens=size)
+    if setting.on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    run = clean = score_sample(setting, "roomy", batch_tokens=size)
+    used = torch.cuda.max_memory_reserved() if setting.on_gpu else 0
+    said: list[str] = []
     for share in (0.8, 0.6, 0.5, 0.4) if setting.on_gpu else (1.0,):
         heard = Heard()
-        with _LittleMemory(clean, setting, share):
-            run = score_sample(setting, f"tight-{share}", batch_tokens=size, progress=heard)
+        try:
+            with _LittleMemory(setting, share * used):
+                run = score_sample(setting, f"tight-{share}", batch_tokens=size, progress=heard)
+        except OpdDiagError as error:  # so little that not even the models fit
+            yield {"what": f"{share:.0%} of the memory used before", "note": str(error)[:200]}
+            break
         said = [line for line in heard.said if "out of memory: going on" in line]
         if said:
             break
@@ -257,15 +286,14 @@ def memory(setting: Setting) -> Iterator[Row]:
 class _LittleMemory:
     """Leave so little memory that a first batch does not fit, on a CPU once by a raised error."""
 
-    def __init__(self, clean: Run, setting: Setting, share: float) -> None:
-        self._gpu, self._share, self._clean = setting.on_gpu, share, clean
+    def __init__(self, setting: Setting, most: float) -> None:
+        self._gpu, self._most = setting.on_gpu, most
 
     def __enter__(self) -> None:
         if self._gpu:
-            used = torch.cuda.max_memory_reserved()
             torch.cuda.empty_cache()
             total = torch.cuda.mem_get_info()[1]
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self._share * used / total))
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self._most / total))
             return
         self._plain: Callable[..., torch.Tensor] = score_part.response_states
         calls: list[int] = []

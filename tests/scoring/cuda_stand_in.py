@@ -74,6 +74,10 @@ def _put(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
 def _common_place(func: Any, args: Any, kwargs: Any) -> torch.device:
     """Return where all tensors of a call are, or raise what CUDA raises."""
     tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+    if func == torch.Tensor.__setitem__ and isinstance(args[1], torch.Tensor):
+        value = args[2]  # what is put at indices is no copy
+        if isinstance(value, torch.Tensor) and value.dim() and place_of(value) != place_of(args[0]):
+            raise RuntimeError("Expected all tensors to be on the same device: index_put_")
     if func in _ACROSS or func in _ANY_INDEX:
         return place_of(tensors[0])  # copies, and takes indices of the CPU
     # A number in a tensor of the CPU goes with tensors of any place.

@@ -1,11 +1,15 @@
 """The branches for CUDA on a stand-in: every tensor where it should be, in the dtype it should."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import opd_diag as od
 from opd_diag.scoring.columns.measures import Measures
+from opd_diag.scoring.engines import processes as processes_module
+from opd_diag.scoring.engines.ray import Cluster
 from opd_diag.scoring.engines.worker import WorkerSpec, start_worker
 from opd_diag.scoring.models.heads import Head, as_head
 from opd_diag.scoring.models.loading import Loading, default_device, default_dtype
@@ -132,6 +136,36 @@ def test_a_worker_takes_its_own_gpu(rollouts, teacher, student, tmp_path, gpu):
     assert measured.students["a"]["noise_floor"].tokens > 0
 
 
+def test_each_gpu_has_a_process_with_all_threads_and_its_own_models(monkeypatch):
+    class Process:
+        stdin = None
+        killed = 0
+
+        def kill(self):
+            Process.killed += 1
+
+        def wait(self):
+            pass
+
+    sent = []
+    monkeypatch.setattr(processes_module, "_start", lambda pipe: Process())
+    monkeypatch.setattr(processes_module.Processes, "send", lambda *told: sent.append(told[2]))
+    models = Models("t", {"a": "s"}, Loading(device="cpu"), Loading(device="cpu"))
+    spec = WorkerSpec(Path(), (), None, {}, "punkt", Measures((2,)), models)
+    for devices in (["cuda:0", "cuda:1"], ["cpu", "cpu"]):
+        sent.clear()
+        with processes_module.processes(devices, spec, 9) as pool:
+            assert len(pool.processes) == 2
+        for device, told in zip(devices, sent, strict=True):
+            teacher, student = told.models.teacher_loading, told.models.student_loading
+            assert teacher.device == teacher.head_device == student.device == device
+            shared = 1 if device.startswith("cuda") else 2
+            assert told.threads == max(1, torch.get_num_threads() // shared)
+    assert Process.killed == 4
+    assert Cluster(workers=2, gpus=1, cpus=4).device == "cuda"
+    assert Cluster(workers=2, gpus=0, cpus=4).device == "cpu"
+
+
 def test_a_check_before_a_long_job_looks_at_the_gpu(rollouts, teacher, student, gpu):
     lines = od.check(rollouts, teacher=teacher, students=student)
     assert any("GB free on cuda:0" in line.detail for line in lines)
@@ -145,7 +179,7 @@ def test_the_kernel_runs_on_tensors_of_a_gpu(gpu):
     check_fused("cuda")
     generator = torch.Generator().manual_seed(0)
     rows = [
-        Rows(Head(torch.randn(40, 8, generator=generator).to("cuda")),
+        Rows(Head(torch.randn(2_100, 8, generator=generator).to("cuda")),
              torch.randn(3, 8, generator=generator).to("cuda"))
         for _ in range(2)
     ]  # fmt: skip

@@ -4,9 +4,11 @@ import json
 import time
 
 import pytest
+import torch
 
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import FAILED, Setting, Step, UnavailableError, run_steps
+from opd_diag.scoring.parts import score_part
 from tests.scoring.cuda_stand_in import cuda_stand_in
 
 STEPS = (
@@ -38,10 +40,19 @@ def test_all_of_it_runs_on_the_cpu(tmp_path):
     assert set(speeds) == {(8, "bare"), (8, "score")}
 
 
-def test_its_branches_for_a_gpu_run_too(tmp_path):
+def test_its_branches_for_a_gpu_run_too(tmp_path, monkeypatch):
     """Speeds and memory are none, but every call for them is made."""
-    skip = "workers,1.7B and 0.6B,memory,fused kernel,determinism,attention"
+    skip = "workers,1.7B and 0.6B,fused kernel,determinism,attention"
+    plain, shares = score_part.response_states, []
+
+    def states(model, prompts, responses, rollouts):
+        if shares and shares[-1] < 1 and len(rollouts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(model, prompts, responses, rollouts)
+
+    monkeypatch.setattr(score_part, "response_states", states)
     with cuda_stand_in():
+        monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
         code, steps, _ = run(tmp_path, "cuda", skip)
     assert code == 0, steps
     by_name = {step["name"]: step for step in steps}
@@ -49,6 +60,10 @@ def test_its_branches_for_a_gpu_run_too(tmp_path):
     assert ways == {"bare", "score", "fused"}
     assert all(row["MFU"] > 0 for row in by_name["8B and 1.7B"]["rows"])
     assert all(row["ok"] for row in by_name["whole models"]["rows"])
+    (row,) = by_name["memory"]["rows"]
+    assert row["ok"]
+    assert row["halved"] > 1
+    assert shares == [pytest.approx(0.8 / 141), 1.0]
     assert len(by_name["quantised teacher"]["rows"]) == 2
 
 
