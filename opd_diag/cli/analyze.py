@@ -13,6 +13,7 @@ from opd_diag.cli.printing import print_lines, print_written
 from opd_diag.cli.progress import working_on
 from opd_diag.cli.root_command import app
 from opd_diag.errors import OpdDiagError
+from opd_diag.tables.teacher_sources import source_line
 from opd_diag.text.escaping import for_terminal
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def _analyze(name: str, run: "Run", out: Path | None, options: dict[str, Any]) -
         result = getattr(opd_diag, name)(run, **options)
     written = run.save(result._asdict(), arguments=options, folder=out)
     lines = import_module(f"opd_diag.analyses.{name}").summary_lines(result)
+    if left := source_line(run.teacher_source, name):
+        lines = [left, *lines]
     if retokenised := int((~run.rollouts["token_exact"]).sum()):
         lines = [
             f"{retokenised:,} of {run.rollouts.height:,} rollouts were tokenised again from "

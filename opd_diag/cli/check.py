@@ -41,6 +41,8 @@ def check(
     device: model_options.Device = None,
     teacher_states: model_options.TeacherStates = None,
     teacher_norm: model_options.TeacherNorm = False,
+    teacher_logprobs: model_options.TeacherLogprobs = None,
+    teacher_floor: model_options.TeacherFloor = None,
     attn: model_options.Attn = None,
     revision: model_options.Revision = None,
     trust_remote_code: model_options.TrustCode = False,

@@ -27,6 +27,23 @@ TeacherNorm = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+TeacherLogprobs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|dump",
+        help="The teacher's log-probs of the responses (JSON lines, Parquet, or those of the "
+        "rollouts); of --teacher only config and tokenizer are then read.",
+        rich_help_panel=MODELS,
+    ),
+]
+TeacherFloor = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NAT",
+        help="Least log-prob of an id that the file does not tell, for an upper bound of KL.",
+        rich_help_panel=MODELS,
+    ),
+]
 Students = Annotated[
     list[str],
     typer.Option(

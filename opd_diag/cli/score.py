@@ -66,6 +66,8 @@ def score(
     ] = None,
     teacher_states: model_options.TeacherStates = None,
     teacher_norm: model_options.TeacherNorm = False,
+    teacher_logprobs: model_options.TeacherLogprobs = None,
+    teacher_floor: model_options.TeacherFloor = None,
     device_map: Annotated[
         str | None,
         typer.Option(

@@ -62,6 +62,8 @@ def score(
     teacher_bits: int | None = None,
     teacher_states: str | None = None,
     teacher_norm: bool = False,
+    teacher_logprobs: str | None = None,
+    teacher_floor: float | None = None,
     device_map: str | None = None,
     devices: Sequence[str] | None = None,
     engine: str = "local",
@@ -107,6 +109,12 @@ def score(
             then read.
         teacher_norm: Take these states through the teacher's final norm: they were written before
             it.
+        teacher_logprobs: File of the teacher's log-probs of the responses (JSON lines or Parquet;
+            `opd_diag.scoring.teachers.logprobs` describes it), or `dump` for those that the
+            rollouts hold. Of the teacher only config and tokenizer are then read. What they do not
+            decide is bounded or null.
+        teacher_floor: The least log-prob that the teacher gives to an id that the file does not
+            tell (nat), for an upper bound of reverse_kl.
         device_map: `auto` spreads the teacher over all devices (accelerate).
         devices: Devices of this machine that share the parts, a process for each, such as
             `("cuda:0", "cuda:1")`. One that dies costs the part that it was scoring.
@@ -156,7 +164,7 @@ def score(
     check_workers(engine=engine, devices=devices, workers=workers, others=placed)
     here = () if engine == "ray" else (device, teacher_device, *(devices or ()))
     check_loading(dtype=dtype, devices=here, bits=teacher_bits, device_map=device_map)
-    source = check_source(teacher_states, teacher_norm)
+    source = check_source(teacher_states, teacher_norm, teacher_logprobs, teacher_floor)
     segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
@@ -201,7 +209,7 @@ def score(
             fingerprint={
                 "schema_version": SCHEMA_VERSION,
                 "rollouts": digest_table(without_empty(inputs.table)),
-                "teacher": fingerprint(teacher, **origin),
+                "teacher": {} if source.logprobs else fingerprint(teacher, **origin),
                 "teacher_bits": teacher_bits,
                 **source.fingerprint(),
                 "tokenizer": digest_table(inputs.vocab),

@@ -31,6 +31,7 @@ from opd_diag.tables.columns.loss_audit import MARGIN
 Floats = npt.NDArray[np.float64]
 
 OFF_POLICY = "the tokens were sampled by another model, so that no estimate from them is unbiased"
+NO_EXACT = "no exact KL to compare with: spread and mean are those of the estimator"
 UNKNOWN_SAMPLER = "who sampled the tokens is not known"
 
 
@@ -76,15 +77,19 @@ def audit_table(
         "at_clamp": _where(prompts.rate(of(CUT), n), [one.clamp is not None for one in estimators]),
         "correlation": _correlation([one.rollout for one in sums], prompts),
     }
+    exact_known = of(EXACT).sum() > 0
+    if not exact_known:
+        for name in ("exact", "bias", "relative"):
+            columns[name] = _where(columns[name], [False] * len(estimators))
     shares = ("flips", "flipped_gradient", "no_gradient", "at_clamp")
     values: dict[str, object] = {
         "estimator": [one.name for one in estimators],
         "trainer_loss": [one == own for one in estimators],
         "n": n.sum(axis=0),
         "n_prompts": (n > 0).sum(axis=0),
-        "p": _p_off(of(VALUE), of(EXACT), seed),
+        "p": _p_off(of(VALUE), of(EXACT), seed),  # none where nothing is exact
         "sampled_here": pl.Series([sampled_here] * len(estimators), dtype=pl.Boolean),
-        "reason": _reasons(estimators, reasons.first(bias), sampled_here),
+        "reason": _reasons(estimators, reasons.first(bias), sampled_here, exact_known),
     }
     for name, interval in columns.items():
         values |= interval_columns(name, interval, share=name in shares)
@@ -114,12 +119,15 @@ def _where(interval: Interval, wanted: Sequence[bool]) -> Interval:
 
 
 def _reasons(
-    estimators: Sequence[Estimator], first: npt.NDArray[np.str_], sampled_here: bool | None
+    estimators: Sequence[Estimator],
+    first: npt.NDArray[np.str_],
+    sampled_here: bool | None,
+    exact_known: bool,
 ) -> list[str]:
     said = {True: "", False: OFF_POLICY, None: UNKNOWN_SAMPLER}[sampled_here]
     texts = []
     for estimator, reason in zip(estimators, first.tolist(), strict=True):
-        parts = (reason, said if estimator.is_sampled else "")
+        parts = (reason, said if estimator.is_sampled else "", "" if exact_known else NO_EXACT)
         texts.append("; ".join(part for part in parts if part))
     return texts
 

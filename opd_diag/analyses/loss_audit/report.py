@@ -50,11 +50,15 @@ def summary_lines(tables: Tables) -> list[str]:
 
 
 def _described(row: Row) -> str:
+    mean = f"{estimate(row, 'relative', '')} of it"
+    if row["exact"] is None:
+        mean = f"mean {estimate(row, 'mean', 'nat')}"
     parts = [
-        f"{estimate(row, 'relative', '')} of it",
+        mean,
         f"sd a token {number(None if row['variance'] is None else row['variance'] ** 0.5)} nat",
-        f"sign flipped on {estimate(row, 'flips', 'share')}",
     ]
+    if row["flips"] is not None:
+        parts.append(f"sign flipped on {estimate(row, 'flips', 'share')}")
     if row["at_clamp"] is not None:
         parts.append(f"cut {estimate(row, 'at_clamp', 'share')}")
     return "; ".join(parts)

@@ -44,6 +44,8 @@ def add_up(
 ) -> list[Sums]:
     """Sum every estimator; tokens without a value of it, or without an exact KL, are left out.
 
+    Where no token has an exact KL, means and spreads are those of the estimators alone.
+
     Args:
         estimators: What is summed.
         tokens: The tokens that count.
@@ -62,13 +64,16 @@ def add_up(
     for batch in tokens.batches(list(columns), most=BATCH_TOKENS):
         rows, row = Rows(batch), batch["row"].to_numpy()
         exact = np.maximum(rows.exact, 0)  # rounding can leave it a little below 0
+        without = not np.isfinite(exact).any()  # the teacher is known by log-probs alone
+        if without:
+            exact = np.zeros(exact.shape)
         exact_sign, size = rows.exact_sign, np.abs(rows.exact_gradient)
         place = np.searchsorted(STARTS, exact, side="right") - 1
         for estimator, into in zip(estimators, sums, strict=True):
             value, sign, cut = evaluate(estimator, rows)
             there = np.isfinite(value) & np.isfinite(exact)
             at, e, x = row[there], value[there], exact[there]
-            signed = exact_sign[there] != 0
+            signed = (exact_sign[there] != 0) & (not without)
             flips = (sign * exact_sign)[there] < 0
             weight = np.where(signed, size[there], 0)
             each = np.ones(e.size)
@@ -78,6 +83,8 @@ def add_up(
             )
             code = prompts.code[at]
             _add(into.prompt, code, summed)
+            if without:
+                continue
             _add(into.rollout, at, (each, e, x))
             bins = into.bins.reshape(-1, 3)
             _add(bins, code * STARTS.size + place[there], (each, e, x))

@@ -138,7 +138,7 @@ def masses(logp: Tensor, k_grid: Sequence[int]) -> Tensor:
     Returns:
         Shape (rows, len(k_grid)), float64.
     """
-    sums = logp.double().exp_().cumsum(1)
+    sums = logp.double().exp().cumsum(1)
     return torch.stack([sums[:, k - 1] for k in k_grid], 1).clamp_(max=1.0)
 
 

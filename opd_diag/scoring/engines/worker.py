@@ -90,7 +90,7 @@ class Worker:
             students=tuple(job.students),
             more=bool(self._left),
             batch_tokens=default_batch_tokens([job.teacher, *job.students.values()]),
-            state_bytes=0 if job.given else job.teacher.state_bytes,
+            state_bytes=0 if job.reads_teacher else job.teacher.state_bytes,
         )
 
     def score(

@@ -65,6 +65,37 @@ def load_norm_and_head(name: str, how: Loading, *, norm: bool) -> LanguageModel:
     return LanguageModel(name, cast("PreTrainedModel", stand_in), body, head)
 
 
+def without_weights(name: str, how: Loading) -> LanguageModel:
+    """Return what stands for a model of which no weights are read: its number of logits.
+
+    Args:
+        name: Folder or hub id with its config.
+        how: Where it would be loaded.
+
+    Raises:
+        ModelError: If the config cannot be read.
+    """
+    check_model_folder(name)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            name,
+            revision=how.revision,
+            trust_remote_code=how.trust_remote_code,
+            **hub_options(name),
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{name}: no config ({first_line(error)}); expected a folder or hub id with the "
+            "teacher's config and tokenizer, or those of the student"
+        ) from error
+    device = torch.device(how.head_device or how.device)
+    head = Head(torch.empty(config.get_text_config().vocab_size, 0, device=device))
+    stand_in = HeadOnly(config, torch.float32, device, 0)
+    return LanguageModel(name, cast("PreTrainedModel", stand_in), torch.nn.Identity(), head)
+
+
 def _size(head: Head) -> int:
     return int(head.weight.numel() * head.weight.element_size())
 

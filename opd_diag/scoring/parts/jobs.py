@@ -13,10 +13,11 @@ from opd_diag.scoring.models.forward import (
     verify_head,
 )
 from opd_diag.scoring.models.loading import Loading, context_of, load_model
-from opd_diag.scoring.models.norm_and_head import load_norm_and_head
+from opd_diag.scoring.models.norm_and_head import load_norm_and_head, without_weights
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
 from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states
+from opd_diag.scoring.teachers.logprobs import GivenLogprobs, read_logprobs
 from opd_diag.scoring.teachers.source import TeacherSource
 from opd_diag.text.vocabulary import check_ids
 
@@ -35,6 +36,8 @@ class Job(NamedTuple):
         teacher: The teacher.
         students: Students by name.
         given: The teacher's hidden states, where its layers are not here.
+        logprobs: Its log-probs, where nothing else of it is here.
+        floor: The least log-prob that it gives to an id that they do not tell.
     """
 
     sequences: Sequences
@@ -44,6 +47,13 @@ class Job(NamedTuple):
     teacher: LanguageModel
     students: Mapping[str, LanguageModel]
     given: GivenStates | None = None
+    logprobs: GivenLogprobs | None = None
+    floor: float | None = None
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher's part is read, and nothing of it runs here."""
+        return self.given is not None or self.logprobs is not None
 
 
 class Models(NamedTuple):
@@ -82,7 +92,12 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
     """
     ids = _first_tokens(inputs.sequences)
     given: GivenStates | None = None
-    if models.source.states is None:
+    logprobs: GivenLogprobs | None = None
+    if models.source.logprobs is not None:
+        teacher = without_weights(models.teacher, models.teacher_loading)
+        responses = inputs.sequences.responses
+        logprobs = read_logprobs(models.source.logprobs, inputs.table, responses)
+    elif models.source.states is None:
         teacher = load_model(models.teacher, models.teacher_loading)
         _check_context(inputs, teacher, inputs.sequences.teacher_prompts)
         verify_head(teacher, ids)
@@ -96,9 +111,8 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
     n_ids = 0
 
     def job() -> Job:
-        return Job(
-            inputs.sequences, measures, n_ids, chunk_rows(n_ids, device), teacher, group, given
-        )
+        rows, floor = chunk_rows(n_ids, device), models.source.floor
+        return Job(inputs.sequences, measures, n_ids, rows, teacher, group, given, logprobs, floor)
 
     for name, path in models.students.items():
         if group and not _room_for_another(teacher, list(group.values())):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from opd_diag.scoring.columns.buffers import Buffers
 from opd_diag.scoring.columns.gradients import TypeSums
+from opd_diag.scoring.columns.known_teacher import score_known, unpack
 from opd_diag.scoring.columns.measures import Columns
 from opd_diag.scoring.columns.rows import Rows, score_rows
 from opd_diag.scoring.models.forward import LanguageModel, response_states, through_norm
@@ -28,6 +29,7 @@ from opd_diag.scoring.parts.token_frame import flat, key_columns, part_responses
 from opd_diag.scoring.progress import Counter, Report
 from opd_diag.scoring.sequences import Inputs
 from opd_diag.scoring.teachers.hidden_states import rows_of
+from opd_diag.scoring.teachers.logprobs import DUMP
 from opd_diag.tables.checksums import Checksum, checksum
 from opd_diag.tables.columns.tokens import truncated_grid
 from opd_diag.tables.gradients import GradientSums, gradients_path, write_gradients
@@ -100,7 +102,7 @@ def score_and_write_part(
     known = states_folder.read(number, plan.states)
     if plan.states is not None and known is None:
         report("say", f"{states_folder.path(number)}: damaged; the teacher runs again")
-    teacher = PartStates(known, wanted=plan.keep_states and known is None and job.given is None)
+    teacher = PartStates(known, wanted=plan.keep_states and known is None and not job.reads_teacher)
 
     def attempt(batch_tokens: int) -> dict[str, ScoredPart]:
         counter = Counter(report, len(job.students))
@@ -126,10 +128,13 @@ def score_and_write_part(
         counts = count_differences(sampled.to_numpy(), student, keys["rollout"].to_numpy())
         statistics = {**one.statistics, "sampled_difference": pack(counts)}
         k_grid = job.measures.k_grid
-        if audit := count_audit(
-            trainer.to_numpy(),
-            compared_with(one.frame, k_grid, truncated_grid(k_grid)),
-            keys["rollout"].to_numpy(),
+        from_dump = job.logprobs is not None and job.logprobs.where == DUMP
+        if not from_dump and (
+            audit := count_audit(
+                trainer.to_numpy(),
+                compared_with(one.frame, k_grid, truncated_grid(k_grid)),
+                keys["rollout"].to_numpy(),
+            )
         ):
             statistics["trainer_teacher"] = audit.packed()
         write_gradients(one.sums, folder, name, number)
@@ -227,9 +232,14 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
 
 
 def states_of_teacher(job: Job, rollouts: NDArray[np.integer]) -> Tensor:
-    """Compute or read the teacher's hidden states at the response tokens of some rollouts."""
+    """Compute or read the teacher's hidden states at the response tokens of some rollouts.
+
+    Where its log-probs alone are known, these, as `unpack` takes them apart.
+    """
     _, prompts, responses = job.sequences
     numbers = [int(rollout) for rollout in rollouts]
+    if job.logprobs is not None:
+        return job.logprobs.rows(numbers).to(_device(job.teacher))
     if job.given is None:
         return response_states(job.teacher, prompts, responses, numbers)
     return through_norm(job.teacher, rows_of(job.given, prompts, responses, numbers))
@@ -254,6 +264,21 @@ def _score_batch(
     targets = torch.from_numpy(tokens.astype(np.int64)).to(teacher_states.device)
     for start in range(0, len(tokens), job.chunk_rows):
         chunk = slice(start, min(start + job.chunk_rows, len(tokens)))
+        if job.logprobs is not None:
+            known = unpack(teacher_states[chunk])
+            for (name, student), head in zip(job.students.items(), heads, strict=True):
+                rows = Rows(head, states[name][chunk])
+                columns = score_known(targets[chunk], known, rows, job.measures, job.floor)
+                inside = columns.pop("student_log_sum")
+                outside = student.head.cut(job.ids, student.width)
+                columns["student_outside"] = _outside(
+                    outside, rows.hidden, inside, job.measures.temperature
+                )
+                columns["teacher_outside"] = torch.zeros_like(inside)
+                # No gradient of the KL is known: what is not finite is left out of its sums.
+                shape = (len(inside), student.hidden)
+                yield name, columns, chunk, torch.full(shape, torch.nan, device=inside.device)
+            continue
         students = [
             Rows(head, own[chunk]) for head, own in zip(heads, states.values(), strict=True)
         ]

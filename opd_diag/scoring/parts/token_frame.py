@@ -101,12 +101,16 @@ def token_frame(
     for column in token_columns(k_grid):
         if column.name in columns:
             values = pl.Series(column.name, columns[column.name])
+            if column.dtype.is_integer():  # below 0: not known
+                values = values.set(values < 0, None)
             measured = measured.with_columns(values.cast(column.dtype))
     floats, lists = cs.by_dtype(pl.Float32), cs.array()
     measured = measured.select(
         pl.when("finite").then(~floats - lists - cs.by_name("finite")),
         pl.when(pl.col("finite") & floats.is_finite()).then(floats),
-        pl.when(pl.col("finite") & lists.arr.sum().is_finite()).then(lists),
+        pl.when(pl.col("finite")).then(
+            lists.arr.eval(pl.when(pl.element().is_finite()).then(pl.element()))
+        ),
     )
     frame = pl.concat([keys, measured], how="horizontal")
     return frame.select(

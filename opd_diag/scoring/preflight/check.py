@@ -71,6 +71,8 @@ def check(
     device: str | None = None,
     teacher_states: str | None = None,
     teacher_norm: bool = False,
+    teacher_logprobs: str | None = None,
+    teacher_floor: float | None = None,
     attn: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -94,6 +96,8 @@ def check(
         device: Where both models go; a GPU if there is one.
         teacher_states: Folder of the teacher's final hidden states, as for `score`.
         teacher_norm: Take these states through the teacher's final norm.
+        teacher_logprobs: File of the teacher's log-probs, or `dump`, as for `score`.
+        teacher_floor: The least log-prob of an id that the file does not tell, as for `score`.
         attn: Attention implementation, as transformers names it.
         revision: Branch, tag or commit of hub ids.
         trust_remote_code: Whether code that comes with a model may run.
@@ -115,7 +119,7 @@ def check(
         max_response_tokens=max_response_tokens,
     )
     check_loading(dtype=dtype, devices=(device,))
-    source = check_source(teacher_states, teacher_norm)
+    source = check_source(teacher_states, teacher_norm, teacher_logprobs, teacher_floor)
     names = named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     findings = rollout_findings(rollouts)
@@ -128,7 +132,7 @@ def check(
     how = Loading(dtype=dtype or default_dtype(device), device=device, attn=attn, **origin)
     results: list[BatchResult] = []
     try:
-        for path in (teacher, *names.values()):
+        for path in (*([] if source.logprobs else [teacher]), *names.values()):
             fingerprint(path, **origin)
         rollouts = fit_rollouts(
             rollouts,
@@ -206,6 +210,12 @@ def _model_findings(job: Job, origin: Origin) -> list[Finding]:
     (student,) = job.students.values()
     findings = []
     for role, model in (("teacher", job.teacher), ("student", student)):
+        if job.logprobs is not None and role == "teacher":
+            known = job.logprobs
+            told = f"{known.ids.shape[1]} ids a token" if known.ids.shape[1] else "sampled tokens"
+            detail = f"log-probs of {known.where} ({told}) for every rollout; no weights are read"
+            findings.append(Finding(GREEN, "teacher", detail))
+            continue
         if job.given is not None and role == "teacher":
             findings.append(_given_finding(model, job.given))
             continue
@@ -220,6 +230,16 @@ def _model_findings(job: Job, origin: Origin) -> list[Finding]:
             )
         )
     return findings
+
+
+def _kl_finding(result: BatchResult) -> Finding:
+    if result.reverse_kl is None:
+        return Finding(YELLOW, "reverse KL", "the teacher's log-probs bound it at the most")
+    return Finding(
+        GREEN if result.reverse_kl > 10 * result.self_kl else YELLOW,
+        "reverse KL",
+        f"mean {result.reverse_kl:.3g} nat on {result.rows:,} tokens",
+    )
 
 
 def _given_finding(teacher: LanguageModel, given: GivenStates) -> Finding:
@@ -269,11 +289,7 @@ def _batch_findings(job: Job, result: BatchResult) -> list[Finding]:
             f"mean {result.self_kl:.2g} nat of the student from itself in another batch; at most "
             f"{limit:g} expected",
         ),
-        Finding(
-            GREEN if result.reverse_kl > 10 * result.self_kl else YELLOW,
-            "reverse KL",
-            f"mean {result.reverse_kl:.3g} nat on {result.rows:,} tokens",
-        ),
+        _kl_finding(result),
         Finding(
             _LEVELS[aligned.diagnosis],
             "generator's log-probs",

@@ -33,7 +33,7 @@ class BatchResult(NamedTuple):
         rows: Response tokens of the batch.
         seconds: How long both models and all columns took, at the second time.
         self_kl: Mean KL of the student in the batch from the student one rollout at a time, nat.
-        reverse_kl: Mean KL(student ‖ teacher), nat.
+        reverse_kl: Mean KL(student ‖ teacher), nat; None where it is not known.
         alignment: The generator's log-probs against the student's.
         trainer_teacher: The trainer's log-probs of the teacher against the teacher's; None where
             the dump holds none of this batch.
@@ -42,7 +42,7 @@ class BatchResult(NamedTuple):
     rows: int
     seconds: float
     self_kl: float
-    reverse_kl: float
+    reverse_kl: float | None
     alignment: Alignment
     trainer_teacher: Alignment | None
 
@@ -96,7 +96,7 @@ def score_one_batch(
         rows=len(number),
         seconds=seconds,
         self_kl=_self_kl(job, student, tokens, states, batch),
-        reverse_kl=float(np.nanmean(columns["reverse_kl"])),
+        reverse_kl=float(np.nanmean(columns["reverse_kl"])) if "reverse_kl" in columns else None,
         alignment=diagnose(
             count_differences(sampled, columns["student_logp"], number), _nearest(tempered)
         ),
@@ -113,6 +113,8 @@ def _audit(
     trainer: NDArray[np.float32],
 ) -> Alignment | None:
     """Compare the trainer's log-probs of the teacher with ours, at other temperatures too."""
+    if job.logprobs is not None:  # they are what the dump or its like holds
+        return None
     k_grid = job.measures.k_grid
     names = ("teacher_logp", "student_logp", "teacher_top_mass", "teacher_mass")
     frame = pl.DataFrame({name: columns[name] for name in names})

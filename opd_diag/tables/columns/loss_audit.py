@@ -29,7 +29,7 @@ LOSS_AUDIT = (
     Column("relative_low", pl.Float64, "ratio", "Lower end of its 95 % interval over prompts."),
     Column("relative_high", pl.Float64, "ratio", "Upper end."),
     Column("p", pl.Float64, "probability", "p that the mean lies within 10 % of the exact one: signs of whole prompts are flipped."),
-    Column("variance", pl.Float64, "nat²", "Variance over tokens of the estimator minus reverse_kl of the token."),
+    Column("variance", pl.Float64, "nat²", "Variance over tokens of the estimator minus reverse_kl of the token; of the estimator where that is not known."),
     Column("variance_low", pl.Float64, "nat²", "Lower end of its 95 % interval over prompts."),
     Column("variance_high", pl.Float64, "nat²", "Upper end."),
     Column("flips", pl.Float64, "share", "Tokens on whose own logit the gradient has the sign opposite to that of the exact KL."),

@@ -119,6 +119,22 @@ def test_tokens_without_the_later_columns_keep_what_they_allow(data):
     assert asked(plain.loss_audit)["answer"] == "not asked"
 
 
+def test_without_an_exact_kl_the_estimators_stand_alone(data):
+    """A teacher of whom the log-probs of the sampled tokens alone are known."""
+    tokens = data[0].with_columns(reverse_kl=pl.lit(None, pl.Float32))
+    tables = loss_audit(tokens, data[1], k_grid=K_GRID)
+    row = of(tables.loss_audit, "k1")
+    kept = tokens.filter("in_loss")
+    k1 = (kept["student_logp"].cast(float) - kept["teacher_logp"].cast(float)).to_numpy()
+    assert (row["mean"], row["variance"]) == pytest.approx((k1.mean(), k1.var()))
+    assert row["mean_low"] < row["mean"] < row["mean_high"]
+    for name in ("exact", "bias", "relative", "p", "flips", "correlation"):
+        assert row[name] is None, name
+    assert "no exact KL" in row["reason"]
+    assert any("mean" in line for line in summary_lines(tables))
+    assert asked(tables.loss_audit)["answer"] == "not asked"
+
+
 def test_what_makes_no_sense_is_refused(data):
     for options, message in (
         ({"loss": "kl"}, "loss: 'kl'; expected k1"),
