@@ -25,8 +25,9 @@ from opd_diag.interventions.generation import (
 )
 from opd_diag.interventions.uniforms import uniforms
 from opd_diag.scoring.models.forward import LanguageModel
-from opd_diag.scoring.models.loading import load_model
+from opd_diag.scoring.models.loading import Loading, load_model
 from tests.conftest import Save
+from tests.scoring.cuda_stand_in import cuda_stand_in
 
 END = 2
 
@@ -275,3 +276,17 @@ def test_padding_does_not_show_in_other_models(kind: str, save_model: Save, ids:
     found = TransformersEngine(load_model(folder), decoding).generate(requests)
     for one, request in zip(found, requests, strict=True):
         assert one.token_ids == reference(folder, request, decoding, ())
+
+
+def test_every_tensor_is_on_the_models_device(
+    student: str, decoding: Decoding, requests: list[Request], plain: list[list[int]]
+) -> None:
+    """On a GPU that is none: a tensor elsewhere is refused there, as on a real one."""
+    banned = sorted({ids[2] for ids in plain if len(ids) > 2} - set(decoding.end_ids))
+    here = TransformersEngine(load_model(student), decoding).generate(requests[:4], banned)
+    with cuda_stand_in():
+        model = load_model(student, Loading(device="cuda"))
+        engine = TransformersEngine(model, decoding, batch_size=3)
+        assert model.model.device.type == "cuda"
+        there = engine.generate(requests[:4], banned)
+    assert [one.token_ids for one in there] == [one.token_ids for one in here]
