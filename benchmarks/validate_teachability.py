@@ -24,8 +24,8 @@ from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.teachability import SHAPES
 
 FIRST = 1_000  # seeds that were not looked at when the methods were chosen
-NULL_SEEDS, SHAPE_SEEDS, POWER_SEEDS = 20, 16, 12
-CORES = 2
+NULL_SEEDS, SHAPE_SEEDS, POWER_SEEDS = 12, 12, 6
+CORES = 1
 THREE = ("step0", "step150", "step300")
 NEEDED = ("teachability", "teachability_kl", "teachability_contrast", "teachability_selectors")
 QUESTIONS = (
