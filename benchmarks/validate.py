@@ -20,6 +20,7 @@ STUDIES = sorted(
 )
 RESULT = Path(__file__).parent / "results" / "validity.md"
 HEAD = "Written by `make validate`: what intervals, rules and tests do where the truth is known.\n"
+WRITTEN = "summary"  # the section that is written by hand, from the others; it stands first
 SECTION = re.compile(r"^<!-- (\w+) -->\n(.*?)(?=^<!-- \w+ -->\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -53,7 +54,9 @@ def main() -> None:
     found = dict(SECTION.findall(RESULT.read_text())) if RESULT.exists() else {}
     for name in wanted:
         found[name] = run_study(name, options)
-        sections = (f"<!-- {key} -->\n{found[key].strip()}\n" for key in STUDIES if key in found)
+        sections = (
+            f"<!-- {key} -->\n{found[key].strip()}\n" for key in (WRITTEN, *STUDIES) if key in found
+        )
         RESULT.write_text("\n".join([HEAD, *sections]))
     print(f"wrote {RESULT}")
 

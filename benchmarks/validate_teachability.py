@@ -65,7 +65,21 @@ def two(seed: int) -> tuple[dict[str, Finding], Row, Row]:
 
 def planted(options: Mapping[str, Any], seed: int) -> tuple[dict[str, Finding], Row, Row]:
     made = {"prompts": 48, "samples": 2, "tokens": 100, "checkpoints": THREE} | dict(options)
-    return asked(teachable_run(seed=seed, **made))
+    zeros = made.pop("zeros", 0.0)
+    run = teachable_run(seed=seed, **made)
+    return asked(_with_zeros(run, zeros, seed) if zeros else run)
+
+
+def _with_zeros(run: Dataset, share: float, seed: int) -> Dataset:
+    """Set the KL of some tokens to 0 under every checkpoint."""
+    checkpoints = run.tokens["checkpoint"].n_unique()
+    size = run.tokens.height // checkpoints
+    chosen = np.tile(np.random.default_rng([seed, 5]).random(size) < share, checkpoints)
+    zero = pl.Series(chosen)
+    kls = pl.col("forward_kl", "reverse_kl", "union_kl")
+    return run._replace(
+        tokens=run.tokens.with_columns(pl.when(zero).then(pl.lit(0, pl.Float32)).otherwise(kls))
+    )
 
 
 def percent(flags: Iterable[bool]) -> str:
@@ -121,12 +135,15 @@ def two_checkpoints(each: Callable[..., Any]) -> None:
 def shapes(each: Callable[..., Any]) -> None:
     print("## The gain depends on divergence and entropy alone\n")
     print("Share of seeds that find compatibility, in %: 5 is the level. f: how the gain, as a")
-    print("share of D, depends on log D; D in 0.5 to 6 nat, or log-normal with sigma 2.\n")
+    print("share of D, depends on log D; D in 0.5 to 6 nat, or log-normal with sigma 2, or with")
+    print("sigma 3 and 12,480 tokens, all of them or 30 % above 0. No answer reads `local`.\n")
     print("| D | f | p of pairs <= 0.05 | interval of `adjusted` | of `local` | unbalanced |")
     print("|---|---|---|---|---|---|")
-    for sigma in (None, 2.0):
+    for sigma, zeros in ((None, 0.0), (2.0, 0.0), (3.0, 0.0), (3.0, 0.7)):
         for shape in SHAPES:
-            options = {"sigma": sigma, "shape": shape, "snapshots": 0.0 if sigma is None else 0.3}
+            options: dict[str, Any] = {"sigma": sigma, "shape": shape, "zeros": zeros}
+            options |= {"snapshots": 0.0 if sigma is None else 0.3}
+            options |= {"tokens": 130 if sigma == 3 else 100}
             runs = each(partial(planted, options), range(FIRST, FIRST + SHAPE_SEEDS))
             pairs = [row for _, _, row in runs]
             cells = (
@@ -136,6 +153,7 @@ def shapes(each: Callable[..., Any]) -> None:
                 percent("unbalanced" in (row["reason"] or "") for row in pairs),
             )
             name = "tame" if sigma is None else f"sigma {sigma:g}"
+            name += ", zeros" if zeros else ""
             print(f"| {name} | {shape} | {' | '.join(cells)} |", flush=True)
     print()
 
