@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
@@ -24,6 +25,15 @@ from transformers.utils import logging
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.tables.schema import polars_schema
+
+# A slow machine is no fault; `make fuzz` looks at other examples every time, the suite does not.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize="OPD_DIAG_FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 CORPUS = [
     "The answer is 12. Then we add 3 + 4 = 7, and so on.",

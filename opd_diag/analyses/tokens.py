@@ -13,6 +13,7 @@ import polars as pl
 
 from opd_diag.errors import TableError, faults
 from opd_diag.stats.ragged import blocks, index_in_sequence, run_lengths, run_starts
+from opd_diag.tables.rollouts import SHORTEST_TURN
 from opd_diag.tables.source import Source
 
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -66,14 +67,14 @@ class TokenTable:
 
     @property
     def breaks(self) -> Mask | None:
-        """Whether tokens outside the table stand between a token and the one before it.
+        """Whether two tokens or more outside the table stand right before a token.
 
         In the loss of a response of several turns these are what users and tools wrote. The first
         token of a rollout has none before it. Shape (tokens,); None where there is no break.
         """
         position = self.position.astype(np.int64)
         breaks = np.zeros(position.size, np.bool_)
-        breaks[1:] = position[1:] != position[:-1] + 1
+        breaks[1:] = position[1:] - position[:-1] > SHORTEST_TURN
         starts = np.cumsum(self.lengths) - self.lengths
         breaks[starts[self.lengths > 0]] = False
         return breaks if breaks.any() else None

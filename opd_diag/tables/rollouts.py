@@ -15,6 +15,9 @@ from opd_diag.tables.schema import check_table, polars_schema
 
 ROLLOUTS_NAME = "rollouts.parquet"
 VOCAB_NAME = "vocab.parquet"
+# Tokens outside the loss that end a span. What a tool or a user wrote is longer than one token;
+# a single one is a token that the trainer left out of its loss.
+SHORTEST_TURN = 2
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,14 @@ def segment_responses(
     ]
 
 
+def _turns(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where the model's tokens begin and end; a single token left out ends nothing."""
+    single = ~mask[1:-1] & mask[:-2] & mask[2:]
+    whole = mask.copy()
+    whole[1:-1] |= single
+    return np.flatnonzero(whole[1:] != whole[:-1]) + 1
+
+
 def _segment_spans(
     responses: Sequence[NDArray[np.int64]],
     vocab_bytes: Sequence[bytes],
@@ -135,10 +143,7 @@ def _segment_spans(
     inside: Sequence[NDArray[np.bool_] | None],
 ) -> list[NDArray[np.uint32]]:
     """Cut responses where a mask changes, number the segments of each piece, and go on counting."""
-    places = [
-        np.empty(0, np.int64) if mask is None else np.flatnonzero(mask[1:] != mask[:-1]) + 1
-        for mask in inside
-    ]
+    places = [np.empty(0, np.int64) if mask is None else _turns(mask) for mask in inside]
     pieces = [np.split(ids, at) for ids, at in zip(responses, places, strict=True)]
     flat = [piece for own in pieces for piece in own]
     numbers = iter(segment_responses(flat, vocab_bytes, is_special, segmenter=segmenter))

@@ -163,7 +163,7 @@ def test_importing_the_segmenters_does_not_import_nltk() -> None:
 @pytest.mark.parametrize("spans", [1, 2, 20])
 def test_a_span_is_cut_as_if_it_stood_alone(segmenter, spans):
     rng = np.random.default_rng(spans)
-    texts = [b"One. Two words\nand", b" three. So", b"7", b"Yes.\n\nNo. Well"]
+    texts = [b"One. Two words\nand", b" three. So", b"77", b"Yes.\n\nNo. Well"]
     pieces, mask = [], []
     for turn in range(2 * spans - 1):
         ids = list(texts[rng.integers(len(texts))])
@@ -180,3 +180,14 @@ def test_a_span_is_cut_as_if_it_stood_alone(segmenter, spans):
         count += int(own[-1]) + 1
     assert got.tolist() == expected
     assert plain.tolist() == segment_tokens(whole, SINGLE, PLAIN, segmenter=segmenter).tolist()
+
+
+def test_a_single_token_left_out_of_the_loss_ends_no_span():
+    ids = list(b"One two. Three four. Five")
+    mask = np.ones(len(ids), bool)
+    mask[[4, 14]] = False
+    (got,) = segment_responses([ids], SINGLE, PLAIN, inside=[mask])
+    assert got.tolist() == segment_tokens(ids, SINGLE, PLAIN).tolist()
+    mask[5] = False
+    (cut,) = segment_responses([ids], SINGLE, PLAIN, inside=[mask])
+    assert cut[3] < cut[4] < cut[6]

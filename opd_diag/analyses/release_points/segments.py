@@ -9,6 +9,7 @@ import polars as pl
 
 from opd_diag.errors import OptionError
 from opd_diag.stats.ragged import run_lengths, run_starts, starts_of
+from opd_diag.tables.rollouts import SHORTEST_TURN
 from opd_diag.tables.source import Source, vocabulary
 from opd_diag.text.segments import segment_responses, segmenter_spec
 
@@ -163,7 +164,7 @@ def score_segments(
         nothing = np.zeros(rows, np.int64)
         return Segments(nothing, no_scores, empty, empty, empty, nothing, np.arange(rows))
     # Others' text between two tokens ends a span, and a segment with it.
-    span = np.cumsum(np.append(True, (np.diff(row) != 0) | (np.diff(position) != 1))) - 1
+    span = np.cumsum(np.append(True, (np.diff(row) != 0) | (np.diff(position) > SHORTEST_TURN))) - 1
     starts = run_starts(row, segment, span)
     size = run_lengths(starts, len(row))
     measured = np.logical_and.reduce(np.isfinite(margins), axis=1)
