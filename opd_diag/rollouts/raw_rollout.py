@@ -43,6 +43,8 @@ class RawRollout:
     loss_mask: NDArray[np.bool_] | None
     sampled_logp: NDArray[np.float32] | None
     trainer_teacher_logp: NDArray[np.float32] | None
+    trainer_top_id: Ids | None
+    trainer_top_mass: NDArray[np.float32] | None
     answer: str | None
     group: str | None
     trained: bool | None
@@ -79,7 +81,9 @@ def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -
         finish_reason=_read_finish(row),
         loss_mask=_read_mask(row, length),
         sampled_logp=_read_logp(row, "sampled_logp", length),
-        trainer_teacher_logp=_read_logp(row, "trainer_teacher_logp", length),
+        trainer_teacher_logp=_read_logp(row, "trainer_teacher_logp", length, holes=True),
+        trainer_top_id=_read_top_id(row, length),
+        trainer_top_mass=_read_logp(row, "trainer_top_mass", length),
         answer=_read_answer(row),
         group=_read_name(row, "group"),
         trained=_read_flag(row, "trained"),
@@ -176,16 +180,36 @@ def _read_mask(row: Row, length: int | None) -> NDArray[np.bool_] | None:
     return array.astype(np.bool_)
 
 
-def _read_logp(row: Row, key: str, length: int | None) -> NDArray[np.float32] | None:
-    """Read one log-prob for each response token (nat)."""
+def _read_logp(
+    row: Row, key: str, length: int | None, *, holes: bool = False
+) -> NDArray[np.float32] | None:
+    """Read one log-prob (nat) or probability for each response token.
+
+    Some may be missing (null) where there may be `holes`: they become NaN.
+    """
     value = row.get(key)
     if value is None:
         return None
+    absent = np.zeros(0, np.int64)
+    if holes and isinstance(value, list) and None in value:
+        absent = np.flatnonzero([one is None for one in value])
+        value = [0.0 if one is None else one for one in value]
     array = _array(value, key, "a list of numbers")
     if array.size and (array.dtype.kind not in "iuf" or not (np.abs(array) < 1e30).all()):
-        raise RowError(f"{key} holds other values; expected finite numbers (nat)")
+        raise RowError(f"{key} holds other values; expected finite numbers")
     _same_length(key, array, length)
-    return array.astype(np.float32)
+    values = array.astype(np.float32)
+    values[absent] = np.nan
+    return values
+
+
+def _read_top_id(row: Row, length: int | None) -> Ids | None:
+    """Read the teacher's likeliest id at each response token."""
+    if row.get("trainer_top_id") is None:
+        return None
+    ids = _read_ids(row["trainer_top_id"], "trainer_top_id")
+    _same_length("trainer_top_id", ids, length)
+    return ids
 
 
 def _read_answer(row: Row) -> str | None:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,36 @@ def about_prompt(row: Row, file: DumpFile) -> dict[str, Any]:
     return told
 
 
+def of_top(tops: Sequence[Mapping[Any, Any]], response: Sequence[Any]) -> dict[str, Any]:
+    """Say what a trainer saw of its teacher, from the log-probs that it kept at each token.
+
+    Args:
+        tops: Log-prob (nat) by id at each response token.
+        response: The response's token ids.
+
+    Returns:
+        `trainer_teacher_logp`, None for a token that is not among the ids kept; where several were
+        kept, `trainer_top_id` and `trainer_top_mass` too. Nothing where a token has none.
+
+    Raises:
+        RowError: If a log-prob is no number.
+    """
+    if not tops or not all(tops):
+        return {}
+    if not all(_is_number(value) for top in tops for value in top.values()):
+        raise RowError("the teacher's log-probs hold other values; expected numbers")
+    logps = [top.get(token) for top, token in zip(tops, response, strict=True)]
+    told: dict[str, Any] = {
+        "trainer_teacher_logp": logps if any(one is not None for one in logps) else None
+    }
+    if max(map(len, tops)) > 1:
+        told["trainer_top_id"] = [max(top.items(), key=_value)[0] for top in tops]
+        told["trainer_top_mass"] = [
+            sum(math.exp(min(value, 0.0)) for value in top.values()) for top in tops
+        ]
+    return told
+
+
 def only_number(row: Row, known: Iterable[str]) -> str | None:
     """Return the one key besides `known` that holds a number or a list of numbers, if it is one.
 
@@ -102,6 +132,10 @@ def kind_of(value: Any) -> str:
         return "missing"
     kinds = {str: "text", list: "a list", dict: "an object", bool: "true or false"}
     return kinds.get(type(value), "a number" if isinstance(value, int | float) else "unreadable")
+
+
+def _value(item: tuple[Any, Any]) -> Any:
+    return item[1]
 
 
 def _is_number(value: Any) -> bool:

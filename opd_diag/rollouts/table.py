@@ -18,7 +18,8 @@ from opd_diag.tables.schema import check_table, polars_schema
 _FROM_DUMP = (
     *("step", "policy", "sampled_logp", "finish_reason"),
     *("reward", "correct", "source", "source_row"),
-    *("answer", "group", "trained", "trainer_teacher_logp"),
+    *("answer", "group", "trained"),
+    *("trainer_teacher_logp", "trainer_top_id", "trainer_top_mass"),
 )
 
 
@@ -101,8 +102,13 @@ def cluster_prompts(
 def _column(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     if isinstance(dtype, pl.List):
         # Arrays of equal length would become a column of fixed width.
-        values = [None if value is None else pl.Series(value) for value in values]
+        values = [None if value is None else _series(value) for value in values]
     return pl.Series(name, values, dtype=dtype)
+
+
+def _series(values: Any) -> pl.Series:
+    series = pl.Series(values)
+    return series.fill_nan(None) if series.dtype.is_float() else series
 
 
 def _hash(ids: Ids) -> str:

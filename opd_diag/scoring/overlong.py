@@ -13,7 +13,10 @@ from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_o
 
 CHOICES = ("skip", "error", "cut")
 _NAMED = 5
-_PER_TOKEN = ("response_token_ids", "loss_mask", "sampled_logp", "trainer_teacher_logp")
+_PER_TOKEN = (
+    *("response_token_ids", "loss_mask", "sampled_logp"),
+    *("trainer_teacher_logp", "trainer_top_id", "trainer_top_mass"),
+)
 
 
 def fit_rollouts(

@@ -70,6 +70,7 @@ def check_batch(read) -> None:
     # Row j of the teacher scores token j + 1, and the second of its ids is the one that is there.
     assert table["trainer_teacher_logp"][0].to_list() == [-30 / 128, -31 / 128, -2 / 128]
     assert table["trainer_teacher_logp"][1].to_list() == [-t / 128 for t in (32, 33, 34, 2)]
+    assert table["trainer_top_id"].to_list() == [[130, 131, 102], [132, 133, 134, 102]]
     assert table["prompt_id"].to_list()[0] == "0b9f6f0e-6a7e-4a52-9a0c-1f2e3d4c5b6a"
     assert table["reward"].to_list() == [1.0, 1.0]
     assert table["step"].to_list() == [5, 5]
@@ -140,11 +141,18 @@ def test_bad_trajectories_are_refused(lines, tmp_path, change, message) -> None:
         read_rollouts(lines(tmp_path / "a.jsonl", [row | change]))
 
 
-def test_a_teacher_whose_ids_leave_the_token_out_is_unknown(lines, tmp_path) -> None:
-    row = {"prompts": [1], "responses": [2], "response_mask": [1], "key": "u_0_0"}
-    rows = [row | {"teacher_ids": [[9], [0]], "teacher_logprobs": [[0.0], [0.0]]}]
-    read = read_rollouts(lines(tmp_path / "a.jsonl", rows))
-    assert read.table["trainer_teacher_logp"].to_list() == [None]
+def test_a_token_that_the_teachers_ids_leave_out_is_unknown(lines, tmp_path) -> None:
+    row = {"prompts": [1], "responses": [2, 3], "response_mask": [1, 1], "key": "u_0_0"}
+    tops = {"teacher_ids": [[9, 2], [8, 7], [0, 0]]}
+    tops["teacher_logprobs"] = [[-1.0, -0.5], [-2.0, -3.0], [0.0, 0.0]]
+    alone = {"teacher_ids": [9, 3, 0], "teacher_logprobs": [-1.0, -0.25, 0.0]}
+    none = {"teacher_ids": [9, 9, 0], "teacher_logprobs": [-1.0, -0.25, 0.0]}
+    rows = [row | more | {"key": f"u_{n}_0"} for n, more in enumerate((tops, alone, none))]
+    table = read_rollouts(lines(tmp_path / "a.jsonl", rows)).table
+    assert table["trainer_teacher_logp"].to_list() == [[-0.5, None], [None, -0.25], None]
+    assert table["trainer_top_id"].to_list() == [[2, 8], None, None]
+    mass = table["trainer_top_mass"][0].to_list()
+    assert mass == pytest.approx(np.exp([-1, -2]) + np.exp([-0.5, -3]), rel=1e-6)
 
 
 # --- Traces ---------------------------------------------------------------------------------------

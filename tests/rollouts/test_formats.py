@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import polars as pl
@@ -126,6 +127,31 @@ def test_slimes_teacher_is_found_where_it_stands(slime_file, change) -> None:
     read = read_rollouts(slime_file(change))
     assert read.table["trainer_teacher_logp"].to_list() == [[-1.0, -2.0, -3.0]]
     assert "reward" not in read.report["unknown_keys"]
+
+
+def test_the_likeliest_ids_of_miles_teacher_are_kept(slime_file) -> None:
+    def entry(*pairs: tuple[float, int]) -> list[list[object]]:
+        return [[logp, token, None] for logp, token in pairs]
+
+    tops = [None, entry((-9.0, 1)), entry((-9.0, 1))]
+    tops += [
+        entry((-0.5, 30), (-1.0, 7)),
+        entry((-0.25, 8), (-2.0, 9)),
+        entry((-3.0, 2), (-1.5, 4)),
+    ]
+    answer = {"meta_info": {"input_top_logprobs": tops}}
+    row = read_rollouts(
+        slime_file({"teacher_log_probs": None, "reward": {"teacher": answer}})
+    ).table.row(0, named=True)
+    assert row["trainer_teacher_logp"] == [-0.5, None, -3.0]  # 31 is not among the ids kept
+    assert row["trainer_top_id"] == [30, 8, 4]
+    expected = [math.exp(a) + math.exp(b) for a, b in ((-0.5, -1), (-0.25, -2), (-3, -1.5))]
+    assert row["trainer_top_mass"] == pytest.approx(expected, rel=1e-6)
+    # What the sample itself says of the tokens that stand there comes first.
+    told = slime_file({"reward": {"teacher": answer}})
+    assert read_rollouts(told).table["trainer_teacher_logp"][0].to_list() == pytest.approx(
+        [-0.1, -0.2, -0.3]
+    )
 
 
 def test_a_slime_dump_without_its_teacher_has_none(slime_file) -> None:

@@ -10,7 +10,13 @@ from transformers import AutoModelForCausalLM
 
 import opd_diag as od
 from opd_diag.scoring.parts.alignment import EDGES
-from opd_diag.scoring.parts.teacher_audit import TEACHER, add_audits, count_audit, diagnose_audit
+from opd_diag.scoring.parts.teacher_audit import (
+    TEACHER,
+    add_audits,
+    count_audit,
+    count_top,
+    diagnose_audit,
+)
 from opd_diag.tables.info import info
 from opd_diag.tables.rollouts import Rollouts
 from tests.scoring.heard import Heard
@@ -139,3 +145,37 @@ def test_counts_of_parts_add_up_and_few_tokens_are_too_few():
     assert diagnose_audit(whole).diagnosis == "aligned"
     few = count_audit(teacher[:5], {TEACHER: teacher[:5]}, response[:5])
     assert diagnose_audit(few).diagnosis == "too few tokens"
+
+
+def test_likeliest_ids_that_the_trainer_saw_are_held_against_ours(sample, logits) -> None:
+    best = [x.topk(4, 1) for x in logits["teacher"]]
+    mass = [
+        (top.values - x.logsumexp(1, keepdim=True)).exp().sum(1).tolist()
+        for top, x in zip(best, logits["teacher"], strict=True)
+    ]
+    ids = [top.indices[:, 0].tolist() for top in best]
+    counted = []
+    for number in range(N):
+        ours = np.array(ids[number])
+        theirs = {"trainer_top_id": ours.astype(float), "trainer_top_mass": np.array(mass[number])}
+        theirs["trainer_top_id"][:10] += 1
+        top = count_top(theirs, ours)
+        nothing = np.full(len(ours), np.nan)
+        counted.append(count_audit(nothing, {TEACHER: nothing}, np.zeros(len(ours)), top))
+    whole = add_audits([one.packed() for one in counted])
+    n = sum(map(len, ids))
+    assert whole.top["n"] == n
+    assert whole.top["same"] == n - 10 * N
+    assert whole.top["mass"] == pytest.approx(sum(map(sum, mass)), rel=1e-6)
+    told = diagnose_audit(whole)
+    assert told.diagnosis == "too few tokens"
+    assert f"its likeliest token is ours at {(n - 10 * N) / n:.1%} of {n}" in told.detail
+    assert count_top(dict.fromkeys(theirs, nothing), ours) == {}
+
+
+def test_rounded_log_probs_of_the_teacher_are_aligned_to_the_last_decimal(sample, logits) -> None:
+    ours = np.concatenate([np.array(one) for one in logps(logits["teacher"], sample)])
+    audit = count_audit(np.round(ours, 2), {TEACHER: ours}, np.zeros(len(ours)))
+    told = diagnose_audit(audit)
+    assert told.diagnosis == "aligned"
+    assert told.p95 <= 1e-5

@@ -24,6 +24,7 @@ USED = (
     *("id", "prompt_id", "step", "policy", "reward", "correct", "finish_reason"),
     *("loss_mask", "sampled_logp", "teacher_prompt", "teacher_prompt_token_ids"),
     *("answer", "group", "trained", "trainer_teacher_logp"),
+    *("trainer_top_id", "trainer_top_mass"),
 )
 
 

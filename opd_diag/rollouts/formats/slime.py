@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import GROUPS, DumpFile, Row, RowError, first_known, need
+from opd_diag.rollouts.rows import GROUPS, DumpFile, Row, RowError, first_known, need, of_top
 
 KEYS = ("tokens", "response_length", "rollout_id")
 USED = (
@@ -43,7 +43,8 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "step": row.get("rollout_id"),
         "answer": row.get("label"),
         "group": first_known(row.get("metadata"), _GROUPS),
-        "trainer_teacher_logp": _teacher(row, length),
+        **_top(row, tokens[start:]),
+        **_teacher(row, length),
     }
 
 
@@ -67,7 +68,22 @@ def _answers(row: Row) -> Iterator[dict[str, Any]]:
             yield holder["meta_info"]
 
 
-def _teacher(row: Row, length: int) -> Any:
+def _top(row: Row, response: list[Any]) -> dict[str, Any]:
+    """Find the teacher's likeliest ids at each token of the response: [log-prob, id, text] each."""
+    for meta in _answers(row):
+        entries = meta.get("input_top_logprobs")
+        if isinstance(entries, list) and 0 < len(response) <= len(entries):
+            own = entries[len(entries) - len(response) :]
+            if all(isinstance(entry, list) and all(map(_is_pair, entry)) for entry in own):
+                return of_top([{one[1]: one[0] for one in entry} for entry in own], response)
+    return {}
+
+
+def _is_pair(entry: Any) -> bool:
+    return isinstance(entry, list | tuple) and len(entry) > 1 and isinstance(entry[1], int)
+
+
+def _teacher(row: Row, length: int) -> dict[str, Any]:
     """Find the teacher's log-probs of the response, as numbers or as [log-prob, id, text]."""
     told = [row.get("teacher_log_probs")]
     for meta in _answers(row):
@@ -77,8 +93,8 @@ def _teacher(row: Row, length: int) -> Any:
             values = values.tolist()
         # Some teachers score the prompt too.
         if isinstance(values, list) and 0 < length <= len(values):
-            return values[len(values) - length :]
-    return None
+            return {"trainer_teacher_logp": values[len(values) - length :]}
+    return {}
 
 
 def _first(entries: Any) -> list[Any] | None:

@@ -6,7 +6,16 @@ They are `{step}/{inner}/tq_batch.pt`, in older versions `{step}/gen_batch.dp`.
 from collections.abc import Iterator
 from typing import Any
 
-from opd_diag.rollouts.rows import GROUPS, REFERENCES, DumpFile, Row, RowError, first_known, need
+from opd_diag.rollouts.rows import (
+    GROUPS,
+    REFERENCES,
+    DumpFile,
+    Row,
+    RowError,
+    first_known,
+    need,
+    of_top,
+)
 
 KEYS = ("prompts", "responses", "response_mask")
 USED = (
@@ -38,7 +47,7 @@ def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
         "step": step if step is not None else file.number_in_name(_STEP),
         "group": first_known(row, GROUPS),
         "answer": first_known(model, REFERENCES),
-        "trainer_teacher_logp": _teacher(row, prompt, response),
+        **_teacher(row, prompt, response),
     }
 
 
@@ -51,27 +60,28 @@ def _total(scores: Any) -> float | None:
     return sum(scores)
 
 
-def _teacher(row: Row, prompt: list[Any], response: list[Any]) -> list[Any] | None:
-    """Pick the teacher's log-prob of each response token: row j scores token j + 1.
+def _teacher(row: Row, prompt: list[Any], response: list[Any]) -> dict[str, Any]:
+    """Pick what the teacher says of each response token: row j scores token j + 1.
 
-    With several ids a row only the one that stands there counts; None where one is not among them.
+    With several ids a row the one that stands there counts; a token that is not among them has no
+    log-prob.
     """
     ids, logps = row.get("teacher_ids"), row.get("teacher_logprobs")
     if not isinstance(ids, list) or not isinstance(logps, list):
-        return None
+        return {}
     if not len(ids) == len(logps) == len(prompt) + len(response):
         raise RowError(
             f"teacher_ids and teacher_logprobs have {len(ids)} and {len(logps)} rows; expected "
             f"{len(prompt) + len(response)}, one a token"
         )
-    picked = []
-    for place, token in enumerate(response, start=len(prompt) - 1):
-        those, values = ids[place], logps[place]
-        if not isinstance(those, list) or not isinstance(values, list):
-            those, values = [those], [values]
-        if len(those) != len(values):
-            raise RowError("teacher_ids and teacher_logprobs of a token differ; expected as many")
-        if token not in those:
-            return None
-        picked.append(values[those.index(token)])
-    return picked
+    rows = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
+    pairs = list(zip(ids[rows], logps[rows], strict=True))
+    if not all(isinstance(part, list) for pair in pairs for part in pair):
+        alone = [
+            value if own == token else None
+            for (own, value), token in zip(pairs, response, strict=True)
+        ]
+        return {"trainer_teacher_logp": alone if any(one is not None for one in alone) else None}
+    if any(len(own) != len(values) for own, values in pairs):
+        raise RowError("teacher_ids and teacher_logprobs of a token differ; expected as many")
+    return of_top([dict(zip(own, values, strict=True)) for own, values in pairs], response)

@@ -23,7 +23,12 @@ from opd_diag.scoring.models.heads import Head
 from opd_diag.scoring.parts.alignment import count_differences, pack
 from opd_diag.scoring.parts.batches import plan_batches, with_smaller_batches
 from opd_diag.scoring.parts.jobs import Job
-from opd_diag.scoring.parts.teacher_audit import compared_with, count_audit
+from opd_diag.scoring.parts.teacher_audit import (
+    TRAINER_COLUMNS,
+    compared_with,
+    count_audit,
+    count_top,
+)
 from opd_diag.scoring.parts.teacher_states import PartStates, StatesFolder
 from opd_diag.scoring.parts.token_frame import flat, key_columns, part_responses, token_frame
 from opd_diag.scoring.progress import Counter, Report
@@ -96,8 +101,17 @@ def score_and_write_part(
     sampled = flat(inputs.table["sampled_logp"][part.start : part.stop], responses.lengths)
     # What stands for a token that nobody generated, such as a tool's, is no log-prob of it.
     sampled = pl.select(pl.when(keys["in_loss"]).then(sampled)).to_series()
-    trainer = flat(inputs.table["trainer_teacher_logp"][part.start : part.stop], responses.lengths)
-    trainer = pl.select(pl.when(keys["in_loss"]).then(trainer)).to_series()
+    trainer = {
+        name: pl.select(
+            pl.when(keys["in_loss"]).then(
+                flat(inputs.table[name][part.start : part.stop], responses.lengths)
+            )
+        )
+        .to_series()
+        .cast(pl.Float64)
+        .to_numpy()
+        for name in TRAINER_COLUMNS
+    }
     states_folder = StatesFolder(folder)
     known = states_folder.read(number, plan.states)
     if plan.states is not None and known is None:
@@ -131,9 +145,10 @@ def score_and_write_part(
         from_dump = job.logprobs is not None and job.logprobs.where == DUMP
         if not from_dump and (
             audit := count_audit(
-                trainer.to_numpy(),
+                trainer["trainer_teacher_logp"],
                 compared_with(one.frame, k_grid, truncated_grid(k_grid)),
                 keys["rollout"].to_numpy(),
+                count_top(trainer, one.frame["teacher_top_id"].to_numpy()),
             )
         ):
             statistics["trainer_teacher"] = audit.packed()

@@ -15,12 +15,14 @@ from opd_diag.scoring.parts.alignment import (
     fits_instead,
     is_aligned,
     quantile,
+    rounding,
 )
 
 Floats = NDArray[np.floating[Any]]
 Bins = NDArray[np.int64]
 
 TEACHER, AFTER, BEFORE, STUDENT = "teacher", "token after", "token before", "student"
+TRAINER_COLUMNS = ("trainer_teacher_logp", "trainer_top_id", "trainer_top_mass")
 # A dump is all zeros if this share of it is: a sure token can have a log-prob of 0.
 _ZEROS = 0.99
 # Rank correlation below which nothing of the teacher is left; a model of another kind has more.
@@ -41,12 +43,15 @@ class Audit(NamedTuple):
         n: Tokens with a log-prob.
         zeros: Those that are 0.
         rank_sum: Rank correlation with ours, times the tokens that it is of.
+        top: Where the dump keeps the teacher's likeliest ids: tokens (`n`), those at which the
+            likeliest is ours too (`same`), and the sum of what they hold together (`mass`).
     """
 
     bins: dict[str, Bins]
     n: int
     zeros: int
     rank_sum: float
+    top: Mapping[str, float] | None = None
 
     def packed(self) -> dict[str, Any]:
         """Write it as JSON values."""
@@ -58,6 +63,7 @@ class Audit(NamedTuple):
             "n": self.n,
             "zeros": self.zeros,
             "rank_sum": self.rank_sum,
+            "top": dict(self.top or {}),
         }
 
 
@@ -81,8 +87,29 @@ def compared_with(frame: pl.DataFrame, k_grid: Sequence[int], few: Sequence[int]
     return {name: values.to_numpy() for name, values in known.items()}
 
 
+def count_top(trainer: Mapping[str, NDArray[Any]], ours: NDArray[np.integer]) -> dict[str, float]:
+    """Compare the likeliest ids that the trainer saw with ours; nothing where there are none.
+
+    Args:
+        trainer: `trainer_top_id` and `trainer_top_mass`, NaN where there is none. Shape (tokens,).
+        ours: The teacher's likeliest id. Shape (tokens,).
+    """
+    ids, mass = trainer["trainer_top_id"], trainer["trainer_top_mass"]
+    there = np.isfinite(ids) & np.isfinite(mass)
+    if not there.any():
+        return {}
+    return {
+        "n": int(there.sum()),
+        "same": int((ids[there] == ours[there]).sum()),
+        "mass": float(mass[there].sum(dtype=np.float64)),
+    }
+
+
 def count_audit(
-    trainer: Floats, others: Mapping[str, Floats], response: NDArray[np.integer]
+    trainer: Floats,
+    others: Mapping[str, Floats],
+    response: NDArray[np.integer],
+    top: dict[str, float] | None = None,
 ) -> Audit | None:
     """Compare the trainer's log-probs with what they may be; None where there are none.
 
@@ -90,29 +117,32 @@ def count_audit(
         trainer: The trainer's log-probs of the teacher, NaN where there is none. Shape (tokens,).
         others: What they may be, the teacher's own among them.
         response: Which response each token belongs to. Shape (tokens,).
+        top: What `count_top` says of the likeliest ids.
     """
     there = np.isfinite(trainer)
-    if not there.any():
+    if not there.any() and not top:
         return None
+    half_unit = rounding(trainer)
     teacher = others[TEACHER]
-    bins = {name: _histogram(trainer - values) for name, values in others.items()}
+    bins = {name: _histogram(trainer - values, half_unit) for name, values in others.items()}
     for name, ours, theirs in (
         (AFTER, slice(None, -1), slice(1, None)),
         (BEFORE, slice(1, None), slice(None, -1)),
     ):
         same = response[ours] == response[theirs]
-        bins[name] = _histogram(np.where(same, trainer[ours] - teacher[theirs], np.nan))
+        bins[name] = _histogram(np.where(same, trainer[ours] - teacher[theirs], np.nan), half_unit)
     both = there & np.isfinite(teacher)
     return Audit(
         bins,
         n=int(there.sum()),
         zeros=int((trainer[there] == 0).sum()),
         rank_sum=float(both.sum() * _rank_correlation(trainer[both], teacher[both])),
+        top=top,
     )
 
 
-def _histogram(difference: Floats) -> Bins:
-    compared = np.abs(difference[np.isfinite(difference)])
+def _histogram(difference: Floats, half_unit: float = 0.0) -> Bins:
+    compared = np.maximum(np.abs(difference[np.isfinite(difference)]) - half_unit, 0)
     return np.bincount(np.searchsorted(EDGES, compared), minlength=len(EDGES) + 1)
 
 
@@ -140,8 +170,13 @@ def add_audits(packed: Iterable[Mapping[str, Any] | None]) -> Audit | None:
             whole.n + one["n"],
             whole.zeros + one["zeros"],
             whole.rank_sum + one["rank_sum"],
+            _added(whole.top or {}, one.get("top", {})),
         )
     return whole
+
+
+def _added(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in one.keys() | other.keys()}
 
 
 def diagnose_audit(
@@ -159,12 +194,13 @@ def diagnose_audit(
     plain = audit.bins[TEACHER]
     n = int(plain.sum())
     if n < FEWEST_TOKENS:
-        detail = f"{n} tokens with a log-prob of the teacher: too few to compare"
+        detail = f"{n} tokens with a log-prob of the teacher: too few to compare{_of_top(audit)}"
         return Alignment(n, None, None, "too few tokens", detail)
     median, p95 = quantile(plain, 0.5), quantile(plain, 0.95)
     seen = f"median |difference| {median:.2g} nat, 95th percentile {p95:.2g} nat"
     if noise is not None:
         seen += f" (ours move by {noise:.2g} between batches)"
+    seen += _of_top(audit)
     if audit.zeros >= _ZEROS * audit.n:
         return Alignment(n, median, p95, "all zero", "all are 0: the teacher was never asked")
     rivals = {name: bins for name, bins in audit.bins.items() if name != TEACHER}
@@ -186,6 +222,17 @@ def diagnose_audit(
     near = "no more than an untrained model has" if abs(rank) < _UNRELATED else "another model"
     return Alignment(
         n, median, p95, "other model", f"{seen}; rank correlation with ours {rank:.2f}: {near}"
+    )
+
+
+def _of_top(audit: Audit) -> str:
+    """Say how the likeliest ids that the trainer saw compare with ours."""
+    top = audit.top
+    if not top:
+        return ""
+    return (
+        f", its likeliest token is ours at {top['same'] / top['n']:.1%} of {int(top['n']):,}, its "
+        f"ids hold {top['mass'] / top['n']:.3f} on average"
     )
 
 

@@ -26,11 +26,20 @@ ROLLOUTS = (
     Column("answer", pl.String, "-", "The dump's reference answer."),
     Column("group", pl.String, "-", "The dump's domain, environment or data source."),
     Column("trained", pl.Boolean, "-", "Whether the trainer took the rollout; null where the dump does not tell."),
-    Column("trainer_teacher_logp", pl.List(pl.Float32), "nat", "The teacher's log-probs of the response that the trainer saw."),
+    Column("trainer_teacher_logp", pl.List(pl.Float32), "nat", "The teacher's log-probs of the response that the trainer saw; null where it is not among the ids that it kept."),
+    Column("trainer_top_id", pl.List(pl.Int32), "-", "The teacher's likeliest id at each response token, of those that the trainer saw."),
+    Column("trainer_top_mass", pl.List(pl.Float32), "probability", "What the ids that the trainer saw of the teacher's hold together."),
 )  # fmt: skip
 
 # They came after the others: a table without them is complete, and holds null in them.
-ADDED_LATER = ("answer", "group", "trained", "trainer_teacher_logp")
+ADDED_LATER = (
+    "answer",
+    "group",
+    "trained",
+    "trainer_teacher_logp",
+    "trainer_top_id",
+    "trainer_top_mass",
+)
 
 VOCAB = (
     Column("token_id", pl.Int32, "-", "Id, from 0 without gaps.", nullable=False),
