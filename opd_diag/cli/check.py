@@ -7,7 +7,7 @@ import typer
 
 import opd_diag
 from opd_diag.cli import model_options, read_dump
-from opd_diag.cli.option_values import name_students
+from opd_diag.cli.option_values import name_students, name_teachers
 from opd_diag.cli.root_command import app
 from opd_diag.text.escaping import for_terminal
 
@@ -39,6 +39,7 @@ def check(
     tokenizer: model_options.Tokenizer = None,
     dtype: model_options.Dtype = None,
     device: model_options.Device = None,
+    teacher_by: model_options.TeacherBy = None,
     teacher_states: model_options.TeacherStates = None,
     teacher_norm: model_options.TeacherNorm = False,
     teacher_logprobs: model_options.TeacherLogprobs = None,
@@ -55,6 +56,7 @@ def check(
     Exits with 1 if a line is red.
     """
     options = locals() | {"students": name_students(students)}
+    options["teacher"] = name_teachers(teacher, teacher_by)
     del options["as_json"]
     dump, options = read_dump.read_dump(options.pop("rollouts"), options=options)
     findings = opd_diag.check(dump, **options)

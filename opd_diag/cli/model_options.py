@@ -9,7 +9,22 @@ from opd_diag.cli.option_values import positive
 MODELS = "Models"
 DEVICES = "Devices and memory"
 
-Teacher = Annotated[str, typer.Option(metavar="PATH", help="Teacher: a folder or hub id.")]
+Teacher = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[NAME=]PATH",
+        help="Teacher: a folder or hub id; repeat with the names of groups for several "
+        "(--teacher-by).",
+    ),
+]
+TeacherBy = Annotated[
+    Literal["group"] | None,
+    typer.Option(
+        help="Score each rollout with the teacher named like its group, or with the one named "
+        "default.",
+        rich_help_panel=MODELS,
+    ),
+]
 TeacherStates = Annotated[
     str | None,
     typer.Option(

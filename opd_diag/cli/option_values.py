@@ -66,6 +66,31 @@ def positive(value: float) -> float:
     return value
 
 
+def name_teachers(value: list[str], teacher_by: str | None) -> str | dict[str, str]:
+    """Return the path of the one teacher, or paths by group where there are names.
+
+    Args:
+        value: What stands after each `--teacher`.
+        teacher_by: What teachers are chosen by; None: there is one.
+
+    Raises:
+        typer.BadParameter: If there are several without names, or two of one name.
+    """
+    if teacher_by is None:
+        if len(value) == 1:
+            return value[0]
+        raise typer.BadParameter("--teacher: several; expected NAME=PATH and --teacher-by group")
+    teachers: dict[str, str] = {}
+    for text in value:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path) or name in teachers:
+            raise typer.BadParameter(
+                f"--teacher: {text!r}; expected NAME=PATH with the name of a group, each once"
+            )
+        teachers[name] = path
+    return teachers
+
+
 def name_students(value: list[str]) -> dict[str, str]:
     """Name every student: an existing path by its folder, NAME=PATH as it says.
 

@@ -121,7 +121,10 @@ def read_dump(
     try:
         rollouts = opd_diag.read_rollouts(paths, tokenizer=tokenizer, progress=True, **reading)
     except opd_diag.RolloutError as error:
-        _compare_tokenizers(error, options["teacher"], tokenizer)
+        teacher = options["teacher"]
+        if not isinstance(teacher, str):
+            teacher = next(iter(teacher.values()))
+        _compare_tokenizers(error, teacher, tokenizer)
         raise
     _print_report(rollouts.report)
     return rollouts, {name: value for name, value in options.items() if name not in READING}

@@ -8,7 +8,7 @@ import typer
 import opd_diag
 from opd_diag.cli import model_options, read_dump
 from opd_diag.cli.model_options import DEVICES, MODELS
-from opd_diag.cli.option_values import name_students, names, numbers
+from opd_diag.cli.option_values import name_students, name_teachers, names, numbers
 from opd_diag.cli.printing import print_table, print_written
 from opd_diag.cli.root_command import app
 
@@ -64,6 +64,7 @@ def score(
             metavar="4|8", help="Quantise the teacher (bitsandbytes).", rich_help_panel=MODELS
         ),
     ] = None,
+    teacher_by: model_options.TeacherBy = None,
     teacher_states: model_options.TeacherStates = None,
     teacher_norm: model_options.TeacherNorm = False,
     teacher_logprobs: model_options.TeacherLogprobs = None,
@@ -135,6 +136,7 @@ def score(
 ) -> None:
     """Score saved rollouts with the teacher and each student checkpoint."""
     options = locals() | {"students": name_students(students)}
+    options["teacher"] = name_teachers(teacher, teacher_by)
     checkpoints = options["students"]
     dump, options = read_dump.read_dump(options.pop("rollouts"), options=options)
     run = opd_diag.score(dump, limit=limit, **options)

@@ -16,11 +16,10 @@ import polars as pl
 
 from opd_diag.errors import RolloutError, first_line
 from opd_diag.rollouts.pickles import read_pickle
-from opd_diag.rollouts.rows import RowError
+from opd_diag.rollouts.rows import COMPRESSED, RowError
 from opd_diag.tables.files import check_path
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth", ".dp")
-COMPRESSED = (".gz", ".zst")  # of texts; Parquet and pickles compress by themselves
 _TEXTS = (".jsonl", ".json", ".ndjson", ".csv")
 _PARQUET_ROWS = 1_024
 

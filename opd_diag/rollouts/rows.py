@@ -10,6 +10,8 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+COMPRESSED = (".gz", ".zst")  # of texts; Parquet and pickles compress by themselves
+
 # Names that data sets give to the reference answer.
 REFERENCES = (
     *("answer", "reference", "ground_truth", "solution", "target", "label"),
@@ -42,8 +44,12 @@ class DumpFile:
     beside: dict[str, list[Row]] | None = None
 
     def number_in_name(self, pattern: str) -> int | None:
-        """Return the number that `pattern` catches in the path, such as a training step."""
-        match = re.search(pattern, self.path.as_posix())
+        """Return the number that `pattern` catches in the path, such as a training step.
+
+        The ending of a compressed file is no part of the path.
+        """
+        path = self.path.with_suffix("") if self.path.suffix in COMPRESSED else self.path
+        match = re.search(pattern, path.as_posix())
         return int(match.group(1)) if match else None
 
 

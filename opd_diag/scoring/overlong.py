@@ -1,6 +1,6 @@
 """Rollouts that are longer than a model's context: left out, cut or refused, before any scoring."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -21,7 +21,7 @@ _PER_TOKEN = (
 
 def fit_rollouts(
     rollouts: Rollouts,
-    teacher: str,
+    teachers: Iterable[str],
     students: Mapping[str, str],
     *,
     overlong: str,
@@ -32,7 +32,7 @@ def fit_rollouts(
 
     Args:
         rollouts: What `read_rollouts` returns.
-        teacher: Folder or hub id of the teacher.
+        teachers: Folders or hub ids of the teachers.
         students: Folders or hub ids of the students by name.
         overlong: `skip` leaves them out, `cut` cuts their responses and leaves out what has too
             long a prompt, `error` leaves everything as it is, to be refused when models are there.
@@ -55,7 +55,7 @@ def fit_rollouts(
     room = pl.lit(None, pl.Int64)
     contexts = []
     for prompt, names in (
-        (teacher_prompt, [teacher]),
+        (teacher_prompt, teachers),
         (pl.col("prompt_token_ids"), students.values()),
     ):
         known = [c for name in names if (c := _context_before_loading(name, origin)) is not None]

@@ -24,6 +24,14 @@ from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
+from opd_diag.scoring.teachers.by_group import (
+    BY_GROUP,
+    check_several,
+    fingerprint_teachers,
+    named_teachers,
+    teacher_of_rollouts,
+    written,
+)
 from opd_diag.scoring.teachers.source import check_source
 from opd_diag.tables.checksums import checksum, digest_table
 from opd_diag.tables.columns.tokens import K_GRID
@@ -45,8 +53,9 @@ from opd_diag.text.segments import segmenter_spec
 def score(
     rollouts: Rollouts,
     *,
-    teacher: str,
+    teacher: str | Mapping[str, str],
     students: Mapping[str, str] | str,
+    teacher_by: str | None = None,
     out: str | Path,
     tokenizer: str | None = None,
     limit: int | None = None,
@@ -86,9 +95,12 @@ def score(
 
     Args:
         rollouts: What `read_rollouts` returns.
-        teacher: Folder or hub id of the teacher.
+        teacher: Folder or hub id of the teacher; of several, by the name of the group that each is
+            for, `default` for all other rollouts.
         students: Folders or hub ids of the checkpoints by name, in order; a single one is named
             like its folder.
+        teacher_by: `group`: each token is scored by the teacher of its rollout's group. All have
+            one tokenizer.
         out: Folder of the run.
         tokenizer: Folder or hub id whose tokenizer the models without one share.
         limit: Score at most this many rollouts.
@@ -165,12 +177,15 @@ def score(
     here = () if engine == "ray" else (device, teacher_device, *(devices or ()))
     check_loading(dtype=dtype, devices=here, bits=teacher_bits, device_map=device_map)
     source = check_source(teacher_states, teacher_norm, teacher_logprobs, teacher_floor)
+    teachers = named_teachers(teacher, teacher_by)
+    first, *others = teachers.values()
+    check_several(others, teacher_states, teacher_logprobs, keep_states=keep_teacher_states)
     segments = segmenter_spec(segmenter)
     folder, names = Path(out), named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     rollouts = fit_rollouts(
         rollouts,
-        teacher,
+        teachers.values(),
         names,
         overlong=overlong,
         max_response_tokens=max_response_tokens,
@@ -178,13 +193,15 @@ def score(
     )
     inputs = read_inputs(
         rollouts,
-        teacher,
+        first,
         names,
+        others=others,
         limit=limit,
         max_response_tokens=max_response_tokens,
         tokenizer=tokenizer,
         origin=origin,
     )
+    teacher_of_rollouts(inputs.table, tuple(teachers))
     k_grid = check_grid(k_grid, inputs.vocab.height)
     scorers = choose_engine(engine, devices, workers)
     device = device or scorers.device
@@ -209,7 +226,7 @@ def score(
             fingerprint={
                 "schema_version": SCHEMA_VERSION,
                 "rollouts": digest_table(without_empty(inputs.table)),
-                "teacher": {} if source.logprobs else fingerprint(teacher, **origin),
+                "teacher": {} if source.logprobs else fingerprint_teachers(teachers, **origin),
                 "teacher_bits": teacher_bits,
                 **source.fingerprint(),
                 "tokenizer": digest_table(inputs.vocab),
@@ -222,7 +239,7 @@ def score(
                 "part_tokens": part_tokens,
             },
             parts=plan_parts(inputs.sequences.responses.lengths, part_tokens),
-            teacher=Model(teacher, source=source.name),
+            teacher=Model(written(teachers), source=BY_GROUP if teacher_by else source.name),
             rollouts=rollouts.report,
             say=display.say,
         )
@@ -242,7 +259,15 @@ def score(
                 shared=inputs.shared,
                 segmenter=segmenter,
                 measures=Measures(k_grid, union_k, temperature, fused),
-                models=Models(teacher, pending, teacher_loading, student_loading, source),
+                models=Models(
+                    first,
+                    pending,
+                    teacher_loading,
+                    student_loading,
+                    source,
+                    others=dict(list(teachers.items())[1:]),
+                    group=next(iter(teachers)),
+                ),
             )
             lengths = inputs.sequences.responses.lengths
             sample = sample_rollouts(lengths if noise_floor == "on" else lengths[:0], seed)

@@ -1,6 +1,6 @@
 """What is known before any weights are loaded: rollouts as arrays, vocabulary, parts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
@@ -122,6 +122,7 @@ def read_inputs(
     teacher: str,
     students: Mapping[str, str],
     *,
+    others: Iterable[str] = (),
     limit: int | None = None,
     max_response_tokens: int | None = None,
     tokenizer: str | None = None,
@@ -133,6 +134,7 @@ def read_inputs(
         rollouts: What `read_rollouts` returns.
         teacher: Folder or hub id of the teacher.
         students: Folders or hub ids by name.
+        others: Folders or hub ids of further teachers, which need the same tokenizer.
         limit: Only so many rollouts.
         max_response_tokens: Only so many tokens of each response.
         tokenizer: Folder or hub id whose tokenizer the models without one share.
@@ -155,6 +157,10 @@ def read_inputs(
         )
         for name, path in students.items()
     }
+    for path in others:
+        another = load_tokenizer(path, fallback=tokenizer, **origin)
+        most = compare_tokenizers(own, another, names=("teacher", f"teacher {path}"))
+        shared = {name: min(ids, most) for name, ids in shared.items()}
     if tokenizer is not None:
         compare_tokenizers(own, load_tokenizer(tokenizer, **origin), names=("teacher", "tokenizer"))
     check_ids(table, min(shared.values()))

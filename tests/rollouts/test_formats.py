@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 from pathlib import Path
@@ -46,6 +47,35 @@ def test_token_exact_formats_need_no_tokenizer_and_text_does(dump) -> None:
     else:
         with pytest.raises(RolloutError, match="text without token ids; expected a tokenizer"):
             read_rollouts(path)
+
+
+@pytest.mark.parametrize("packed", ["gz", "zst"])
+def test_every_format_of_text_reads_compressed(dump, tmp_path, tiny_tokenizer, packed) -> None:
+    name, path = dump
+    if name in ("slime", "trl", "verl-batch"):
+        assert path.suffix in (".pt", ".parquet")  # which compress by themselves
+        return
+    expected = read_rollouts(path, tokenizer=tiny_tokenizer).table
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    for file in files:
+        if file.name != "STABLE":
+            compress(file, file.with_name(f"{file.name}.{packed}"))
+            file.unlink()
+    there = path if path.is_dir() else path.with_name(f"{path.name}.{packed}")
+    read = read_rollouts(there, tokenizer=tiny_tokenizer)
+    assert read.report["format"] == name
+    assert read.table.drop("source", "rollout_id").equals(expected.drop("source", "rollout_id"))
+
+
+def compress(plain: Path, path: Path) -> None:
+    """Write the lines of a file compressed; of zstd, polars alone brings a writer along."""
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        return
+    lines = pl.scan_csv(plain, has_header=False, separator="\x1f", quote_char=None)
+    lines.sink_csv(
+        path, include_header=False, separator="\x1f", quote_style="never", compression="zstd"
+    )
 
 
 def test_a_format_that_does_not_fit_is_one_error(dump, tiny_tokenizer) -> None:

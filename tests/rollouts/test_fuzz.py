@@ -51,6 +51,12 @@ def rollouts(draw: st.DrawFn) -> dict[str, object]:
         "finish_reason": draw(st.sampled_from([None, "stop", "length", "other"])),
         "reward": draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
         "correct": draw(st.none() | st.booleans()),
+        "answer": draw(names),
+        "group": draw(names),
+        "trained": draw(st.none() | st.booleans()),
+        "trainer_teacher_logp": draw(st.none() | st.lists(st.none() | numbers, **per_token)),
+        "trainer_top_id": draw(st.none() | st.lists(st.integers(0, 99), **per_token)),
+        "trainer_top_mass": draw(st.none() | st.lists(numbers, **per_token)),
     }
 
 

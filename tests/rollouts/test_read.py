@@ -34,7 +34,9 @@ def test_all_keys_arrive(lines, tmp_path) -> None:
         "answer": 7,
         "group": "adding",
         "trained": False,
-        "trainer_teacher_logp": [-2, -0.25, 0.0],
+        "trainer_teacher_logp": [-2, None, 0.0],
+        "trainer_top_id": [9, 8, 7],
+        "trainer_top_mass": [0.5, 1, 0.25],
     }
     path = lines(tmp_path / "a.jsonl", [row])
     got = read_rollouts(path).table.row(0, named=True)
@@ -58,7 +60,9 @@ def test_all_keys_arrive(lines, tmp_path) -> None:
         "answer": "7",
         "group": "adding",
         "trained": False,
-        "trainer_teacher_logp": [-2.0, -0.25, 0.0],
+        "trainer_teacher_logp": [-2.0, None, 0.0],
+        "trainer_top_id": [9, 8, 7],
+        "trainer_top_mass": [0.5, 1.0, 0.25],
     }
 
 

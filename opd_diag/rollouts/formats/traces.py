@@ -10,8 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opd_diag.rollouts.files import COMPRESSED, kind_of_file, read_rows
-from opd_diag.rollouts.rows import REFERENCES, DumpFile, Row, RowError, first_known, need
+from opd_diag.rollouts.files import kind_of_file, read_rows
+from opd_diag.rollouts.rows import (
+    COMPRESSED,
+    REFERENCES,
+    DumpFile,
+    Row,
+    RowError,
+    first_known,
+    need,
+)
 
 USED = (
     *("id", "env", "task", "group", "traces"),

@@ -138,6 +138,7 @@ def ray_workers(spec: WorkerSpec, cluster: Cluster, count: int) -> Iterator[Acto
     kind = ray.remote(num_gpus=cluster.gpus, num_cpus=cluster.cpus)(_Actor)
     models = spec.models._replace(
         teacher=_absolute(spec.models.teacher),
+        others={name: _absolute(path) for name, path in spec.models.others.items()},
         students={name: _absolute(path) for name, path in spec.models.students.items()},
     )
     shared_spec = ray.put(spec._replace(models=models))

@@ -53,7 +53,7 @@ class Loaded(NamedTuple):
         students: Their names.
         more: Whether other students come after them.
         batch_tokens: The size of a batch that its free memory suggests.
-        state_bytes: Bytes of one of the teacher's hidden states; 0: they are given.
+        state_bytes: Bytes of one of the teacher's hidden states; 0: they are given, or not kept.
     """
 
     students: tuple[str, ...]
@@ -89,8 +89,8 @@ class Worker:
         return Loaded(
             students=tuple(job.students),
             more=bool(self._left),
-            batch_tokens=default_batch_tokens([job.teacher, *job.students.values()]),
-            state_bytes=0 if job.reads_teacher else job.teacher.state_bytes,
+            batch_tokens=default_batch_tokens(job.models),
+            state_bytes=0 if job.reads_teacher or job.others else job.teacher.state_bytes,
         )
 
     def score(

@@ -1,10 +1,12 @@
 """The models of a scoring job: the teacher once, and as many students beside it as fit."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from opd_diag.errors import ModelError, RolloutError, faults
 from opd_diag.scoring.columns.measures import Measures
@@ -16,6 +18,7 @@ from opd_diag.scoring.models.loading import Loading, context_of, load_model
 from opd_diag.scoring.models.norm_and_head import load_norm_and_head, without_weights
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
+from opd_diag.scoring.teachers.by_group import teacher_of_rollouts
 from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states
 from opd_diag.scoring.teachers.logprobs import GivenLogprobs, read_logprobs
 from opd_diag.scoring.teachers.source import TeacherSource
@@ -38,6 +41,9 @@ class Job(NamedTuple):
         given: The teacher's hidden states, where its layers are not here.
         logprobs: Its log-probs, where nothing else of it is here.
         floor: The least log-prob that it gives to an id that they do not tell.
+        others: Further teachers, each of some groups of rollouts.
+        teacher_of: Which of the teachers, from 0, each rollout has. Shape (rollouts,). None where
+            there is one.
     """
 
     sequences: Sequences
@@ -55,6 +61,27 @@ class Job(NamedTuple):
         """Whether the teacher's part is read, and nothing of it runs here."""
         return self.given is not None or self.logprobs is not None
 
+    others: tuple[LanguageModel, ...] = ()
+    teacher_of: NDArray[np.int64] | None = None
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """All models that are in memory."""
+        return [self.teacher, *self.others, *self.students.values()]
+
+    def by_teacher(
+        self, rollouts: NDArray[np.integer]
+    ) -> Iterator[tuple["Job", NDArray[np.int64]]]:
+        """Give the job of each teacher that some rollouts have, and their places among them."""
+        if self.teacher_of is None:
+            yield self, np.arange(len(rollouts))
+            return
+        number = self.teacher_of[rollouts]
+        for own in np.unique(number):
+            teacher = (self.teacher, *self.others)[own]
+            alone = self._replace(teacher=teacher, others=(), teacher_of=None)
+            yield alone, np.flatnonzero(number == own)
+
 
 class Models(NamedTuple):
     """The models that are to be loaded, and how.
@@ -65,6 +92,8 @@ class Models(NamedTuple):
         teacher_loading: How the teacher is loaded.
         student_loading: How the students are loaded.
         source: Where the teacher's part comes from.
+        others: Folders or hub ids of the teachers after the first, by the group that each is for.
+        group: The group that the first is for; "" where there is one for all.
     """
 
     teacher: str
@@ -72,6 +101,8 @@ class Models(NamedTuple):
     teacher_loading: Loading
     student_loading: Loading
     source: TeacherSource = TeacherSource()
+    others: Mapping[str, str] = MappingProxyType({})
+    group: str = ""
 
 
 def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Job]:
@@ -99,27 +130,47 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
         logprobs = read_logprobs(models.source.logprobs, inputs.table, responses)
     elif models.source.states is None:
         teacher = load_model(models.teacher, models.teacher_loading)
-        _check_context(inputs, teacher, inputs.sequences.teacher_prompts)
+        first = None
+        if models.others:
+            first = teacher_of_rollouts(inputs.table, (models.group, *models.others)) == 0
+        _check_context(inputs, teacher, inputs.sequences.teacher_prompts, first)
         verify_head(teacher, ids)
     else:
         norm = models.source.norm
         teacher = load_norm_and_head(models.teacher, models.teacher_loading, norm=norm)
         given = _given_states(inputs, models.source.states, teacher)
-    check_ids(inputs.table, teacher.width)
+    others = tuple(load_model(path, models.teacher_loading) for path in models.others.values())
+    own = teacher_of_rollouts(inputs.table, (models.group, *models.others))
+    for number, other in enumerate(others, start=1):
+        _check_context(inputs, other, inputs.sequences.teacher_prompts, own == number)
+        verify_head(other, ids)
+    widths = [one.width for one in (teacher, *others)]
+    check_ids(inputs.table, min(widths))
     device = str(teacher.head.weight.device)
     group: dict[str, LanguageModel] = {}
     n_ids = 0
 
     def job() -> Job:
-        rows, floor = chunk_rows(n_ids, device), models.source.floor
-        return Job(inputs.sequences, measures, n_ids, rows, teacher, group, given, logprobs, floor)
+        return Job(
+            inputs.sequences,
+            measures,
+            n_ids,
+            chunk_rows(n_ids, device),
+            teacher,
+            group,
+            given,
+            logprobs,
+            models.source.floor,
+            others,
+            own if others else None,
+        )
 
     for name, path in models.students.items():
-        if group and not _room_for_another(teacher, list(group.values())):
+        if group and not _room_for_another([teacher, *others], list(group.values())):
             yield job()
             group = {}
         student = load_model(path, models.student_loading)
-        own_ids = min(inputs.shared[name], teacher.width, student.width)
+        own_ids = min(inputs.shared[name], *widths, student.width)
         check_ids(inputs.table, own_ids)
         _check_context(inputs, student, inputs.sequences.prompts)
         verify_head(student, ids)
@@ -141,8 +192,13 @@ def _given_states(inputs: Inputs, folder: str, teacher: LanguageModel) -> GivenS
     return given
 
 
-def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> None:
-    """Check that every rollout that is scored fits into the context of a model.
+def _check_context(
+    inputs: Inputs,
+    model: LanguageModel,
+    prompts: Ragged,
+    which: NDArray[np.bool_] | None = None,
+) -> None:
+    """Check that every rollout that is scored, or of some, fits into the context of a model.
 
     Raises:
         RolloutError: If one does not, with its file and line.
@@ -150,6 +206,7 @@ def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> Non
     context = context_of(model.model.config)
     responses = inputs.sequences.responses.lengths
     read = np.where(responses > 0, prompts.lengths + responses - 1, 0)
+    read = read if which is None else np.where(which, read, 0)
     if context is None or read.max() <= context:
         return
     long = np.flatnonzero(read > context)
@@ -162,10 +219,10 @@ def _check_context(inputs: Inputs, model: LanguageModel, prompts: Ragged) -> Non
     raise RolloutError(faults("rollouts", too_long) if len(too_long) > 1 else too_long[0])
 
 
-def _room_for_another(teacher: LanguageModel, students: list[LanguageModel]) -> bool:
+def _room_for_another(teachers: list[LanguageModel], students: list[LanguageModel]) -> bool:
     """Tell whether one more student, as large as the last one, would fit."""
     device = students[-1].model.device
-    beside = [model for model in (teacher, *students) if model.model.device == device]
+    beside = [model for model in (*teachers, *students) if model.model.device == device]
     used = sum(int(model.model.get_memory_footprint()) for model in (*beside, students[-1]))
     return used <= _SHARE_FOR_WEIGHTS * total_memory(device)
 

@@ -116,7 +116,7 @@ def score_and_write_part(
     known = states_folder.read(number, plan.states)
     if plan.states is not None and known is None:
         report("say", f"{states_folder.path(number)}: damaged; the teacher runs again")
-    teacher = PartStates(known, wanted=plan.keep_states and known is None and not job.reads_teacher)
+    teacher = PartStates(known, wanted=_keeps_states(plan, job) and known is None)
 
     def attempt(batch_tokens: int) -> dict[str, ScoredPart]:
         counter = Counter(report, len(job.students))
@@ -165,6 +165,11 @@ def score_and_write_part(
         _report_written(report, folder, *paths)
 
 
+def _keeps_states(plan: PartPlan, job: Job) -> bool:
+    """Tell whether the teacher's hidden states are kept; those of several are of several widths."""
+    return plan.keep_states and not job.reads_teacher and not job.others
+
+
 def _report_written(report: Report, folder: Path, *paths: Path) -> None:
     """Tell which files were written: they belong to the run once its manifest lists them."""
     report("wrote", {path.relative_to(folder).as_posix(): checksum(path) for path in paths})
@@ -201,20 +206,24 @@ def score_part(
     nonempty = np.flatnonzero(lengths)
     starts = np.cumsum(lengths) - lengths
     buffers = Buffers()
-    batches = plan_batches(job.sequences.lengths[part.start : part.stop][nonempty], batch_tokens)
-    for batch in batches:
-        chosen = nonempty[batch]
+    long = job.sequences.lengths[part.start : part.stop]
+    batches = [
+        (own, nonempty[places[batch]])
+        for own, places in job.by_teacher(part.start + nonempty)
+        for batch in plan_batches(long[nonempty[places]], batch_tokens)
+    ]
+    for own, chosen in batches:
         rows = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in chosen])
         rollouts = part.start + chosen
         if teacher.known:
             states = teacher.at(torch.from_numpy(rows), job.teacher.head.weight.device)
         else:
-            states = states_of_teacher(job, rollouts)
+            states = states_of_teacher(own, rollouts)
             teacher.gather(torch.from_numpy(rows), states, part.rows)
         places = torch.from_numpy(rows).to(states.device)
         chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
         for name, columns, chunk, gradient in _score_batch(
-            job, rollouts, token_id[rows], states, buffers
+            own, rollouts, token_id[rows], states, buffers
         ):
             sums[name].add(places[chunk], gradient)
             chunks[name].append(columns)
@@ -228,7 +237,7 @@ def score_part(
 
 
 def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]:
-    """Score a few rollouts in one batch.
+    """Score a few rollouts in one batch, or one for each of their teachers.
 
     Args:
         job: What is scored.
@@ -238,12 +247,23 @@ def score_rollouts(job: Job, rollouts: NDArray[np.integer]) -> dict[str, Arrays]
         Columns of every student, rows in the order of `rollouts`.
     """
     responses = job.sequences.responses
-    tokens = np.concatenate([responses[i] for i in rollouts])
-    chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
-    states = states_of_teacher(job, rollouts)
-    for name, columns, _, _ in _score_batch(job, rollouts, tokens, states, Buffers()):
-        chunks[name].append(columns)
-    return {name: _to_host(columns) for name, columns in chunks.items()}
+    scored: dict[str, list[Arrays]] = {name: [] for name in job.students}
+    number = []
+    for own, places in job.by_teacher(rollouts):
+        some = rollouts[places]
+        tokens = np.concatenate([responses[i] for i in some])
+        chunks: dict[str, list[Columns]] = {name: [] for name in job.students}
+        states = states_of_teacher(own, some)
+        for name, columns, _, _ in _score_batch(own, some, tokens, states, Buffers()):
+            chunks[name].append(columns)
+        number.append(np.repeat(places, responses.lengths[some]))
+        for name, values in chunks.items():
+            scored[name].append(_to_host(values))
+    order = np.argsort(np.concatenate(number), kind="stable")
+    return {
+        name: {key: np.concatenate([one[key] for one in parts])[order] for key in parts[0]}
+        for name, parts in scored.items()
+    }
 
 
 def states_of_teacher(job: Job, rollouts: NDArray[np.integer]) -> Tensor:

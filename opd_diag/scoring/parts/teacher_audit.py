@@ -95,7 +95,7 @@ def count_top(trainer: Mapping[str, NDArray[Any]], ours: NDArray[np.integer]) ->
         ours: The teacher's likeliest id. Shape (tokens,).
     """
     ids, mass = trainer["trainer_top_id"], trainer["trainer_top_mass"]
-    there = np.isfinite(ids) & np.isfinite(mass)
+    there = np.isfinite(ids) & np.isfinite(mass) & np.isfinite(ours.astype(np.float64))
     if not there.any():
         return {}
     return {

@@ -32,6 +32,7 @@ from opd_diag.scoring.preflight.findings import (
 from opd_diag.scoring.preflight.one_batch import BatchResult, choose_batch, score_one_batch
 from opd_diag.scoring.preflight.resources import cost_findings, plan_findings
 from opd_diag.scoring.sequences import Inputs, Origin, read_inputs
+from opd_diag.scoring.teachers.by_group import check_several, named_teachers
 from opd_diag.scoring.teachers.hidden_states import GivenStates
 from opd_diag.scoring.teachers.source import check_source
 from opd_diag.tables.columns.tokens import K_GRID
@@ -60,8 +61,9 @@ _TRAINER_LEVELS = {
 def check(
     rollouts: Rollouts,
     *,
-    teacher: str,
+    teacher: str | Mapping[str, str],
     students: Mapping[str, str] | str,
+    teacher_by: str | None = None,
     tokenizer: str | None = None,
     out: str | Path | None = None,
     max_response_tokens: int | None = None,
@@ -83,9 +85,11 @@ def check(
 
     Args:
         rollouts: What `read_rollouts` returns.
-        teacher: Folder or hub id.
+        teacher: Folder or hub id; of several, by the name of the group that each is for.
         students: Folders or hub ids of the checkpoints by name; a single one is named like its
             folder.
+        teacher_by: `group`: each token would be scored by the teacher of its rollout's group; the
+            batch is of the teacher that most rollouts have.
         tokenizer: Folder or hub id whose tokenizer the models without one share.
         out: Where the run would be written; the current folder by default.
         max_response_tokens: Only so many tokens of each response would be scored.
@@ -120,23 +124,27 @@ def check(
     )
     check_loading(dtype=dtype, devices=(device,))
     source = check_source(teacher_states, teacher_norm, teacher_logprobs, teacher_floor)
+    teachers = named_teachers(teacher, teacher_by)
+    first, *others = teachers.values()
+    check_several(others, teacher_states, teacher_logprobs)
     names = named_students(students)
     origin = Origin(revision=revision, trust_remote_code=trust_remote_code)
     findings = rollout_findings(rollouts)
     for name, path in names.items():
-        about = tokenizer_findings(rollouts.table, teacher, path, fallback=tokenizer, **origin)
-        findings += _of_student(about, name, names)
+        for own in teachers.values():
+            about = tokenizer_findings(rollouts.table, own, path, fallback=tokenizer, **origin)
+            findings += _of_student(about, name, names)
     if any(finding.level == RED for finding in findings):
         return findings
     device = device or default_device()
     how = Loading(dtype=dtype or default_dtype(device), device=device, attn=attn, **origin)
     results: list[BatchResult] = []
     try:
-        for path in (*([] if source.logprobs else [teacher]), *names.values()):
+        for path in (*([] if source.logprobs else teachers.values()), *names.values()):
             fingerprint(path, **origin)
         rollouts = fit_rollouts(
             rollouts,
-            teacher,
+            teachers.values(),
             names,
             overlong=overlong,
             max_response_tokens=max_response_tokens,
@@ -146,14 +154,24 @@ def check(
             findings.append(Finding(YELLOW, "overlong", too_long))
         inputs = read_inputs(
             rollouts,
-            teacher,
+            first,
             names,
+            others=others,
             max_response_tokens=max_response_tokens,
             tokenizer=tokenizer,
             origin=origin,
         )
         measures = Measures(check_grid(K_GRID, inputs.vocab.height), 16, temperature)
-        for group in load_jobs(inputs, measures, Models(teacher, names, how, how, source)):
+        models = Models(
+            first,
+            names,
+            how,
+            how,
+            source,
+            others=dict(list(teachers.items())[1:]),
+            group=next(iter(teachers)),
+        )
+        for group in load_jobs(inputs, measures, models):
             for name, student in group.students.items():
                 job = group._replace(students={name: student})
                 about = [
@@ -175,7 +193,12 @@ def check(
 
 def _one_batch(job: Job, inputs: Inputs) -> BatchResult | None:
     """Score one batch of a job with one student; None if that does not fit into memory."""
-    batch = choose_batch(job.sequences.lengths, job.sequences.responses.lengths)
+    scored = job.sequences.responses.lengths
+    if job.teacher_of is not None:
+        most = np.bincount(job.teacher_of, weights=scored > 0).argmax()
+        scored = np.where(job.teacher_of == most, scored, 0)
+    batch = choose_batch(job.sequences.lengths, scored)
+    ((job, _),) = job.by_teacher(batch)
     try:
         sampled, trainer = (
             _of_tokens(inputs, job, batch, name)
@@ -209,7 +232,8 @@ def _of_tokens(inputs: Inputs, job: Job, batch: np.ndarray, name: str) -> np.nda
 def _model_findings(job: Job, origin: Origin) -> list[Finding]:
     (student,) = job.students.values()
     findings = []
-    for role, model in (("teacher", job.teacher), ("student", student)):
+    teachers = [("teacher", one) for one in (job.teacher, *job.others)]
+    for role, model in (*teachers, ("student", student)):
         if job.logprobs is not None and role == "teacher":
             known = job.logprobs
             told = f"{known.ids.shape[1]} ids a token" if known.ids.shape[1] else "sampled tokens"

@@ -25,14 +25,14 @@ def plan_findings(job: Job, batch_tokens: int | None, part_tokens: int) -> list[
     """
     (student,) = job.students.values()
     lengths, scored = job.sequences.lengths, job.sequences.responses.lengths
-    size = batch_tokens or default_batch_tokens([job.teacher, student])
+    size = batch_tokens or default_batch_tokens(job.models)
     parts = plan_parts(scored, part_tokens)
     batches = sum(
         len(plan_batches(own[scored[part.start : part.stop] > 0], size))
         for part in parts
         for own in [lengths[part.start : part.stop]]
     )
-    weights = job.teacher.model.get_memory_footprint() + student.model.get_memory_footprint()
+    weights = sum(int(model.model.get_memory_footprint()) for model in job.models)
     free = free_memory(student.model.device)
     return [
         Finding(
