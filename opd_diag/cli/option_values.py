@@ -76,9 +76,9 @@ def name_teachers(value: list[str], teacher_by: str | None) -> str | dict[str, s
     Raises:
         typer.BadParameter: If there are several without names, or two of one name.
     """
+    if len(value) == 1 and (teacher_by is None or "=" not in value[0]):
+        return value[0]
     if teacher_by is None:
-        if len(value) == 1:
-            return value[0]
         raise typer.BadParameter("--teacher: several; expected NAME=PATH and --teacher-by group")
     teachers: dict[str, str] = {}
     for text in value:

@@ -50,6 +50,12 @@ def read_pickle(path: Path, *, trust_pickle: bool) -> Iterator[tuple[int, Any]]:
         yield from _proto_rows(path, content)
         return
     if isinstance(content, dict) and "tensordict" in content:
+        if not trust_pickle and not isinstance(content["tensordict"], dict):
+            # Loads without trust only where something has imported its class before.
+            raise RolloutError(
+                f"{path}: holds classes of {type(content['tensordict']).__module__.split('.')[0]}; "
+                "expected trust_pickle (--trust-pickle) if you trust it"
+            )
         yield from _verl_rows(path, content)
         return
     samples = content.get("samples") if isinstance(content, dict) else None

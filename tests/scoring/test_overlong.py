@@ -31,7 +31,7 @@ def fit(rollouts, teacher, student, overlong, **options):
     options = {"max_response_tokens": None} | options
     origin = {"revision": None, "trust_remote_code": False}
     return fit_rollouts(
-        rollouts, teacher, {"a": student}, overlong=overlong, origin=origin, **options
+        rollouts, [teacher], {"a": student}, overlong=overlong, origin=origin, **options
     )
 
 

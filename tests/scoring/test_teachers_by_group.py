@@ -123,7 +123,7 @@ def test_the_check_looks_at_every_teacher(rollouts) -> None:
     "words",
     [
         ["--teacher", "a", "--teacher", "b"],
-        ["--teacher", "a", "--teacher-by", "group"],
+        ["--teacher", "x=a", "--teacher", "b", "--teacher-by", "group"],
         ["--teacher", "x=a", "--teacher", "x=b", "--teacher-by", "group"],
     ],
 )
