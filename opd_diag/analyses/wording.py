@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from opd_diag.stats.intervals import FEWEST_CLUSTERS, TOO_FEW
+
 MISSING = "n/a"
 
 Row = Mapping[str, Any]
@@ -32,10 +34,16 @@ def p_value(p: float | None) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
+def in_full(reason: str | None) -> str:
+    """Write a reason with what would remove it: too few prompts, and how many would do."""
+    return (reason or "").replace(TOO_FEW, f"{TOO_FEW}, {FEWEST_CLUSTERS} of like weight would do")
+
+
 def estimate(row: Row, name: str = "value", unit: str | None = None) -> str:
     """Write an estimate with its 95 % interval.
 
-    `83.4 % [81.0, 85.1]`, `0.0418 nat [0.0241, 0.0686]`, `1.31 [no interval: too few prompts]`.
+    `83.4 % [81.0, 85.1]`, `0.0418 nat [0.0241, 0.0686]`, `1.31 [no interval: too few prompts, 5 of
+    like weight would do]`.
 
     Args:
         row: A row of a result table with `<name>`, `<name>_low` and `<name>_high`; its `reason`,
@@ -45,13 +53,12 @@ def estimate(row: Row, name: str = "value", unit: str | None = None) -> str:
     """
     unit = row.get("unit", "") if unit is None else unit
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    reason = in_full(row.get("reason"))
     if value is None:
-        reason = row.get("reason")
         return f"{MISSING} ({reason})" if reason else MISSING
     shared = unit == "share"
     text = share(value) if shared else f"{number(value)} {unit}".rstrip()
     if low is None or high is None:
-        reason = row.get("reason")
         return f"{text} [no interval: {reason}]" if reason else f"{text} [no interval]"
     if shared:
         return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"

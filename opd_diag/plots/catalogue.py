@@ -80,7 +80,8 @@ CAPTIONS: Mapping[str, str] = {
     "teachability": "Gain by tenths of a feature measured before training: a useful feature "
     "sorts the gain.",
     "teachability_contrast": "Gain of compatible minus incompatible tokens: only the matched "
-    "pairs hold entropy, divergence and position fixed; grey is what chance gives.",
+    "pairs hold entropy, divergence and position fixed, tokens of low entropy and high divergence "
+    "are described; grey is what chance gives.",
     "teachability_groups": "Gain of groups of tokens with intervals over prompts.",
     "teachability_models": "Standardised coefficients of the gain; `local` is the model that "
     "tests compatibility.",

@@ -111,7 +111,7 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         short = table.filter(pl.col("split") == "all", pl.col("statistic") == "too_few_segments")
         left_out = max(share for share in [*short["value"], 0.0] if share is not None)
         ax.set_xlabel(f"share of the rollouts\n(left out, too few segments: up to {left_out:.1%})")
-        ax.set_title(f"Shifts above the threshold {threshold:g}, and controls")
+        ax.set_title(f"Rollouts with a shift of the margin above the threshold {threshold:g}")
         legend_below(ax)
         return ax
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
-from opd_diag.plots.style import drawable, style
+from opd_diag.plots.style import drawable, lower_legend, style
 from opd_diag.tables.files import atomic_path
 
 CAPTION_KEYS = {"png": "Description", "svg": "Description", "pdf": "Subject"}
@@ -110,6 +110,7 @@ def _break_lines(figure: Figure) -> None:
             _break(title, right - box.x0)
         _break(ax.xaxis.label, 2 * min(middle - left, right - middle))
         _break(ax.yaxis.label, 2 * min(centre - bottom, top - centre))
+        lower_legend(ax)
 
 
 def _titles(ax: Axes) -> list[Text]:

@@ -27,6 +27,7 @@ WIDE = (9.6, 4.0)
 WIDEST_SINGLE = 7.2  # a figure that is wider on the screen spans both columns of a page
 REASON_CHARACTERS = 56  # in a line of an empty panel
 _EMPTY = "empty: "  # begins the mark of an empty panel
+_BELOW = "below"  # marks a legend under its axes
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 120,
@@ -166,17 +167,32 @@ def legend_below(ax: Axes) -> None:
     """Put the legend under the axes and their label, in as many columns as stand side by side."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    look = plt.rcParams
-    sizes = look["xtick.labelsize"], look["axes.labelsize"], look["legend.fontsize"]
-    tick, label, size = (FontProperties(size=of).get_size_in_points() for of in sizes)
+    size = FontProperties(size=plt.rcParams["legend.fontsize"]).get_size_in_points()
     room = 72 * ax.get_window_extent().width / figure.dpi  # points, as all lengths here
     texts = ax.legend().get_texts()
     wide = max((72 * t.get_window_extent().width / figure.dpi for t in texts), default=room)
     lines = 1 + (72 * ax.xaxis.label.get_window_extent().width / figure.dpi > room)
+    legend = ax.legend(loc="upper left", ncols=max(1, int(room / (wide + 4.5 * size))),
+                       borderaxespad=0, borderpad=0, columnspacing=1.5)  # fmt: skip
+    legend.set_gid(_BELOW)
+    lower_legend(ax, lines)
+
+
+def lower_legend(ax: Axes, lines: int = 1) -> None:
+    """Move a legend that stands below the axes under all lines of their label.
+
+    Args:
+        ax: The axes.
+        lines: Lines that the label will have at least.
+    """
+    legend, figure = ax.get_legend(), ax.get_figure(root=True)
+    if legend is None or figure is None or legend.get_gid() != _BELOW:
+        return
+    sizes = plt.rcParams["xtick.labelsize"], plt.rcParams["axes.labelsize"]
+    tick, label = (FontProperties(size=of).get_size_in_points() for of in sizes)
+    lines = max(lines, 1 + ax.get_xlabel().count("\n"))
     down = ScaledTranslation(0, -(15 + tick + 1.3 * lines * label) / 72, figure.dpi_scale_trans)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down,
-              ncols=max(1, int(room / (wide + 4.5 * size))), borderaxespad=0, borderpad=0,
-              columnspacing=1.5)  # fmt: skip
+    legend.set_bbox_to_anchor((0, 0), transform=ax.transAxes + down)
 
 
 def counted(n: int, noun: str) -> str:

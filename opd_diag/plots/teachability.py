@@ -6,7 +6,7 @@ from matplotlib.patches import Rectangle
 
 from opd_diag.plots.style import CONTROL, WIDE, colour, legend_below, nothing, panel, style
 from opd_diag.plots.teachability_labels import NAMES, counts, gain, interval, leading, pair, why
-from opd_diag.tables.columns.teachability import MATCHED, PLANE
+from opd_diag.tables.columns.teachability import MATCHED, PLANE, WORDS
 
 HATCHED = "\nhatched: too few tokens or prompts for an interval"
 SCORES = {
@@ -58,7 +58,9 @@ def teachability_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         interval(ax, list(range(rows.height)), rows, "gain", colour=colour(0), horizontal=True)
         ax.axvline(0, color=CONTROL, linewidth=0.8)
         groups = zip(rows["group"], rows["n"], strict=True)
-        ax.set_yticks(range(rows.height), [f"{group} ({n:,})" for group, n in groups])
+        ax.set_yticks(
+            range(rows.height), [f"{WORDS.get(group, group)} ({n:,})" for group, n in groups]
+        )
         ax.invert_yaxis()
         ax.set_xlabel(gain(kl))
         ax.set_ylabel("group (tokens)")
@@ -117,7 +119,7 @@ def _plane(table: pl.DataFrame, ax: Axes | None, value: str, label: str, title: 
         ax.axhline(4.5, color=CONTROL, linewidth=1)
         ax.axvline(4.5, color=CONTROL, linewidth=1)
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2}
-        ax.text(0.03, 0.97, "Q3", transform=ax.transAxes, va="top", fontweight="bold", bbox=box)
+        ax.text(0.03, 0.97, WORDS["Q3"], transform=ax.transAxes, va="top", size="small", bbox=box)
         hatched = cells["shown"].null_count() > cells.filter(n=0).height
         ax.set_xlabel(f"student entropy (nat), by tenths{HATCHED if hatched else ''}")
         ax.set_ylabel("divergence (nat), by tenths")
@@ -167,5 +169,5 @@ def teachability_contrast(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
 def _contrast_label(row: dict[str, object]) -> str:
     name = NAMES[str(row["kl"])]
     if row["contrast"] == MATCHED:
-        return f"matched pairs, {name}\n({row['n_pairs']:,} pairs)"
-    return f"thirds of Q3, {name}\n(descriptive; {row['n']:,} tokens)"
+        return f"{row['n_pairs']:,} matched pairs,\n{name}"
+    return f"{row['n']:,} sure, divergent tokens,\n{name}"

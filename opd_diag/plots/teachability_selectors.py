@@ -16,7 +16,7 @@ from opd_diag.plots.style import (
     style,
 )
 from opd_diag.plots.teachability_labels import gain, interval, leading, pair, why
-from opd_diag.tables.columns.teachability import RANDOM
+from opd_diag.tables.columns.teachability import RANDOM, WORDS
 
 BUDGET = 0.10
 DASHES = ("-", "--")  # the palette is used twice: seven colours, up to eleven selectors
@@ -62,9 +62,11 @@ def _by_budget(table: pl.DataFrame, ax: Axes | None, name: str, label: str, titl
                 line["actual_budget"].to_list(),
                 *(line[f"{name}{end}"].to_list() for end in ("", "_low", "_high")),
                 colour=CONTROL if selector == RANDOM else colour(i),
-                label=selector,
+                label=WORDS.get(selector, selector),
                 linestyle=":" if selector == RANDOM else DASHES[i // 7],
             )
+        for interval_band in ax.collections:  # up to eleven lie over one another
+            interval_band.set_alpha(0.1)
         ax.set_xscale("log")
         ticks = sorted(set(rows["budget"]))
         ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], minor=False)

@@ -11,7 +11,15 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import AsinhNorm, Colormap, LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.lines import Line2D
 
-from opd_diag.plots.style import CONTROL, THRESHOLD, colour, nothing, readable, style
+from opd_diag.plots.style import (
+    CONTROL,
+    THRESHOLD,
+    colour,
+    nothing,
+    on_page,
+    readable,
+    style,
+)
 from opd_diag.plots.wrapping import Piece, wrapped
 
 WIDTH = 100  # characters in a line
@@ -151,7 +159,8 @@ def _points(ax: Axes, lines: float) -> float:
 def _page(lines: float) -> Axes:
     """Make a figure in which every character has the same place, whatever the legend needs."""
     width, height = LEFT + CHARACTER * WIDTH + RIGHT, TOP + LINE * lines + BOTTOM
-    figure = plt.figure(figsize=(width, height), layout="none")
+    scale = on_page((width, height))[0] / width
+    figure = plt.figure(figsize=(scale * width, scale * height), layout="none")
     left, bottom = LEFT / width, BOTTOM / height
     return figure.add_axes((left, bottom, 1 - left - RIGHT / width, LINE * lines / height))
 

@@ -204,7 +204,6 @@ def trap_outcomes(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_yticks(range(len(kinds)), words)
         ax.invert_yaxis()
         ax.set_xlabel("wrong where it fires minus wrong elsewhere (share of rollouts)")
-        ax.set_ylabel("what is compared")
         ax.set_title(f"Outcomes of {counted(rows['n'][0], 'rollout')}, by whether the rule fires")
         legend_below(ax)
         return ax

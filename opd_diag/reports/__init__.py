@@ -140,6 +140,7 @@ def _findings(run: Run) -> list[dict[str, Any]]:
             | {
                 "numbers": wording.estimate(row, "estimate", row["unit"]),
                 "beside": wording.share(control) if share else wording.number(control),
+                "reason": wording.in_full(row["reason"]) or None,
                 "p_text": wording.p_value(row["p_adjusted"]),
                 "figure": interval_figure(row),
             }

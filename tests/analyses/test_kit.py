@@ -141,9 +141,10 @@ def test_numbers_for_a_person() -> None:
     assert wording.estimate(row) == "83.4 % [81.0, 85.1]"
     nat = {"kl": 0.04183, "kl_low": 0.0241, "kl_high": 0.0686}
     assert wording.estimate(nat, "kl", "nat") == "0.0418 nat [0.0241, 0.0686]"
+    few = "too few prompts, 5 of like weight would do"
     none = {"value": 1.306, "value_low": None, "value_high": None, "reason": "too few prompts"}
-    assert wording.estimate(none) == "1.31 [no interval: too few prompts]"
-    assert wording.estimate({**none, "value": None}) == "n/a (too few prompts)"
+    assert wording.estimate(none) == f"1.31 [no interval: {few}]"
+    assert wording.estimate({**none, "value": None}) == f"n/a ({few})"
     assert wording.number(1234.5) == "1,234"
     assert wording.p_value(0.0321) == "p = 0.032"
     assert wording.p_value(1e-9) == "p < 0.001"

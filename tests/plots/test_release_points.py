@@ -99,7 +99,7 @@ def test_the_rule_stands_beside_its_controls(tables):
         "downward,",
         "step beats a line",
     ]
-    assert ax.get_title(loc="left") == "Shifts above the threshold 6, and controls"
+    assert ax.get_title(loc="left") == "Rollouts with a shift of the margin above the threshold 6"
     assert ax.get_xlim()[0] < 0
     assert ax.get_legend_handles_labels()[1] == ["a", "b"]
 

@@ -183,14 +183,20 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("size", ["screen", "one-column"])
 @pytest.mark.parametrize("entries", [1, 6])
-def test_a_legend_below_hides_neither_label_nor_axes(size, entries):
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_a_legend_below_hides_neither_label_nor_axes(size, entries, lines, tmp_path):
+    """Whether the label has several lines from the start, or is broken when it is saved."""
     with style(size):
         ax = panel(None)
         for i in range(entries):
             ax.plot([0, 1], [0, i], label=f"the entry of number {i}")
-        ax.set_xlabel("what is measured here (unit)")
+        ax.set_xlabel("\n".join(["what is measured here (unit)"] * min(lines, 2)))
         legend_below(ax)
         figure = ax.figure
+        if lines == 3:
+            ax.set_xlabel("what is measured here, in very many words of a long label, " * 2)
+            save_figure(figure, tmp_path / "x.png")
+            assert "\n" in ax.get_xlabel()
         figure.draw_without_rendering()
     legend = ax.get_legend().get_window_extent()
     assert legend.y1 <= ax.xaxis.label.get_window_extent().y0

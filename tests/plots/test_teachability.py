@@ -117,7 +117,7 @@ def test_both_contrasts_stand_beside_what_they_are_without_an_effect(tables):
     ends = np.array([path.vertices[:, 0] for path in ax.collections[0].get_paths()])
     np.testing.assert_allclose(ends, table.select("difference_low", "difference_high").to_numpy())
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert sum("descriptive" in label for label in labels) == 2
+    assert sum("sure, divergent tokens" in label for label in labels) == 2
     assert sum("matched pairs" in label for label in labels) == 2
 
 
@@ -129,8 +129,10 @@ def test_every_selector_that_is_there_has_its_line_and_band(figure, name, tables
     lead = tables.teachability_selectors["kl"][0]
     rows = tables.teachability_selectors.filter(pl.col("gain").is_not_null(), kl=lead)
     ax = figure(tables.teachability_selectors)
-    lines = {line.get_label(): line for line in ax.lines}
+    letters = {"divergence (D)": "D", "entropy (H)": "H", "compatibility (C)": "C"}
+    lines = {letters.get(str(of.get_label()), of.get_label()): of for of in ax.lines}
     assert set(lines) == set(rows["selector"])
+    assert not {line.get_label() for line in ax.lines} & set(letters.values())
     assert len(ax.collections) == len(lines)
     assert "rock-free" not in lines
     for selector, line in lines.items():

@@ -32,7 +32,10 @@ def _question(rows: Sequence[wording.Row]) -> list[str]:
     """Write one question: its answers, and the numbers of its last checkpoint that was asked."""
     asked = [row for row in rows if row["answer"] != NOT_ASKED]
     if not asked:
-        return [f"{NOT_ASKED:<10} {rows[-1]['text']}", f"{'':<10} {rows[-1]['reason']}"]
+        return [
+            f"{NOT_ASKED:<10} {rows[-1]['text']}",
+            f"{'':<10} {wording.in_full(rows[-1]['reason'])}",
+        ]
     last = asked[-1]
     others = [f"{row['checkpoint']} {row['answer']}" for row in rows if row is not last]
     name = f" ({', '.join([last['checkpoint'], *others])})"
@@ -46,5 +49,5 @@ def _question(rows: Sequence[wording.Row]) -> list[str]:
     said = [f"{numbers}, {wording.p_value(last['p_adjusted'])}."]
     said += [last[name] for name in ("what_it_means", "what_to_do") if last[name]]
     if last["reason"]:
-        said.append(f"({last['reason']}.)")
+        said.append(f"({wording.in_full(last['reason'])}.)")
     return [f"{last['answer']:<10} {last['text']}{name}", f"{'':<10} {' '.join(said)}"]

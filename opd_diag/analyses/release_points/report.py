@@ -21,6 +21,10 @@ class Tables(Protocol):
         """Rates, medians and controls."""
 
 
+GAIN = (
+    "Gain: by how much a step down fits the margins of a rollout's segments better than their mean, "
+    "as the fall of the BIC in nat; below 0 the mean fits better."
+)
 PAPER = (
     "arXiv 2605.13643 has 79 % of gains above 6 nat, 24.0 nat on average, and a median release at "
     "13 % of the response."
@@ -39,7 +43,7 @@ def summary_lines(tables: Tables) -> list[str]:
         counts = "".join(f", {count(n)} {reason}" for reason, n in reasons)
         lines.append(f"{name}: {count(points.height)} rollouts{counts}")
         lines += _lines({row["statistic"]: row for row in ours.iter_rows(named=True)})
-    return [*lines, PAPER]
+    return [*lines, GAIN, PAPER]
 
 
 def _lines(by_name: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

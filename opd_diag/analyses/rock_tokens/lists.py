@@ -35,7 +35,7 @@ CURVES = ("R", "frequency")  # selectors with a row for each K
 SPLITS = 50
 SPREAD = (0.05, 0.95)
 TINY = np.finfo(np.float64).tiny
-TOO_FEW_TYPES = "fewer types than twice K: J_c says little"
+TOO_FEW_TYPES = "fewer types than twice K: that halves agree says little"
 SIGNED = "the loss can be negative: no coverage, no lift"
 
 

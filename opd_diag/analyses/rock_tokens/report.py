@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from opd_diag.analyses.wording import Row, count, estimate, number, share
+from opd_diag.analyses.wording import Row, count, estimate, in_full, number, share
 
 if TYPE_CHECKING:
     from opd_diag.analyses.rock_tokens import RockTokens
@@ -53,7 +53,8 @@ def _list_lines(tables: "RockTokens") -> list[str]:
     lines = []
     if ours["cross_lift"] is None:
         tokens = share(ours["position_share"])
-        lines.append(f"  list of {size}: {tokens} of the tokens ({ours['reason']})")
+        reason = in_full(ours["reason"])
+        lines.append(f"  list of {size}: {tokens} of the tokens ({reason})")
     else:
         for name, row in ((f"list of {size}", ours), (f"{size} most frequent", frequent)):
             loss = estimate(row, "cross_coverage", "share")

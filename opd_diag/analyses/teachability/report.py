@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from opd_diag.analyses import wording
-from opd_diag.tables.columns.teachability import MATCHED, RANDOM
+from opd_diag.tables.columns.teachability import MATCHED, RANDOM, WORDS
 
 
 class Tables(Protocol):
@@ -68,7 +68,7 @@ def summary_lines(result: Tables) -> list[str]:
         pl.col("feature").eq("all") & ~pl.col("group").is_in(["all", "missing"]), kl=lead
     ).to_dicts()
     parts = [
-        f"{row['group']} ({wording.share(row['n'] / whole['n'])} of tokens) "
+        f"{WORDS.get(row['group'], row['group'])} ({wording.share(row['n'] / whole['n'])} of tokens) "
         f"{wording.estimate(row, 'gain', 'nat')}"
         for row in groups
     ]
@@ -95,9 +95,10 @@ def _kl(rows: pl.DataFrame) -> str:
 
 
 def _matched(row: Row) -> str:
+    reason = wording.in_full(row["reason"])
     if row["difference"] is None:
-        return f"Compatible against incompatible tokens: {wording.MISSING} ({row['reason']})."
-    weak = f" ({row['reason']})" if row["reason"] else ""
+        return f"Compatible against incompatible tokens: {wording.MISSING} ({reason})."
+    weak = f" ({reason})" if reason else ""
     return (
         f"{wording.count(row['n_pairs'])} pairs alike in entropy, divergence and position, of high "
         f"and low compatibility, differ in gain by {wording.estimate(row, 'difference', 'nat')}, "
@@ -113,8 +114,8 @@ def _selectors(table: pl.DataFrame, lead: str) -> list[str]:
     measured = rows.filter(pl.col("gain").is_not_null(), pl.col("selector") != RANDOM)
     best = measured.sort("gain", descending=True).head(SHOWN_SELECTORS).to_dicts()
     lines = [
-        f"{row['selector']} at {wording.share(row['budget'])} of tokens: gain "
-        f"{wording.estimate(row, 'gain', 'nat')}, minus that of all tokens "
+        f"{WORDS.get(row['selector'], row['selector'])} at {wording.share(row['budget'])} of "
+        f"tokens: gain {wording.estimate(row, 'gain', 'nat')}, minus that of all tokens "
         f"{wording.estimate(row, 'over_mean', 'nat')}; of all gain "
         f"{wording.estimate(row, 'captured', 'share')}."
         for row in best

@@ -8,6 +8,13 @@ PLANE = "entropy x divergence"  # the feature of the cells of both
 RANDOM = "random"  # the selector that knows nothing
 DIVERGENCE = "D"  # the selector that all are held against
 THIRDS, MATCHED = "Q3 thirds", "matched"  # the contrasts
+# What the letters of the papers stand for, where a person reads them.
+WORDS = {
+    "D": "divergence (D)",
+    "H": "entropy (H)",
+    "C": "compatibility (C)",
+    "Q3": "low entropy, high divergence",
+}
 REGRESSION = "regression to the mean not excluded"
 
 _HEAD = (
