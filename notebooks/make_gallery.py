@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import opd_diag as od
+from opd_diag.plots.catalogue import CAPTIONS
 from opd_diag.plots.saving import save_figure
 
 # One figure of each analysis: the one that sets the finding beside what chance would give.
@@ -25,11 +26,14 @@ def main(run: str | Path, folder: Path = GALLERY) -> list[Path]:
     paths = []
     for name in FIGURES:
         ax = getattr(od.plots, name)(opened.result(name))
-        paths.append(save_figure(ax.figure, folder / f"{name}.png", dpi=DPI))
+        path = folder / f"{name}.png"
+        paths.append(save_figure(ax.figure, path, title=name, caption=CAPTIONS[name], dpi=DPI))
         plt.close(ax.figure)
     shown = opened.result("release_example")["rollout"][0]
     ax = od.plots.token_strip(od.token_strip(opened, shown))
-    paths.append(save_figure(ax.figure, folder / "token_strip.png", dpi=DPI))
+    path = folder / "token_strip.png"
+    words = {"title": "rollout", "caption": CAPTIONS["rollout"]}
+    paths.append(save_figure(ax.figure, path, **words, dpi=DPI))
     plt.close(ax.figure)
     return paths
 

@@ -47,6 +47,7 @@ MEASURES = {
     "stretch_tokens": "length of the stretch",
     "kl_per_token_kept": "KL per token kept",
 }
+MEANS = {"nat": "KL", "nat/logit": "gradient norms", "share of tokens": "shares"}  # in titles
 SIGNALS = ("gain_reverse_kl", "gain_forward_kl", "grad_logits_other", "grad_logits")
 COMPARISONS = {
     CRUDE: "crude",
@@ -110,7 +111,8 @@ def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | Non
         ax.set_xticks(range(len(PHASES)), PHASE_WORDS)
         ax.set_ylabel(f"mean over tokens ({unit})")
         ax.set_xlabel("place in the rollout")
-        ax.set_title(f"{checkpoint}: around the low-KL stretches of {counted(fired, 'rollout')}")
+        around = f"around the low-KL stretches of {counted(fired, 'rollout')}"
+        ax.set_title(f"{checkpoint}: {MEANS[unit]} {around}")
         _legend(ax)
         return ax
 
@@ -268,7 +270,7 @@ def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
         ax.set_xlabel("tokens kept (share)")
         ax.set_ylabel(f"{QUANTITIES[signal]} per token kept ({cut['unit'][0]})")
         n = counted(cut["n"][0], "rollout")
-        ax.set_title(f"{checkpoint}: what is kept of {n} (band: 95 %)")
+        ax.set_title(f"{checkpoint}: {QUANTITIES[signal]} kept of {n} (band: 95 %)")
         _legend(ax)
         return ax
 

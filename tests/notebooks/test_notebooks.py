@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import nbformat
@@ -52,12 +53,24 @@ def test_the_notebooks_are_those_and_every_analysis_has_one():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_stored_clean(name):
+def test_a_notebook_is_stored_with_what_it_prints_and_nothing_of_a_machine(name):
     notebook = read(name)
     nbformat.validate(notebook)
-    for cell in notebook.cells:
-        assert not cell.get("outputs")
-        assert not cell.get("execution_count")
+    text = (FOLDER / f"{name}.ipynb").read_text()
+    assert len(text) < 400_000
+    assert not re.search(r"/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\\\", text)
+    assert list(notebook.metadata) == ["kernelspec"]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {
+        "stream",
+        "execute_result",
+        "display_data",
+    }
+    assert not [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    assert any("image/png" in o.get("data", {}) for o in outputs)
+    assert not any(cell.metadata for cell in notebook.cells)
     for source in code(notebook):
         kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
         assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(source)))

@@ -22,8 +22,8 @@ class Tables(Protocol):
 
 
 GAIN = (
-    "Gain: by how much a step down fits the margins of a rollout's segments better than their mean, "
-    "as the fall of the BIC in nat; below 0 the mean fits better."
+    "Gain: by how much a step down fits the margins of a rollout's segments better than their "
+    "mean, as the fall of the BIC in nat; below 0 the mean fits better."
 )
 PAPER = (
     "arXiv 2605.13643 has 79 % of gains above 6 nat, 24.0 nat on average, and a median release at "

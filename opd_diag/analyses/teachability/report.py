@@ -68,8 +68,8 @@ def summary_lines(result: Tables) -> list[str]:
         pl.col("feature").eq("all") & ~pl.col("group").is_in(["all", "missing"]), kl=lead
     ).to_dicts()
     parts = [
-        f"{WORDS.get(row['group'], row['group'])} ({wording.share(row['n'] / whole['n'])} of tokens) "
-        f"{wording.estimate(row, 'gain', 'nat')}"
+        f"{WORDS.get(row['group'], row['group'])} ({wording.share(row['n'] / whole['n'])} of "
+        f"tokens) {wording.estimate(row, 'gain', 'nat')}"
         for row in groups
     ]
     lines.append(f"Gain by group: {'; '.join(parts)}.")
