@@ -12,7 +12,7 @@ from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.cli.printing import print_lines, print_written
 from opd_diag.cli.progress import working_on
 from opd_diag.cli.root_command import app
-from opd_diag.errors import OpdDiagError
+from opd_diag.errors import OpdDiagError, TableError
 from opd_diag.tables.teacher_sources import source_line
 from opd_diag.text.escaping import for_terminal
 
@@ -127,10 +127,14 @@ def run_analysis(name: str, run: Path, out: Path | None, **options: Any) -> None
 
 def _analyze(name: str, run: "Run", out: Path | None, options: dict[str, Any]) -> Analyzed:
     with working_on(name.replace("_", "-")):
-        result = getattr(opd_diag, name)(run, **options)
+        left = source_line(run.teacher_source, name)
+        try:
+            result = getattr(opd_diag, name)(run, **options)
+        except TableError as error:
+            raise TableError(f"{error} ({left})" if left else str(error)) from error
     written = run.save(result._asdict(), arguments=options, folder=out)
     lines = import_module(f"opd_diag.analyses.{name}").summary_lines(result)
-    if left := source_line(run.teacher_source, name):
+    if left:
         lines = [left, *lines]
     if retokenised := int((~run.rollouts["token_exact"]).sum()):
         lines = [

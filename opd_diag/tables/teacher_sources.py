@@ -20,4 +20,4 @@ def source_line(source: str, analysis: str) -> str | None:
     if source != LOGPROBS:
         return None
     left = ANSWERED_FROM_LOGPROBS.get(analysis, "what needs no KL")
-    return f"The teacher is known by log-probs alone; what this analysis can answer: {left}."
+    return f"the teacher is known by log-probs alone; what this analysis can answer: {left}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.special import entr, log_softmax, rel_entr
 
+import opd_diag as od
 from opd_diag.errors import ModelMismatchError, OptionError, RolloutError
 from opd_diag.scoring.columns.known_teacher import bounds
 from opd_diag.scoring.preflight.check import check
@@ -125,6 +126,11 @@ def test_the_students_top_k_gives_margins_masses_and_bounds(
     assert info(run)["teacher"]["source"] == "log-probs"
     assert "nothing: types are ranked" in source_line(run.teacher_source, "rock_tokens")
     assert source_line("weights", "rock_tokens") is None
+    reasons = od.findings(run)["reason"].to_list()
+    assert all("known by log-probs alone" in reason for reason in reasons)
+    audit = od.loss_audit(run).loss_audit
+    assert audit.filter(estimator="k1")["mean"].is_not_null().all()
+    assert audit["exact"].null_count() == audit.height
 
 
 @pytest.mark.parametrize("kind", ["teacher", "vllm", "sglang"])

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,6 +23,7 @@ from opd_diag.analyses.teachability.findings import findings as teachability
 from opd_diag.errors import TableError, first_line
 from opd_diag.stats.holm import holm
 from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.teacher_sources import source_line
 
 __all__ = ["ANSWERED_BY", "Asked", "answer", "findings", "needed_tables", "summary_lines"]
 
@@ -75,7 +77,15 @@ def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.D
             asked += _not_asked(analysis, opened.checkpoints[-1], first_line(error))
         else:
             asked += ask(**tables)
-    return answer(asked, opened.checkpoints)
+    return answer([_with_source(one, opened.teacher_source) for one in asked], opened.checkpoints)
+
+
+def _with_source(one: Finding, source: str) -> Finding:
+    """Say beside a question that is not asked what the source of the teacher leaves open."""
+    left = source_line(source, QUESTIONS[one.question].analysis)
+    if left is None or one.p is not None:
+        return one
+    return replace(one, reason="; ".join(text for text in (one.reason, left) if text))
 
 
 def needed_tables(ask: Asked) -> list[str]:
