@@ -48,10 +48,11 @@ DRAWS = 40
 COLLINEAR = "a term or the gain does not vary, or terms are collinear"
 NOTES = {
     "full": "not the test of compatibility: a gain that is not linear in divergence makes its "
-    "terms differ from 0 too; read `local`",
+    "terms differ from 0 too; read `matched` of teachability_contrast",
     "parts": "partly measures the spreads of the two scores",
     "local": "what entropy, divergence and position tell in any form is taken out of compatibility "
-    "and gain first, as far as the nearest tokens know it",
+    "and gain first, as far as the nearest tokens know it; describes, and is no test: the interval "
+    "is too narrow where a few prompts hold the gain",
 }
 
 

@@ -61,7 +61,7 @@ TEACHABILITY = (
 TEACHABILITY_MODELS = (
     *_HEAD,
     _KL,
-    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: the gain minus its mean over the 50 nearest tokens, by compatibility, entropy, divergence and position, each minus the same, with slopes that change along entropy and divergence (normal scores); it describes, and no answer reads it. `parts`: d_learn and d_incompat.", nullable=False),
+    Column("model", pl.String, "-", "`base`: entropy, divergence, their product, position, teacher entropy. `full`: base, compatibility and its product with divergence. `local`: the gain minus its mean over the 50 nearest tokens, by compatibility, entropy, divergence and position, each minus the same, with slopes that change along entropy and divergence (normal scores); it describes, no answer reads it, and its interval leaves out a true 0 in up to a third of runs. `parts`: d_learn and d_incompat.", nullable=False),
     Column("trimmed", pl.Boolean, "-", "Whether the 0.5 % of tokens with the largest |gain| are left out.", nullable=False),
     Column("term", pl.String, "-", "Term of the model.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
