@@ -10,10 +10,11 @@ import polars as pl
 from opd_diag.analyses.release_points.options import PRESETS
 from opd_diag.analyses.teachability.features import teachability_features
 from opd_diag.analyses.tokens import TokenTable, read_tokens
-from opd_diag.errors import OptionError, TableError
+from opd_diag.errors import OptionError, TableError, first_line
 from opd_diag.exports.weights import Mask, TokenWeights, Weights
 from opd_diag.stats.hashing import seeded_hash
 from opd_diag.stats.ragged import ranges, starts_of
+from opd_diag.tables.files import require_regular
 from opd_diag.tables.results import read_result_metadata, result_path
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import choose_checkpoints, choose_rollouts
@@ -274,9 +275,10 @@ def _budget(text: str) -> float:
 
 def _mask(path: Path, tokens: TokenTable, in_loss: Mask) -> TokenWeights:
     try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
+        require_regular(path)
+        frame = pl.read_parquet(path, hive_partitioning=False, glob=False)
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = first_line(error)
         raise TableError(f"{path}: {reason}; expected a Parquet file") from None
     types = frame.schema
     whole = all(name in types and types[name].is_integer() for name in ("rollout", "position"))

@@ -75,6 +75,6 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise TableError(f"{path}: no such file; expected a Parquet table") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = first_line(error)
         raise TableError(f"{path}: damaged ({reason}); expected a whole Parquet file") from error

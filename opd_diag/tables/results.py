@@ -21,7 +21,8 @@ from opd_diag.tables.schema import check_table
 METADATA_KEY = "opd_diag"
 CONTENT_KEY = "opd_diag_content"
 OWN_NAME = re.compile("[a-z][a-z0-9_]*")
-_NEEDED = {"arguments", "input_hash", "checkpoints", "versions"}
+_NEEDED = {"arguments": dict, "input_hash": str, "checkpoints": list, "versions": dict}
+_LATER = {"columns", "run_checkpoints"}  # results of schema version 2 lack both
 
 
 def result_path(folder: Path, name: str) -> Path:
@@ -115,13 +116,27 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         metadata: dict[str, Any] = json.loads(read_metadata(path)[METADATA_KEY])
-        if not metadata.keys() >= _NEEDED:
+        if not _is_metadata(metadata):
             raise KeyError(*_NEEDED)
     except (KeyError, ValueError) as error:
         if isinstance(error, TableError):
             raise
         raise TableError(f"{path}: no metadata of ours; expected a result of `analyze`") from None
     return metadata
+
+
+def _is_metadata(values: object) -> bool:
+    return (
+        isinstance(values, dict)
+        and all(isinstance(values.get(name), kind) for name, kind in _NEEDED.items())
+        and len(values.keys() & _LATER) != 1
+        and _are_texts(values["checkpoints"])
+        and _are_texts(values.get("run_checkpoints", []))
+    )
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def read_result(path: Path) -> pl.DataFrame:

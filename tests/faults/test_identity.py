@@ -124,6 +124,37 @@ def test_a_result_that_is_not_as_it_was_written_is_refused(results, change):
     assert run.result(name).height
 
 
+def test_metadata_of_a_result_with_other_names_or_kinds_are_refused(results):
+    """Names and kinds before the checksum, which needs them: a changed byte may hit a name."""
+    run = results[0]
+    name = run.results()[0]
+    path = run.results_folder / f"{name}.parquet"
+    raw, table = path.read_bytes(), pl.read_parquet(path)
+    stored = {k: v for k, v in pl.read_parquet_metadata(path).items() if "opd_diag" in k}
+    whole = json.loads(stored["opd_diag"])
+    for key in whole:
+        for value in (None, [1], 5, {}):
+            changed = {k: v for k, v in whole.items() if k != key}
+            if value is not None:
+                changed[key] = value
+            text = json.dumps(changed)
+            table.write_parquet(path, metadata=stored | {"opd_diag": text})
+            with pytest.raises(TableError) as caught:
+                run.result(name)
+            assert "\n" not in str(caught.value)
+    path.write_bytes(raw)
+
+
+def test_a_panic_of_a_library_at_a_damaged_table_is_one_line(results, monkeypatch):
+    def panic(*_, **__):
+        raise pl.exceptions.PanicException("called `unwrap()`\nand more")
+
+    run = results[0]
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(TableError, match=r"damaged \(called `unwrap\(\)`\); expected a whole"):
+        run.result(run.results()[0])
+
+
 def test_edits_on_purpose_are_accepted_and_recorded(rollouts, options, clean, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(clean.path, folder)

@@ -1,12 +1,15 @@
 """The whole command for a GPU at its smallest size: on the CPU, and on a GPU that is none."""
 
+import importlib.metadata
 import json
+import sys
 import time
 
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import main
+import opd_diag
+from benchmarks.gpu.__main__ import main, name_the_package
 from benchmarks.gpu.report import FAILED, Setting, Step, UnavailableError, run_steps
 from opd_diag.scoring.parts import score_part
 from tests.scoring.cuda_stand_in import cuda_stand_in
@@ -65,6 +68,18 @@ def test_its_branches_for_a_gpu_run_too(tmp_path, monkeypatch):
     assert row["halved"] > 1
     assert shares == [pytest.approx(0.8 / 141), 1.0]
     assert len(by_name["quantised teacher"]["rows"]) == 2
+
+
+def test_a_checkout_that_is_not_installed_knows_its_version(tmp_path, monkeypatch):
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    name_the_package(tmp_path)
+    (named,) = importlib.metadata.distributions(name="opd-diag", path=[str(tmp_path)])
+    assert named.version == opd_diag.__version__
+    assert sys.path[-1] == str(tmp_path)
 
 
 def test_a_step_that_fails_or_does_not_fit_is_a_row_and_not_the_end(tmp_path):
