@@ -325,6 +325,28 @@ def foreign_files(study: Study, _: Server) -> Iterator[Row]:
             told += one_line(lambda name=name: open_run(folder).result(name), TableError)
             shutil.rmtree(folder)
         yield row(f"results: {what}", len(clean.results()), told, [])
+    yield from result_bits(study, clean)
+
+
+def result_bits(study: Study, run: Run) -> Iterator[Row]:
+    """Flip single bits of result tables; Parquet has bytes that say nothing of the table."""
+    rng = random.Random(4)
+    tables = {name: run.result(name) for name in run.results()}
+    told, whole = 0, []
+    for _ in range(study.n(2000)):
+        name = rng.choice(list(tables))
+        path = run.results_folder / f"{name}.parquet"
+        raw = path.read_bytes()
+        changed = bytearray(raw)
+        changed[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            whole.append(run.result(name).equals(tables[name]))
+        except TableError as error:
+            told += "\n" not in str(error)
+            whole.append(True)
+        path.write_bytes(raw)
+    yield row("results: one bit flipped; not noticed: equal table", len(whole), told, whole)
 
 
 def read_all(folder: Path) -> None:
