@@ -16,6 +16,7 @@ from opd_diag.scoring.models.loading import (
 )
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run
+from opd_diag.tables.teacher_sources import BY_GROUP
 from opd_diag.text.model_files import hub_options
 from opd_diag.text.tokenizers import load_tokenizer
 
@@ -126,6 +127,11 @@ def choose_teacher(run: Run, teacher: str | None, *, trust_remote_code: bool) ->
         raise OptionError(
             f"{run.path}: scored with hidden states of the teacher; expected a run scored with its "
             "weights, which have to generate"
+        )
+    if run.teacher_source == BY_GROUP:
+        raise OptionError(
+            f"{run.path}: scored with several teachers; expected a run of one, which has to "
+            "generate"
         )
     path = teacher or run.manifest.teacher.path
     scored = digest(run.manifest.fingerprint["teacher"])

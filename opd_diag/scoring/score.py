@@ -25,7 +25,6 @@ from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.scoring.record import RunRecord, open_record
 from opd_diag.scoring.sequences import Inputs, Origin, plan_parts, read_inputs
 from opd_diag.scoring.teachers.by_group import (
-    BY_GROUP,
     check_several,
     fingerprint_teachers,
     named_teachers,
@@ -47,6 +46,7 @@ from opd_diag.tables.rollouts import (
     without_empty,
 )
 from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.teacher_sources import BY_GROUP
 from opd_diag.text.segments import segmenter_spec
 
 

@@ -1,6 +1,7 @@
 """Where the teacher's part of the scores comes from, and what it leaves without an answer."""
 
 WEIGHTS, STATES, LOGPROBS = "weights", "hidden states", "log-probs"
+BY_GROUP = "weights of several teachers, by group"
 
 # Of each analysis what it can still answer where the teacher is known by some log-probs alone.
 ANSWERED_FROM_LOGPROBS = {

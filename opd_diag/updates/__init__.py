@@ -18,6 +18,7 @@ from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.schema import empty_table
 from opd_diag.tables.source import choose_rollouts
+from opd_diag.tables.teacher_sources import BY_GROUP
 from opd_diag.updates.report import summary_lines
 from opd_diag.updates.subspace import choose_matrices, subspace_table
 from opd_diag.updates.summary import label_tokens, summarise
@@ -118,6 +119,11 @@ def update_alignment(
         raise OptionError(
             f"{opened.path}: scored with hidden states of the teacher; expected a run scored with "
             "its weights, which are needed again"
+        )
+    if opened.teacher_source == BY_GROUP:
+        raise OptionError(
+            f"{opened.path}: scored with several teachers; expected a run of one, under which the "
+            "update is differentiated"
         )
     scored_tokens = [n for n in (max_tokens, identity.get("max_response_tokens")) if n is not None]
     max_tokens = min(scored_tokens, default=None)

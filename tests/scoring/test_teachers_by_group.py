@@ -133,3 +133,10 @@ def test_names_of_teachers_are_told_on_the_command_line(words, tmp_path) -> None
     result = CliRunner().invoke(app, ["check", str(dump), *words, "--student", str(tmp_path)])
     assert result.exit_code == 2
     assert "NAME=PATH" in result.stderr
+
+
+def test_what_needs_one_teacher_refuses_a_run_of_several(mixed) -> None:
+    from opd_diag.interventions.models import choose_teacher
+
+    with pytest.raises(OptionError, match="scored with several teachers"):
+        choose_teacher(mixed, None, trust_remote_code=False)

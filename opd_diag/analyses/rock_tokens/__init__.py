@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from opd_diag.analyses.rock_tokens.by_group import group_share_table
 from opd_diag.analyses.rock_tokens.changes import choose_groups
 from opd_diag.analyses.rock_tokens.composition import composition_table
 from opd_diag.analyses.rock_tokens.cutoff import cutoff_table
@@ -65,6 +66,8 @@ class RockTokens(NamedTuple):
             or type.
         rock_composition: Classes of tokens by group and place in the response.
         rock_evidence: The test of each question, one row each.
+        rock_by_group: What rocks hold of the tokens and of the loss of each group of the dump, and
+            of what training kept and dropped; empty where the dump tells neither.
     """
 
     rock_tokens: pl.DataFrame
@@ -76,6 +79,7 @@ class RockTokens(NamedTuple):
     rock_persistence: pl.DataFrame
     rock_composition: pl.DataFrame
     rock_evidence: pl.DataFrame
+    rock_by_group: pl.DataFrame
 
 
 @public_analysis
@@ -134,7 +138,7 @@ def rock_tokens(
         seed: Seed of every draw.
 
     Returns:
-        Six tables.
+        Ten tables.
 
     Raises:
         OptionError: If a preset, loss, rank_by or tau is unknown, a number is out of range, or the
@@ -176,7 +180,7 @@ def rock_tokens(
     places = response_places(occurrences, noise)
     texts = vocabulary(source)
     # Gradient sums are those of all rollouts: of a part they are not known.
-    whole = policy is None and step is None
+    whole = policy is None and step is None and group is None
     gradients = gradient_sums(source, ranked) if whole else None
     groups = choose_groups(ranking)
     types = type_table(ranking, places, gradients, texts, noise)
@@ -213,6 +217,7 @@ def rock_tokens(
             groups=groups,
             lists=lists,
         ),
+        rock_by_group=group_share_table(ranking, chosen),
     )
 
 

@@ -12,7 +12,6 @@ from opd_diag.scoring.models.fingerprints import fingerprint
 from opd_diag.tables.manifest import is_checkpoint_name
 
 GROUP = "group"
-BY_GROUP = "weights of several teachers, by group"
 DEFAULT = "default"  # the teacher of the rollouts whose group has none of its own
 
 

@@ -267,6 +267,24 @@ ROCK_EVIDENCE = (
     Column("reason", pl.String, "-", "Why the question is not asked, or what weakens the answer."),
 )  # fmt: skip
 
+ROCK_BY_GROUP = (
+    *_RUN,
+    Column("split", pl.String, "-", "`group` of the dump, or `trained`: what training kept and dropped.", nullable=False),
+    Column("group", pl.String, "-", "Name of the group; `kept` or `dropped`; `unknown` where the dump does not tell; `others`: all groups beyond 39.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Its tokens in the loss.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
+    Column("position_share", pl.Float64, "share", "Share of them that are rocks, listed by the other half of the prompts."),
+    Column("position_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("position_share_high", pl.Float64, "share", "Upper end."),
+    Column("loss_share", pl.Float64, "share", "Share of the group's loss that these rocks hold."),
+    Column("loss_share_low", pl.Float64, "share", "Lower end of its 95 % interval."),
+    Column("loss_share_high", pl.Float64, "share", "Upper end."),
+    Column("lift", pl.Float64, "ratio", "Mean loss of its rocks over that of all its tokens."),
+    Column("lift_low", pl.Float64, "ratio", "Lower end of its 95 % interval."),
+    Column("lift_high", pl.Float64, "ratio", "Upper end."),
+    Column("reason", pl.String, "-", "What is missing or weak, and why."),
+)  # fmt: skip
+
 TABLES = {
     "rock_tokens": ROCK_TOKENS,
     "rock_groups": ROCK_GROUPS,
@@ -277,4 +295,5 @@ TABLES = {
     "rock_persistence": ROCK_PERSISTENCE,
     "rock_composition": ROCK_COMPOSITION,
     "rock_evidence": ROCK_EVIDENCE,
+    "rock_by_group": ROCK_BY_GROUP,
 }

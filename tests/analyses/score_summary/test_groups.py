@@ -7,7 +7,7 @@ import pytest
 import opd_diag as od
 from opd_diag.analyses.groups import MOST, OTHERS, parts_of
 from opd_diag.analyses.score_summary import summary_lines
-from opd_diag.datasets import null_run
+from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import TableError
 
 NAMES = ["math", "code", None]
@@ -26,7 +26,7 @@ def data():
     code = rollouts.filter(pl.col("group") == "code")["rollout"].to_list()
     tokens = data.tokens.with_columns(
         in_loss=pl.struct("rollout", "position").hash(seed=1) % 7 != 0,
-        reverse_kl=pl.col("reverse_kl") * (1 + rollout.is_in(code)),
+        reverse_kl=(pl.col("reverse_kl") * (1 + rollout.is_in(code))).cast(pl.Float32),
     )
     return data._replace(tokens=tokens, rollouts=rollouts)
 
@@ -156,3 +156,26 @@ def test_headline_tables_have_a_row_for_each_group(data) -> None:
     code = data.rollouts.filter(pl.col("group") == "code")["rollout"].to_list()
     tokens = data.tokens.filter("in_loss", pl.col("rollout").is_in(code), checkpoint="b")
     assert of_code["mean"] == pytest.approx(tokens["reverse_kl"].cast(pl.Float64).mean())
+
+
+def test_rocks_of_a_group_hold_shares_of_its_own_tokens_and_loss(data) -> None:
+    rocks = od.rock_tokens(data.tokens, data.rollouts, checkpoint="a", top=5)
+    table = rocks.rock_by_group
+    assert set(table.filter(split="group")["group"]) == {"math", "code", "unknown"}
+    assert set(table.filter(split="trained")["group"]) == {"kept", "dropped"}
+    inside = data.tokens.filter("in_loss", checkpoint="a")
+    for split, rows in table.group_by("split"):
+        assert rows["n"].sum() == inside.height, split
+        # Means of the parts, weighted by their tokens, are those of the other split.
+        rocky = (rows["position_share"] * rows["n"]).sum()
+        assert rocky == pytest.approx((table.filter(split="group")["position_share"]
+                                       * table.filter(split="group")["n"]).sum())  # fmt: skip
+        assert (rows["lift"] - rows["loss_share"] / rows["position_share"]).abs().max() < 1e-9
+
+
+def test_gradients_of_all_rollouts_are_not_those_of_a_group(data, tmp_path) -> None:
+    run = save_run(data, tmp_path / "run")
+    whole, part = (od.rock_tokens(run, group=group).rock_tokens for group in (None, "code"))
+    for name in ("norm2_raw", "coherence"):
+        assert whole[name].is_not_null().any()
+        assert part[name].is_null().all()
