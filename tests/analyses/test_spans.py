@@ -159,7 +159,7 @@ def test_segments_of_one_span_are_judged_as_before() -> None:
 @pytest.fixture(scope="module", params=SPANS)
 def run(request):
     """A run in which every rollout has so many spans, and which tokens tools wrote."""
-    data = null_run(prompts=8, samples=2, tokens=420, checkpoints=("a", "b"), k_grid=(2, 4))
+    data = null_run(prompts=8, samples=2, tokens=420, checkpoints=("a",), k_grid=(2, 4))
     place = pl.col("position") % (420 // request.param)
     inside = place < 420 // request.param - 5 * (request.param > 1)
     return data._replace(tokens=data.tokens.with_columns(in_loss=inside)), request.param
