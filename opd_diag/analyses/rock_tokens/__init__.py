@@ -67,7 +67,7 @@ class RockTokens(NamedTuple):
         rock_composition: Classes of tokens by group and place in the response.
         rock_evidence: The test of each question, one row each.
         rock_by_group: What rocks hold of the tokens and of the loss of each group of the dump, and
-            of what training kept and dropped; empty where the dump tells neither.
+            of what training kept and dropped, where the dump tells.
     """
 
     rock_tokens: pl.DataFrame

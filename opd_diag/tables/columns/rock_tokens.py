@@ -269,8 +269,8 @@ ROCK_EVIDENCE = (
 
 ROCK_BY_GROUP = (
     *_RUN,
-    Column("split", pl.String, "-", "`group` of the dump, or `trained`: what training kept and dropped.", nullable=False),
-    Column("group", pl.String, "-", "Name of the group; `kept` or `dropped`; `unknown` where the dump does not tell; `others`: all groups beyond 39.", nullable=False),
+    Column("split", pl.String, "-", "`all`, `group` of the dump, or `trained`: what training kept and dropped.", nullable=False),
+    Column("group", pl.String, "-", "`all`; name of the group; `kept` or `dropped`; `unknown` where the dump does not tell; `others`: all groups beyond 39.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Its tokens in the loss.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
     Column("position_share", pl.Float64, "share", "Share of them that are rocks, listed by the other half of the prompts."),
