@@ -51,7 +51,7 @@ def test_pairs_are_as_deep_and_the_other_is_not_cut_before() -> None:
 
 
 def test_continuations_go_on_from_their_prefixes(run: Run, cut: dict[int, int]) -> None:
-    result = continuation(run, samples=3)
+    result = continuation(run, samples=2)
     folder = run.path / "interventions" / "continuation-trap-s"
     responses = dict(run.rollouts.select("rollout", "response_token_ids").iter_rows())
     of: dict[str, list[int]] = {}
@@ -70,7 +70,7 @@ def test_continuations_go_on_from_their_prefixes(run: Run, cut: dict[int, int]) 
     assert rows["model"].to_list() == ["student", "teacher"]
     assert rows["n"].to_list() == [part.height] * 2
     assert (rows["difference"] - (rows["value"] - rows["control"])).abs().max() < 1e-12
-    again = continuation(run, samples=3)
+    again = continuation(run, samples=2)
     assert again.continuation.equals(result.continuation)
     run.save(result)
     asked = od.findings(run).filter(question="cut-is-lost")
@@ -82,7 +82,7 @@ def test_continuations_go_on_from_their_prefixes(run: Run, cut: dict[int, int]) 
         .startswith("Continuations after")
     )
     with pytest.raises(ModelMismatchError, match="holds another study"):
-        continuation(run, samples=2)
+        continuation(run, samples=3)
 
 
 def test_a_planted_loss_is_found(

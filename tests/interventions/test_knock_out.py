@@ -14,6 +14,7 @@ from opd_diag.cli import app
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, RolloutError, TableError
 from opd_diag.interventions import models, summary_lines
 from opd_diag.interventions.lists import BestTokens, random_arms, rock_arms
+from opd_diag.interventions.problems import read_problems
 from opd_diag.tables.run import Run
 from tests.interventions.quiet import Quiet
 
@@ -205,7 +206,7 @@ def test_the_command_prints_what_was_found_and_goes_on_from_what_is_there(studie
     assert "ban-end bans the end token 2" in refused.stderr
 
 
-def test_problems_come_from_a_file_too(run: Run, tmp_path: Path) -> None:
+def test_problems_come_from_a_file_too(run: Run, tiny_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
 
     def write(*lines: Any) -> Path:
@@ -217,8 +218,11 @@ def test_problems_come_from_a_file_too(run: Run, tmp_path: Path) -> None:
         {"prompt_id": "new", "answer": 3, "prompt": "What is 1 + 2?"},
         {"prompt_id": "ids", "answer": "e", "prompt_token_ids": [9, 10]},
     ]
-    result = knock_out(run, problems=write(*lines), random_lists=0)
-    assert result.knock_out["n_problems"].unique().to_list() == [3]
+    known, new, ids = read_problems(run, write(*lines), tiny_tokenizer)
+    assert known == ("p1", run.rollouts["prompt_token_ids"][3].to_list(), "e")
+    assert new.answer == "3"
+    assert "What is 1 + 2?<|end|>\n<|start|>assistant" in tiny_tokenizer.decode(new.prompt)
+    assert ids.prompt == [9, 10]
     faults = write(
         "not json",
         {"prompt_id": "p1"},
@@ -227,7 +231,7 @@ def test_problems_come_from_a_file_too(run: Run, tmp_path: Path) -> None:
         {"prompt_id": "x", "answer": "1", "prompt_token_ids": [9999]},
     )
     with pytest.raises(RolloutError) as caught:
-        knock_out(run, problems=faults)
+        read_problems(run, faults, tiny_tokenizer)
     said = str(caught.value)
     for text in (
         "line 1: no JSON object",
