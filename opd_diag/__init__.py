@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from opd_diag.rollouts import read_rollouts
     from opd_diag.scoring.preflight.check import check
     from opd_diag.scoring.score import score
+    from opd_diag.scoring.teacher_requests import teacher_requests
     from opd_diag.tables.info import info
     from opd_diag.tables.run import Run, open_run
     from opd_diag.text.token_strip import token_strip
@@ -68,6 +69,7 @@ _HOMES = {
     "score_summary": "opd_diag.analyses.score_summary",
     "teachability": "opd_diag.analyses.teachability",
     "teachability_features": "opd_diag.analyses.teachability",
+    "teacher_requests": "opd_diag.scoring.teacher_requests",
     "token_strip": "opd_diag.text.token_strip",
     "token_weights": "opd_diag.exports",
     "update_alignment": "opd_diag.updates",
@@ -106,6 +108,7 @@ __all__ = [
     "stats",
     "teachability",
     "teachability_features",
+    "teacher_requests",
     "token_strip",
     "token_weights",
     "update_alignment",

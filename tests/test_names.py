@@ -95,6 +95,8 @@ def test_plot_info_export_and_report_have_the_options_of_their_functions() -> No
     assert options(COMMANDS["export"], {"run"}) == options(opd_diag.export, {"run"})
     assert options(COMMANDS["report"], {"run"}) == options(opd_diag.report, {"run"})
     assert options(COMMANDS["plot"], {"run", "names"}) == options(opd_diag.plot, {"run", "names"})
+    own = options(COMMANDS["teacher-requests"], {"run"})
+    assert own == options(opd_diag.teacher_requests, {"run"})
     assert options(COMMANDS["info"], ONLY_COMMAND) == options(opd_diag.info, {"run"})
 
 
@@ -130,6 +132,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
         "info",
         "export",
         "report",
+        "teacher_requests",
         *COLUMNS_OF_ANALYSES,
         *INTERVENTIONS,
     ):
@@ -161,6 +164,8 @@ def needed(words: str, folder: str) -> list[str]:
         return [folder, "--rule", "all", "--to", "trl", "--out", "export"]
     if words in ("intervene knock-out", "intervene continuation"):
         return [folder, "--verifier", "exact"]
+    if words == "teacher-requests":
+        return [folder, "--to", "vllm", "--out", "requests"]
     return [folder]
 
 

@@ -16,6 +16,7 @@ from opd_diag.cli import (
     score,
     score_summary,
     teachability,
+    teacher_requests,
     update_alignment,
 )
 from opd_diag.cli.root_command import app
@@ -44,5 +45,6 @@ __all__ = [
     "score",
     "score_summary",
     "teachability",
+    "teacher_requests",
     "update_alignment",
 ]
