@@ -165,7 +165,7 @@ def needed(words: str, folder: str) -> list[str]:
     if words in ("intervene knock-out", "intervene continuation"):
         return [folder, "--verifier", "exact"]
     if words == "teacher-requests":
-        return [folder, "--to", "vllm", "--out", "requests"]
+        return [folder, "--to", "sglang", "--out", "requests"]
     return [folder]
 
 
