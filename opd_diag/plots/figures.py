@@ -114,7 +114,10 @@ def plot(
                     drawn.missing[name] = f"run `{_command([wanted], run)}` first"
                     continue
                 try:
-                    tables[wanted] = run.result(wanted, source)
+                    if why := run.why_stale(wanted, source):
+                        drawn.missing[name] = f"{why}: run `{_command([wanted], run)}` again"
+                    else:
+                        tables[wanted] = run.result(wanted, source)
                 except TableError as error:
                     drawn.missing[name] = str(error)
             if name == OVERVIEW and tables:
