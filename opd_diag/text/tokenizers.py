@@ -99,8 +99,10 @@ def compare_tokenizers(
     where = " and ".join(names)
     if differing:
         shown = ", ".join(f"{i} ({a!r} and {b!r})" for i, a, b in differing[:MOST_IDS])
+        only = all(token_id in added for token_id, _, _ in differing)
+        of = "special or added tokens only, " if only else ""
         raise ModelMismatchError(
-            f"{where}: their tokenizers differ in {len(differing)} ids, first {shown}; "
+            f"{where}: their tokenizers differ in {of}{len(differing)} ids, first {shown}; "
             "expected one tokenizer"
         )
     one, other = (encode_text(tokenizer, PROBE) for tokenizer in (teacher, student))

@@ -105,6 +105,23 @@ def test_the_other_states_or_norm_are_another_run(rollouts, teacher, student, tm
         score(rollouts, **options)
 
 
+def test_the_dumps_log_probs_tell_whether_the_norm_is_missing(
+    rollouts, teacher, student, by_weights, tmp_path
+):
+    logps = by_weights.tokens("s").collect().group_by("rollout", maintain_order=True)
+    known = dict(logps.agg("teacher_logp").iter_rows())
+    lists = [known.get(row) for row in rollouts.table["rollout"]]
+    stored = pl.Series(lists, dtype=pl.List(pl.Float32))
+    dump = type(rollouts)(rollouts.table.with_columns(trainer_teacher_logp=stored))
+    options = {"teacher": teacher, "students": {"s": student}, "noise_floor": "off"}
+    states = write_states(tmp_path / "states", teacher, rollouts, before_norm=True)
+    options |= {"out": tmp_path / "run", "teacher_states": states}
+    with pytest.raises(ModelError, match="before its final norm only .*expected teacher_norm True"):
+        score(dump, **options)
+    run = score(dump, **options, teacher_norm=True)
+    assert run.manifest.checkpoints["s"].trainer_teacher["diagnosis"] == "aligned"
+
+
 def test_what_is_wrong_with_the_states_is_said(rollouts, teacher, student, tmp_path):
     folder = tmp_path / "states"
     states = write_states(folder, teacher, rollouts)

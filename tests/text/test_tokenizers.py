@@ -81,3 +81,15 @@ def test_responses_get_no_special_tokens(tiny_tokenizer) -> None:
     (ids,) = encode_responses(tiny_tokenizer, ["12.<|end|>"])
     assert ids[-1] == tiny_tokenizer.eos_token_id
     assert tiny_tokenizer.decode(ids) == "12.<|end|>"
+
+
+def test_tokenizers_that_differ_in_added_tokens_alone_say_so(tiny_tokenizer):
+    """An id that is another marker in one of them; the words are the same."""
+    text = tiny_tokenizer.backend_tokenizer.to_str().replace("<think>", "<pause>")
+    other = type(tiny_tokenizer)(
+        tokenizer_object=type(tiny_tokenizer.backend_tokenizer).from_str(text)
+    )
+    with pytest.raises(
+        ModelMismatchError, match=r"differ in special or added tokens only, 1 ids, first 320 \("
+    ):
+        compare_tokenizers(tiny_tokenizer, other)

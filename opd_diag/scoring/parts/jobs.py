@@ -12,20 +12,23 @@ from opd_diag.errors import ModelError, RolloutError, faults
 from opd_diag.scoring.columns.measures import Measures
 from opd_diag.scoring.models.forward import (
     LanguageModel,
+    through_norm,
     verify_head,
 )
 from opd_diag.scoring.models.loading import Loading, context_of, load_model
 from opd_diag.scoring.models.norm_and_head import load_norm_and_head, without_weights
+from opd_diag.scoring.parts.alignment import MEDIAN_ALIGNED
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
 from opd_diag.scoring.teachers.by_group import teacher_of_rollouts
-from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states
+from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states, rows_of
 from opd_diag.scoring.teachers.logprobs import GivenLogprobs, read_logprobs
 from opd_diag.scoring.teachers.source import TeacherSource
 from opd_diag.text.vocabulary import check_ids
 
 _SHARE_FOR_WEIGHTS = 0.6
 _VERIFIED_TOKENS = 64
+_CHECKED_ROLLOUTS = 4
 
 
 class Job(NamedTuple):
@@ -139,6 +142,7 @@ def load_jobs(inputs: Inputs, measures: Measures, models: Models) -> Iterator[Jo
         norm = models.source.norm
         teacher = load_norm_and_head(models.teacher, models.teacher_loading, norm=norm)
         given = _given_states(inputs, models.source.states, teacher)
+        _check_norm(inputs, given, teacher, models)
     others = tuple(load_model(path, models.teacher_loading) for path in models.others.values())
     own = teacher_of_rollouts(inputs.table, (models.group, *models.others))
     for number, other in enumerate(others, start=1):
@@ -190,6 +194,44 @@ def _given_states(inputs: Inputs, folder: str, teacher: LanguageModel) -> GivenS
             f"the head of {teacher.name}"
         )
     return given
+
+
+def _check_norm(inputs: Inputs, given: GivenStates, teacher: LanguageModel, models: Models) -> None:
+    """Compare the first states with the teacher's log-probs of the dump, where it holds some.
+
+    Raises:
+        ModelError: If they fit with the other choice of the final norm only.
+    """
+    stored = inputs.table["trainer_teacher_logp"]
+    there = np.flatnonzero(
+        stored.is_not_null().to_numpy() & (inputs.sequences.responses.lengths > 0)
+    )
+    first = there[:_CHECKED_ROLLOUTS].tolist()
+    if not first:
+        return
+    _, prompts, responses = inputs.sequences
+    states = rows_of(given, prompts, responses, first)
+    tokens = torch.from_numpy(np.concatenate([responses[i] for i in first]).astype(np.int64))
+    told = np.concatenate([stored[i].to_numpy()[: responses.lengths[i]] for i in first])
+
+    def difference(model: LanguageModel) -> float:
+        head = model.head.cut(0, min(inputs.shared.values()))
+        logits = head.logits(through_norm(model, states))
+        logp = logits.log_softmax(1).gather(1, tokens.to(logits.device)[:, None])[:, 0]
+        return float(np.median(np.abs(logp.cpu().numpy() - told)))
+
+    norm = models.source.norm
+    own = difference(teacher)
+    if own <= MEDIAN_ALIGNED:
+        return
+    other = difference(load_norm_and_head(models.teacher, models.teacher_loading, norm=not norm))
+    if other <= MEDIAN_ALIGNED:
+        said = "before" if not norm else "after"
+        raise ModelError(
+            f"{given.folder}: the dump's log-probs of the teacher fit these states as written "
+            f"{said} its final norm only (median difference {other:.2g}, else {own:.2g} nat); "
+            f"expected teacher_norm {not norm}"
+        )
 
 
 def _check_context(
