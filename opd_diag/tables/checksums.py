@@ -11,7 +11,7 @@ import polars as pl
 from opd_diag.errors import TableError
 from opd_diag.tables.files import open_regular
 
-# Runs of schema version 1 hold the checksum of a file inside it, among its metadata.
+# Results, and files of runs of schema version 1, hold their checksum among their metadata.
 _MARK = b"sha256 of this file with 64 zeros here: "
 _ZEROS = b"0" * 64
 _WINDOW = 1 << 20  # a format keeps its metadata at one end of the file
@@ -70,8 +70,27 @@ def verify(path: Path, expected: Checksum) -> None:
         )
 
 
+def room_for_checksum() -> str:
+    """Return what stands among the metadata of a file until `embed_checksum` fills it in."""
+    return (_MARK + _ZEROS).decode()
+
+
+def embed_checksum(path: Path) -> None:
+    """Fill in the checksum of a file that is being written and has room for it.
+
+    Raises:
+        OSError: If it cannot be read or written.
+    """
+    with path.open("r+b") as file:
+        place = _find(file)
+        assert place is not None, path
+        whole = _digest_without(file, place)
+        file.seek(place)
+        file.write(whole)
+
+
 def verify_embedded(path: Path) -> None:
-    """Check a file of a run of schema version 1 against the checksum inside it.
+    """Check a file against the checksum inside it, before anybody decodes it.
 
     A file without one, such as one that another program wrote, passes.
 

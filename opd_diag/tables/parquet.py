@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from opd_diag.errors import TableError, first_line
+from opd_diag.tables.checksums import embed_checksum, room_for_checksum
 from opd_diag.tables.files import atomic_path, require_regular
 
 
@@ -32,6 +33,8 @@ def written_table(
     with atomic_path(path) as temporary:
         try:
             frame.write_parquet(temporary, metadata=dict(metadata or {}))
+            if room_for_checksum() in (metadata or {}).values():
+                embed_checksum(temporary)
         except pl.exceptions.ComputeError as error:  # so polars tells of a disk that is full
             raise OSError(str(error).rpartition("IO error: ")[2]) from error
         yield

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from opd_diag.errors import TableError, first_line
-from opd_diag.tables.checksums import digest_table
+from opd_diag.tables.checksums import digest_table, room_for_checksum, verify_embedded
 from opd_diag.tables.columns import RESULTS
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.parquet import read_metadata, read_parquet, written_table
@@ -20,6 +20,7 @@ from opd_diag.tables.schema import check_table
 
 METADATA_KEY = "opd_diag"
 CONTENT_KEY = "opd_diag_content"
+BYTES_KEY = "opd_diag_bytes"
 OWN_NAME = re.compile("[a-z][a-z0-9_]*")
 _NEEDED = {"arguments": dict, "input_hash": str, "checkpoints": list, "versions": dict}
 _LATER = {"columns", "run_checkpoints"}  # results of schema version 2 lack both
@@ -82,6 +83,7 @@ def write_results(
         for name, table in checked.items():
             text = texts[name]
             stored = {METADATA_KEY: text, CONTENT_KEY: _content(name, table, text)}
+            stored[BYTES_KEY] = room_for_checksum()
             written.enter_context(written_table(table, paths[name], stored))
     return list(paths.values())
 
@@ -114,6 +116,7 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
     Raises:
         TableError: If the file is missing, damaged or no result of ours.
     """
+    _verify_bytes(path)
     try:
         metadata: dict[str, Any] = json.loads(read_metadata(path)[METADATA_KEY])
         if not _is_metadata(metadata):
@@ -123,6 +126,16 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
             raise
         raise TableError(f"{path}: no metadata of ours; expected a result of `analyze`") from None
     return metadata
+
+
+def _verify_bytes(path: Path) -> None:
+    """Check the bytes before they are decoded: at some damage the decoder ends the process."""
+    try:
+        verify_embedded(path)
+    except FileNotFoundError:
+        return  # whoever reads it says so
+    except OSError as error:
+        raise TableError(f"{path}: damaged ({error.strerror}); expected a readable file") from error
 
 
 def _is_metadata(values: object) -> bool:
