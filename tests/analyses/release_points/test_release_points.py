@@ -376,4 +376,4 @@ def test_summary_lines_name_the_figures_and_the_reasons(planted):
     assert strict[1].startswith("  released at the threshold 500: 0.0 % [0.0, ")
     tiny = summary_lines(analysed(small(prompts=2, segments=6)))
     assert tiny[0] == "step0: 4 rollouts, 4 too few segments"
-    assert any("n/a (too few prompts)" in line for line in tiny)
+    assert any("n/a (too few prompts" in line for line in tiny)
