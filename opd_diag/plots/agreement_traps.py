@@ -16,6 +16,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     style,
 )
 
@@ -99,7 +100,8 @@ def trap_map(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(cuts["cut"], cuts["row"] + 0.5, ".", color="#D55E00", markersize=2.5)
         figure = ax.get_figure(root=True)
         assert figure is not None
-        figure.colorbar(mesh, ax=ax, label="mean KL(student ‖ teacher) (nat)")
+        bar = figure.colorbar(mesh, ax=ax, label="mean KL(student ‖ teacher) (nat)")
+        plain_powers(bar.ax)
         ax.invert_yaxis()
         ax.grid(visible=False)
         ax.set_xlabel("position (tokens in the loss)")

@@ -11,6 +11,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     readable,
     style,
 )
@@ -110,6 +111,7 @@ def loss_bins(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                             color=colour(number), alpha=0.15, linewidth=0)  # fmt: skip
         ax.set_xscale("log")
         ax.set_yscale("symlog", linthresh=1e-3)
+        plain_powers(ax)
         ax.set(
             xlabel="exact KL(student ‖ teacher) of a token (nat, two bins to a factor of ten)",
             ylabel="mean of the estimator (nat)",

@@ -16,6 +16,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     style,
 )
 from opd_diag.tables.columns.rock_tokens import GROUPS, STABLE
@@ -55,6 +56,7 @@ def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.axhline(STABLE, color=CONTROL, linewidth=1)
         ax.axvline(PAPER_K, color=THRESHOLD, linewidth=1, linestyle="-.", label=f"paper: {PAPER_K}")
         ax.set_xscale("log")
+        plain_powers(ax)
         ax.set_xticks(ours["K"].to_list(), [str(k) for k in ours["K"]], minor=False)
         ax.minorticks_off()
         ax.set_ylim(-0.05, 1.05)

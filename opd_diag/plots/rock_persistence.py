@@ -15,6 +15,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     readable,
     style,
 )
@@ -186,6 +187,7 @@ def rock_composition_lift(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
             bars(ax, at, rows[column], *ends, colour=colour(i), label=label, horizontal=True)
         ax.axvline(1, color=CONTROL, linewidth=1)
         ax.set_xscale("log")
+        plain_powers(ax)
         words = [f"{name} ({n:,})" for name, n in rows.select("token_class", "n").iter_rows()]
         ax.set_yticks(range(rows.height), words)
         ax.invert_yaxis()

@@ -15,6 +15,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     style,
 )
 
@@ -56,6 +57,7 @@ def rock_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         _points(ax, rocks, colour(1), f"rocks ({rocks.height:,})", size=16)
         ax.set_xscale("log")
         ax.set_yscale("log")
+        plain_powers(ax)
         ax.set_xlim(_decade(shown["n"]))
         ax.set_ylim(_decade(shown["mean_loss"]))  # the band may reach far below
         _names(ax, rocks.sort("rank").head(ASKED))
@@ -93,6 +95,7 @@ def rock_tokens_change(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                 _points(ax, own, colour(i), words, size=14, of="mean_last")
         ax.set_xscale("log")
         ax.set_yscale("log")
+        plain_powers(ax)
         ax.set_xlim(view)
         ax.set_ylim(view)
         ax.set_box_aspect(1)
@@ -126,6 +129,7 @@ def rock_tokens_gradients(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
         high = shown.select(pl.max_horizontal(both.max())).item()
         linear = (max(high, -low) or 1.0) / 100
         ax.set_yscale("symlog", linthresh=linear)
+        plain_powers(ax)
         ax.set_ylim(2 * low if low < 0 else -linear / 2, max(2 * high, linear))
         ticks = SymmetricalLogLocator(base=10, linthresh=linear)
         ticks.set_params(numticks=5)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from opd_diag.errors import OptionError
@@ -193,6 +194,14 @@ def lower_legend(ax: Axes, lines: int = 1) -> None:
     lines = max(lines, 1 + ax.get_xlabel().count("\n"))
     down = ScaledTranslation(0, -(15 + tick + 1.3 * lines * label) / 72, figure.dpi_scale_trans)
     legend.set_bbox_to_anchor((0, 0), transform=ax.transAxes + down)
+
+
+def plain_powers(ax: Axes) -> None:
+    """Write the ticks of logarithmic axes as plain numbers: no text of a figure is a formula."""
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() in ("log", "symlog"):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def counted(n: int, noun: str) -> str:

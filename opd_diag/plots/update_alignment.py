@@ -10,6 +10,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     readable,
     style,
 )
@@ -80,6 +81,7 @@ def update_tokens(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(first, realised, ".", color=colour(0), markersize=3, alpha=0.5, linestyle="")
         ax.set_xscale("symlog", linthresh=0.01)
         ax.set_yscale("symlog", linthresh=0.01)
+        plain_powers(ax)
         ax.set(
             xlabel="first-order change of KL(student ‖ teacher) (nat)",
             ylabel="realised change (nat)",

@@ -86,7 +86,7 @@ def test_the_example_marks_the_cut_and_writes_the_text(tables):
     cut = rows.filter(~pl.col("kept"))["segment"][0] - 0.5
     assert any(np.allclose(line.get_ydata(), cut) for line in ax.lines)
     label = ax.get_yticklabels()[0].get_text()
-    assert label.startswith(r"It costs \$3, so very")
+    assert label.startswith("It costs $3, so very")
     assert label.endswith("…")
 
 

@@ -17,6 +17,7 @@ from opd_diag.plots.style import (
     legend_below,
     nothing,
     panel,
+    plain_powers,
     readable,
     style,
 )
@@ -202,6 +203,21 @@ def test_a_legend_below_hides_neither_label_nor_axes(size, entries, lines, tmp_p
     assert legend.y1 <= ax.xaxis.label.get_window_extent().y0
     assert legend.x1 <= figure.bbox.x1
     assert legend.y0 >= 0
+
+
+def test_ticks_of_logarithmic_axes_are_plain_numbers():
+    """Formulas are off, so that a $ in a name is a $: a tick must not be one either."""
+    with style():
+        ax = panel(None)
+        ax.plot([1e-3, 10.0], [-0.1, 100.0])
+        ax.set_xscale("log")
+        ax.set_yscale("symlog", linthresh=0.01)
+        plain_powers(ax)
+        ax.figure.draw_without_rendering()
+    for axis, some in ((ax.xaxis, "0.01"), (ax.yaxis, "-0.01")):
+        labels = [label.get_text() for label in axis.get_ticklabels(which="both")]
+        assert some in labels
+        assert not [label for label in labels if "$" in label]
 
 
 @pytest.mark.parametrize(
