@@ -97,7 +97,7 @@ def test_text_is_written_with_what_the_font_has():
     assert readable("a\n\tb\r\n") == "a⏎⇥b⏎"
     assert readable("") == "·"
     assert readable("中é") == r"\u4e2dé"
-    assert readable("\U0001f469\x07", "monospace") == r"\U0001f469\u0007"
+    assert readable("\U0001f469\x07", "monospace") == r"\U0001f469\x07"
     assert drawable("中\nb") == "\\u4e2d\nb"
 
 
