@@ -78,7 +78,7 @@ def _with_zeros(run: Dataset, share: float, seed: int) -> Dataset:
     zero = pl.Series(chosen)
     kls = pl.col("forward_kl", "reverse_kl", "union_kl")
     return run._replace(
-        tokens=run.tokens.with_columns(pl.when(zero).then(pl.lit(0, pl.Float32)).otherwise(kls))
+        tokens=run.tokens.with_columns(pl.when(~zero).then(kls).otherwise(pl.lit(0, pl.Float32)))
     )
 
 
