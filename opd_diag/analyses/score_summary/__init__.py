@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from opd_diag.analyses.score_summary.first_tokens import first_tokens_table
 from opd_diag.analyses.score_summary.groups import COLUMNS, Rollouts
 from opd_diag.analyses.score_summary.histogram import histogram_table
 from opd_diag.analyses.score_summary.positions import positions_table
@@ -32,12 +33,15 @@ class ScoreSummary(NamedTuple):
         score_histogram: How the divergences are spread over tokens, and how few tokens hold them.
         score_groups: What each group of the dump holds of the tokens and of the KL, and what
             training kept and dropped; empty where the dump tells neither.
+        score_first_tokens: The first tokens of responses to prompts that the teacher reads
+            otherwise; empty where it reads the student's.
     """
 
     score_summary: pl.DataFrame
     score_positions: pl.DataFrame
     score_histogram: pl.DataFrame
     score_groups: pl.DataFrame
+    score_first_tokens: pl.DataFrame
 
 
 @public_analysis
@@ -65,7 +69,7 @@ def score_summary(
         seed: Seed of the bootstrap.
 
     Returns:
-        Four tables, one row for each checkpoint, group of rollouts, column and bin. The groups
+        Five tables, one row for each checkpoint, group of rollouts, column and bin. The groups
         `correct` and `wrong` are there where the rollouts say which they are.
 
     Raises:
@@ -85,6 +89,7 @@ def score_summary(
                 positions_table(name, tokens, summarised, longest),
                 histogram_table(name, tokens, summarised),
                 groups_table(name, tokens, summarised.prompts),
+                first_tokens_table(name, tokens, summarised.prompts),
             )
         )
     return ScoreSummary(*(pl.concat(parts) for parts in zip(*tables, strict=True)))

@@ -6,7 +6,7 @@ import polars as pl
 
 from opd_diag.analyses.groups import GROUP, TRAINED
 from opd_diag.analyses.wording import count, estimate
-from opd_diag.tables.columns.score_summary import ALL
+from opd_diag.tables.columns.score_summary import ALL, ANOTHER_PROMPT
 
 
 class Tables(Protocol):
@@ -23,6 +23,10 @@ class Tables(Protocol):
     @property
     def score_groups(self) -> pl.DataFrame:
         """What each group of the dump holds of them."""
+
+    @property
+    def score_first_tokens(self) -> pl.DataFrame:
+        """What stands right after prompts that the teacher reads otherwise."""
 
 
 NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
@@ -51,7 +55,24 @@ def summary_lines(tables: Tables) -> list[str]:
                 words = ", ".join(f"{group} {value}" for group, value in values.items())
                 lines.append(f"{'':{len(title) + 4}}{words}")
         lines += _group_lines(tables.score_groups.filter(checkpoint=name))
+        lines += _first_lines(tables.score_first_tokens.filter(checkpoint=name))
     return lines
+
+
+def _first_lines(first: pl.DataFrame) -> list[str]:
+    """Write what happens where the teacher's own prompt ends."""
+    rows = {row["place"]: row for row in first.filter(group=ANOTHER_PROMPT).iter_rows(named=True)}
+    if "0" not in rows:
+        return []
+    row = rows["0"]
+    places = [("first token", row)] + [
+        ("after the first 8", rows[key]) for key in rows if key == "later"
+    ]
+    kl = ", ".join(f"{name} {estimate(at, 'reverse_kl', 'nat')}" for name, at in places)
+    return [
+        f"  teacher's prompt: another one in {count(row['n_rollouts'])} rollouts, whose last "
+        f"{estimate(row, 'shared_end', 'tokens')} are the student's; {NAMES['reverse_kl']}: {kl}"
+    ]
 
 
 def _group_lines(groups: pl.DataFrame) -> list[str]:

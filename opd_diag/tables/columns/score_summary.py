@@ -7,6 +7,8 @@ from opd_diag.tables.schema import Column
 ALL = "all"
 CORRECT = "correct"
 WRONG = "wrong"
+SAME_PROMPT = "same prompt"
+ANOTHER_PROMPT = "another prompt"
 
 _GROUP = (
     Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
@@ -101,9 +103,45 @@ SCORE_GROUPS = (
     Column("reason", pl.String, "-", "Why there is no interval, or what weakens it."),
 )  # fmt: skip
 
+_FIRST = (
+    ("reverse_kl", "nat", "Mean KL(student ‖ teacher) at this place"),
+    ("forward_kl", "nat", "Mean KL(teacher ‖ student)"),
+    ("student_logp", "nat", "Mean log-prob of the token under the student"),
+    (
+        "teacher_logp",
+        "nat",
+        "Mean log-prob of the token under the teacher, which read its own prompt",
+    ),
+    (
+        "shared_end",
+        "tokens",
+        "Mean tokens at the end of the student's prompt that the teacher's ends in, too; the same in all rows of a group",
+    ),
+)
+
+SCORE_FIRST_TOKENS = (
+    Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False),
+    Column("group", pl.String, "-", "Rollouts: those whose teacher reads the `same prompt` as the student, or `another prompt`.", nullable=False),
+    Column("place", pl.String, "-", "Place among the response's tokens in the loss, from 0; `later`: all after the first 8.", nullable=False),
+    Column("n_rollouts", pl.UInt32, "rollouts", "Rollouts of the group.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Their tokens at this place that have a KL.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
+    *(
+        one
+        for name, unit, meaning in _FIRST
+        for one in (
+            Column(name, pl.Float64, unit, f"{meaning}."),
+            Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
+            Column(f"{name}_high", pl.Float64, unit, "Upper end."),
+        )
+    ),
+    Column("reason", pl.String, "-", "Why there is no interval, or what weakens it."),
+)  # fmt: skip
+
 TABLES = {
     "score_summary": SCORE_SUMMARY,
     "score_positions": SCORE_POSITIONS,
     "score_histogram": SCORE_HISTOGRAM,
     "score_groups": SCORE_GROUPS,
+    "score_first_tokens": SCORE_FIRST_TOKENS,
 }

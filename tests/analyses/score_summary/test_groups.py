@@ -6,7 +6,7 @@ import pytest
 
 import opd_diag as od
 from opd_diag.analyses.groups import MOST, OTHERS, parts_of
-from opd_diag.analyses.score_summary import summary_lines
+from opd_diag.analyses.score_summary import score_summary, summary_lines
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import TableError
 
@@ -179,3 +179,36 @@ def test_gradients_of_all_rollouts_are_not_those_of_a_group(data, tmp_path) -> N
     for name in ("norm2_raw", "coherence"):
         assert whole[name].is_not_null().any()
         assert part[name].is_null().all()
+
+
+def test_the_first_tokens_after_another_prompt_stand_apart():
+    data = null_run(prompts=12, samples=2, tokens=30, checkpoints=("a",), seed=1)
+    even = pl.col("rollout") % 2 == 0
+    own = pl.concat_list(pl.lit(3), pl.lit(4), pl.col("prompt_token_ids").list.tail(1))
+    rollouts = data.rollouts.with_columns(
+        teacher_prompt_token_ids=pl.when(even).then(own.cast(pl.List(pl.Int32)))
+    )
+    raised = pl.col("reverse_kl") + pl.when(even & (pl.col("position") == 0)).then(5).otherwise(0)
+    tokens = data.tokens.with_columns(raised.cast(pl.Float32))
+    summary = score_summary(tokens, rollouts)
+    table = summary.score_first_tokens
+    assert table["group"].unique().sort().to_list() == ["another prompt", "same prompt"]
+    joined = tokens.filter("in_loss").with_columns(
+        place=pl.when(pl.col("position") < 8).then(pl.col("position")).otherwise(8)
+    )
+    for row in table.iter_rows(named=True):
+        place = 8 if row["place"] == "later" else int(row["place"])
+        group = even if row["group"] == "another prompt" else ~even
+        these = joined.filter(group, pl.col("place") == place)
+        assert row["n"] == these.height
+        assert row["n_rollouts"] == 12
+        for name in ("reverse_kl", "teacher_logp"):
+            assert row[name] == pytest.approx(these[name].cast(pl.Float64).mean(), rel=1e-6)
+            assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    (end,) = table.filter(group="another prompt")["shared_end"].unique()
+    assert end == 1
+    whole = rollouts.filter(~even)["prompt_token_ids"].list.len().mean()
+    assert table.filter(group="same prompt")["shared_end"].unique().to_list() == [whole]
+    (line,) = [line for line in summary_lines(summary) if "teacher's prompt" in line]
+    assert "another one in 12 rollouts" in line
+    assert score_summary(data.tokens, data.rollouts).score_first_tokens.is_empty()
