@@ -34,7 +34,7 @@ docs: .venv/.made
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# Rates over hundreds of seeds; about half an hour on two cores.
+# Rates over hundreds of seeds; some hours on two cores, less for single studies.
 validate: .venv/.made
 	$(BIN)/python -m benchmarks.validate
 
