@@ -3,7 +3,7 @@
 A study is a module `benchmarks/validate_<name>.py` that prints Markdown. With names, such as
 `python -m benchmarks.validate rocks release`, only those run, and the others keep their section;
 one study alone takes options of its own, such as `findings --seeds 40`.
-All of them take more than an hour on two cores; each section ends with how long it took.
+All of them take some hours on two cores; each section ends with how long it took.
 """
 
 import argparse
