@@ -1,7 +1,6 @@
 """What is known before any weights are loaded: rollouts as arrays, vocabulary, parts."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -9,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from opd_diag.errors import RolloutError, faults
+from opd_diag.scoring.token_lists import Ragged, ragged
 from opd_diag.tables.manifest import Part
 from opd_diag.tables.rollouts import Rollouts, check_rollouts
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
@@ -20,27 +20,6 @@ class Origin(TypedDict):
 
     revision: str | None
     trust_remote_code: bool
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Lists of token ids, one after the other.
-
-    Attributes:
-        values: All ids, int32.
-        offsets: Where each list starts, and where the last one ends. Shape (lists + 1,), int64.
-    """
-
-    values: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-
-    def __getitem__(self, number: int) -> NDArray[np.int32]:
-        return self.values[self.offsets[number] : self.offsets[number + 1]]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Length of every list."""
-        return np.diff(self.offsets)
 
 
 class Sequences(NamedTuple):
@@ -62,13 +41,6 @@ class Sequences(NamedTuple):
         prompts = np.maximum(self.prompts.lengths, self.teacher_prompts.lengths)
         # The last token of a response is only a target.
         return prompts + self.responses.lengths - 1
-
-
-def ragged(lists: pl.Series) -> Ragged:
-    """Turn a column of lists into one array."""
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum(lists.list.len().to_numpy(), out=offsets[1:])
-    return Ragged(lists.list.explode(empty_as_null=False).to_numpy(), offsets)
 
 
 def sequences(table: pl.DataFrame, max_response_tokens: int | None = None) -> Sequences:

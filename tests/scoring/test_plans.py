@@ -10,7 +10,8 @@ from opd_diag.scoring.parts.alignment import add_packed, count_differences, diag
 from opd_diag.scoring.parts.batches import plan_batches
 from opd_diag.scoring.parts.noise import sample_rollouts
 from opd_diag.scoring.parts.token_frame import flat, key_columns, repeats
-from opd_diag.scoring.sequences import Ragged, plan_parts, ragged
+from opd_diag.scoring.sequences import plan_parts
+from opd_diag.scoring.token_lists import Ragged, ragged
 from opd_diag.tables.checksums import digest_table
 from opd_diag.tables.manifest import Part
 from tests.scoring.reference import brute_repeat

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from opd_diag.cli import app
 from opd_diag.errors import ModelError, OptionError, TableError
 from opd_diag.scoring.engines import processes
-from opd_diag.scoring.engines.scheduler import Event
+from opd_diag.scoring.engines.pool import Event
 from opd_diag.scoring.engines.worker import WorkerSpec, start_worker
 from opd_diag.scoring.parts import score_part as part_module
 from opd_diag.scoring.score import score

@@ -1,19 +1,40 @@
 """Describe in a few lines what `rock_tokens` measured."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import polars as pl
 
 from opd_diag.analyses.wording import Row, count, estimate, in_full, number, share
 
-if TYPE_CHECKING:
-    from opd_diag.analyses.rock_tokens import RockTokens
-
 NAMED = 8
 LONGEST = 24
 
 
-def summary_lines(tables: "RockTokens") -> list[str]:
+class Tables(Protocol):
+    """The tables that are described."""
+
+    @property
+    def rock_tokens(self) -> pl.DataFrame:
+        """Every type with its lift."""
+
+    @property
+    def rock_outputs(self) -> pl.DataFrame:
+        """The rollouts, with what was left out."""
+
+    @property
+    def rock_groups(self) -> pl.DataFrame:
+        """How the groups changed."""
+
+    @property
+    def rock_selectors(self) -> pl.DataFrame:
+        """What each way to rank chooses."""
+
+    @property
+    def rock_cutoff(self) -> pl.DataFrame:
+        """How long a list is stable."""
+
+
+def summary_lines(tables: Tables) -> list[str]:
     """Describe the list, its first types, and how the groups changed."""
     types = tables.rock_tokens
     first = types.row(0, named=True)
@@ -32,7 +53,7 @@ def summary_lines(tables: "RockTokens") -> list[str]:
     ]
 
 
-def _left_out(tables: "RockTokens") -> list[str]:
+def _left_out(tables: Tables) -> list[str]:
     """Name the tokens and types that were left out."""
     lines = []
     if dropped := int(tables.rock_outputs["n_dropped"].sum()):
@@ -44,7 +65,7 @@ def _left_out(tables: "RockTokens") -> list[str]:
     return lines
 
 
-def _list_lines(tables: "RockTokens") -> list[str]:
+def _list_lines(tables: Tables) -> list[str]:
     """Describe the list on the prompts that did not choose it, beside that of frequency."""
     size = tables.rock_selectors["K"][0]
     rows = tables.rock_cutoff.filter(K=size).iter_rows(named=True)

@@ -89,7 +89,7 @@ def score_summary(
                 positions_table(name, tokens, summarised, longest),
                 histogram_table(name, tokens, summarised),
                 groups_table(name, tokens, summarised.prompts),
-                first_tokens_table(name, tokens, summarised.prompts),
+                first_tokens_table(name, tokens, summarised),
             )
         )
     return ScoreSummary(*(pl.concat(parts) for parts in zip(*tables, strict=True)))

@@ -4,50 +4,12 @@ With respect to the logits at temperature T the gradient is g = p (a - reverse_k
 to 0. Through a soft cap z = c tanh(y / c) it becomes g_y = g (1 - (z / c)²).
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opd_diag.scoring.columns.divergences import Divergences
 from opd_diag.tables.gradients import GradientSums
-
-
-class LogitGradient(NamedTuple):
-    """The gradient of reverse_kl in the logits.
-
-    Attributes:
-        g: In the logits before the soft cap. Shape (rows, ids).
-        norm: L2 norm of the gradient in the model's logits. Shape (rows,).
-        inner_norm: L2 norm of `g`. Shape (rows,).
-    """
-
-    g: Tensor
-    norm: Tensor
-    inner_norm: Tensor
-
-
-def logit_gradient(
-    p: Tensor, divergence: Divergences, slope: Tensor | None, temperature: float
-) -> LogitGradient:
-    """Compute the gradient of reverse_kl in the student's logits.
-
-    Args:
-        p: Student probabilities. Shape (rows, ids).
-        divergence: Its `a` is overwritten by the gradient.
-        slope: Derivative of the soft cap, or None. Shape (rows, ids).
-        temperature: What both models' logits were divided by.
-    """
-    g = divergence.a.sub_(divergence.reverse_kl[:, None]).mul_(p)
-    if temperature != 1.0:
-        g.div_(temperature)
-    norm = torch.linalg.vector_norm(g, dim=1)
-    if slope is None:
-        return LogitGradient(g, norm, norm)
-    g.mul_(slope)
-    return LogitGradient(g, norm, torch.linalg.vector_norm(g, dim=1))
 
 
 class TypeSums:

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from opd_diag.scoring.columns.buffers import Buffers
-from opd_diag.scoring.columns.divergences import Distribution, distribution, divergences
-from opd_diag.scoring.columns.gradients import logit_gradient
+from opd_diag.scoring.columns.divergences import (
+    Distribution,
+    distribution,
+    divergences,
+    logit_gradient,
+)
 from opd_diag.scoring.columns.top_k import ADVANTAGE_TOP, TopTokens, rank, top_columns, top_k
 from opd_diag.scoring.models.heads import Head
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+from opd_diag.scoring.engines.pool import Pool
 from opd_diag.scoring.engines.processes import ThisProcess, processes
 from opd_diag.scoring.engines.ray import connect, ray_workers
-from opd_diag.scoring.engines.scheduler import Pool
 from opd_diag.scoring.engines.worker import WorkerSpec
 from opd_diag.scoring.models.loading import default_device
 from opd_diag.scoring.sequences import Inputs

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from opd_diag.errors import OpdDiagError
-from opd_diag.scoring.engines.scheduler import Event
+from opd_diag.scoring.engines.pool import Event
 from opd_diag.scoring.engines.worker import Worker, WorkerSpec, start_worker
 from opd_diag.scoring.sequences import Inputs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from opd_diag.errors import OpdDiagError, OptionError, first_line
-from opd_diag.scoring.engines.scheduler import Event
+from opd_diag.scoring.engines.pool import Event
 from opd_diag.scoring.engines.worker import Worker, WorkerSpec, start_worker
 
 

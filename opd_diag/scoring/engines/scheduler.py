@@ -1,13 +1,14 @@
 """Which worker scores which part, and what happens when workers die."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opd_diag.errors import ModelError
+from opd_diag.scoring.engines.pool import Event, Pool
 from opd_diag.scoring.engines.worker import Loaded
 from opd_diag.scoring.parts.teacher_states import FOLDER, StatesFolder
 from opd_diag.scoring.progress import Progress
@@ -16,38 +17,6 @@ from opd_diag.scoring.record import Measured, RunRecord
 _DOING = {"load": "while loading models", "measure": "while measuring the noise floor"}
 # A part whose worker died is given to another; one that kills that one too is left alone.
 _ATTEMPTS = 2
-
-
-class Event(NamedTuple):
-    """News of a worker.
-
-    Attributes:
-        worker: Its place in the pool.
-        kind: `done` with what the call returned, `lost` with how it died, or what `Worker` reports.
-        value: What belongs to it.
-    """
-
-    worker: int
-    kind: str
-    value: Any
-
-
-class Pool(Protocol):
-    """Workers that each do one thing at a time."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """What each worker is called in messages; an empty name is left out."""
-
-    def call(self, worker: int, method: str, *arguments: Any) -> None:
-        """Begin a call of a method of `Worker`."""
-
-    def wait(self, handle: Callable[[Event], None]) -> None:
-        """Wait until there is news, and hand it on.
-
-        Raises:
-            OpdDiagError: What a worker raised.
-        """
 
 
 class Choices(NamedTuple):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opd_diag.errors import ModelError
 from opd_diag.scoring.models.heads import Head
-from opd_diag.scoring.sequences import Ragged
+from opd_diag.scoring.token_lists import Ragged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

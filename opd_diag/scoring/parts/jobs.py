@@ -19,11 +19,12 @@ from opd_diag.scoring.models.loading import Loading, context_of, load_model
 from opd_diag.scoring.models.norm_and_head import load_norm_and_head, without_weights
 from opd_diag.scoring.parts.alignment import MEDIAN_ALIGNED
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
-from opd_diag.scoring.sequences import Inputs, Ragged, Sequences
+from opd_diag.scoring.sequences import Inputs, Sequences
 from opd_diag.scoring.teachers.by_group import teacher_of_rollouts
 from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states, rows_of
 from opd_diag.scoring.teachers.logprobs import GivenLogprobs, read_logprobs
 from opd_diag.scoring.teachers.source import TeacherSource
+from opd_diag.scoring.token_lists import Ragged
 from opd_diag.text.vocabulary import check_ids
 
 _SHARE_FOR_WEIGHTS = 0.6

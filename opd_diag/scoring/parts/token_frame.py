@@ -7,7 +7,7 @@ import polars as pl
 import polars.selectors as cs
 from numpy.typing import NDArray
 
-from opd_diag.scoring.sequences import Ragged
+from opd_diag.scoring.token_lists import Ragged
 from opd_diag.tables.columns.tokens import token_columns
 from opd_diag.tables.manifest import Part
 from opd_diag.text.segments import segment_responses

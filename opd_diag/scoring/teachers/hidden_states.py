@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opd_diag.errors import ModelError, faults, first_line
-from opd_diag.scoring.sequences import Ragged
+from opd_diag.scoring.token_lists import Ragged
 
 TOKENS = "token_ids"
 STATES = "hidden_states"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opd_diag.errors import ModelError, RolloutError, faults, first_line
-from opd_diag.scoring.sequences import Ragged
+from opd_diag.scoring.token_lists import Ragged
 
 DUMP = "dump"
 _MOST_NAMED = 5
