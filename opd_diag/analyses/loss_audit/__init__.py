@@ -8,6 +8,7 @@ import polars as pl
 
 from opd_diag.analyses.loss_audit.audit import audit_table
 from opd_diag.analyses.loss_audit.bins import bins_table
+from opd_diag.analyses.loss_audit.by_group import groups_table
 from opd_diag.analyses.loss_audit.options import Options
 from opd_diag.analyses.loss_audit.report import summary_lines
 from opd_diag.analyses.loss_audit.sums import add_up
@@ -32,10 +33,13 @@ class LossAudit(NamedTuple):
     Attributes:
         loss_audit: Every estimator beside the exact reverse KL: bias, variance, flipped gradients.
         loss_bins: What every estimator makes of tokens of small and of large KL.
+        loss_groups: Every estimator beside the exact KL inside each group of rollouts; empty where
+            the dump names none.
     """
 
     loss_audit: pl.DataFrame
     loss_bins: pl.DataFrame
+    loss_groups: pl.DataFrame
 
 
 @public_analysis
@@ -75,7 +79,8 @@ def loss_audit(
         seed: Seed of the bootstrap and of the test.
 
     Returns:
-        Two tables, one row for each checkpoint and estimator, and for each bin of the exact KL.
+        Three tables, one row for each checkpoint and estimator, for each bin of the exact KL, and
+        for each group.
 
     Raises:
         OptionError: If a loss, a clamp or a K is unknown.
@@ -94,5 +99,7 @@ def loss_audit(
             name, options.estimators, sums, options.own, sampled_by(source, name), prompts,
             seed=seed,
         )  # fmt: skip
-        tables.append(LossAudit(audit, bins_table(name, options.estimators, sums, prompts)))
+        bins = bins_table(name, options.estimators, sums, prompts)
+        groups = groups_table(name, options.estimators, sums, chosen, prompts)
+        tables.append(LossAudit(audit, bins, groups))
     return LossAudit(*(pl.concat(parts) for parts in zip(*tables, strict=True)))

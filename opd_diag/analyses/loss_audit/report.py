@@ -4,7 +4,10 @@ from typing import Protocol
 
 import polars as pl
 
+from opd_diag.analyses.groups import GROUP
 from opd_diag.analyses.wording import Row, count, estimate, number
+
+MOST_GROUPS = 6
 
 
 class Tables(Protocol):
@@ -13,6 +16,10 @@ class Tables(Protocol):
     @property
     def loss_audit(self) -> pl.DataFrame:
         """Estimators beside the exact KL."""
+
+    @property
+    def loss_groups(self) -> pl.DataFrame:
+        """The same inside groups of rollouts."""
 
 
 def summary_lines(tables: Tables) -> list[str]:
@@ -35,6 +42,15 @@ def summary_lines(tables: Tables) -> list[str]:
         )
         shown = [row for row in there if row["trainer_loss"] or name == whole[-1]]
         lines += [f"  {row['estimator']:<28} {_described(row)}" for row in shown]
+        own = [row["estimator"] for row in there if row["trainer_loss"]]
+        groups = tables.loss_groups.filter(
+            pl.col("checkpoint") == name, pl.col("estimator").is_in(own), split=GROUP
+        )
+        for row in groups.head(MOST_GROUPS).iter_rows(named=True):
+            exact = estimate(row, "exact", "nat")
+            lines.append(f"    {row['group']}: {estimate(row, 'relative', '')} of {exact}")
+        if (more := groups.height - MOST_GROUPS) > 0:
+            lines.append(f"    and {more} more groups (loss_groups)")
         if absent := rows.filter(pl.col("n") == 0).height:
             lines.append(
                 f"  {absent} more need columns that this run lacks: score it again with this "

@@ -11,11 +11,7 @@ _ESTIMATOR = (
     Column("estimator", pl.String, "-", "`k1`, `k2`, `k3`: from the token that stands there; `student_top_K`, `teacher_top_K`: the part of the reverse KL on the K likeliest tokens of that model, `_renormalised` there, or with the rest as one `_bucket`; `_clamp_C`: cut at ±C.", nullable=False),
 )  # fmt: skip
 
-LOSS_AUDIT = (
-    *_ESTIMATOR,
-    Column("trainer_loss", pl.Boolean, "-", "Whether it is the loss that the finding asks about.", nullable=False),
-    Column("n", pl.UInt64, "tokens", "Tokens in the loss with a value.", nullable=False),
-    Column("n_prompts", pl.UInt32, "prompts", "Prompts behind the values.", nullable=False),
+_AGAINST_EXACT = (
     Column("mean", pl.Float64, "nat", "Mean of the estimator over these tokens."),
     Column("mean_low", pl.Float64, "nat", "Lower end of its 95 % interval over prompts."),
     Column("mean_high", pl.Float64, "nat", "Upper end."),
@@ -28,6 +24,14 @@ LOSS_AUDIT = (
     Column("relative", pl.Float64, "ratio", "Mean over exact: 1 is no bias."),
     Column("relative_low", pl.Float64, "ratio", "Lower end of its 95 % interval over prompts."),
     Column("relative_high", pl.Float64, "ratio", "Upper end."),
+)  # fmt: skip
+
+LOSS_AUDIT = (
+    *_ESTIMATOR,
+    Column("trainer_loss", pl.Boolean, "-", "Whether it is the loss that the finding asks about.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Tokens in the loss with a value.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Prompts behind the values.", nullable=False),
+    *_AGAINST_EXACT,
     Column("p", pl.Float64, "probability", "p that the mean lies within 10 % of the exact one: signs of whole prompts are flipped."),
     Column("variance", pl.Float64, "nat²", "Variance over tokens of the estimator minus reverse_kl of the token; of the estimator where that is not known."),
     Column("variance_low", pl.Float64, "nat²", "Lower end of its 95 % interval over prompts."),
@@ -65,4 +69,15 @@ LOSS_BINS = (
     Column("reason", pl.String, "-", "Why there is no mean or interval, or what weakens it."),
 )  # fmt: skip
 
-TABLES = {"loss_audit": LOSS_AUDIT, "loss_bins": LOSS_BINS}
+LOSS_GROUPS = (
+    *_ESTIMATOR,
+    Column("split", pl.String, "-", "`group` of the dump, or `trained`: what training kept and dropped.", nullable=False),
+    Column("group", pl.String, "-", "Name of the group; `kept` or `dropped`; `unknown` where the dump does not tell; `others`: all groups beyond 39.", nullable=False),
+    Column("n_rollouts", pl.UInt32, "rollouts", "Its rollouts with such tokens.", nullable=False),
+    Column("n", pl.UInt64, "tokens", "Their tokens in the loss with a value and an exact KL.", nullable=False),
+    Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
+    *_AGAINST_EXACT,
+    Column("reason", pl.String, "-", "Why there is no value or interval, or what weakens it."),
+)  # fmt: skip
+
+TABLES = {"loss_audit": LOSS_AUDIT, "loss_bins": LOSS_BINS, "loss_groups": LOSS_GROUPS}

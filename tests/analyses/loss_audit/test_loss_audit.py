@@ -58,6 +58,35 @@ def test_the_numbers_are_those_of_the_tokens(data, tables):
     assert np.average(bins["mean"], weights=bins["n"]) == pytest.approx(e.mean())
 
 
+def test_a_loss_that_is_off_in_one_group_is_seen_there(data):
+    tokens, rollouts = data
+    half = pl.col("rollout") % 2
+    rollouts = rollouts.with_columns(
+        group=pl.when(half == 0).then(pl.lit("math")).otherwise(pl.lit("code"))
+    )
+    tokens = tokens.with_columns(
+        teacher_logp=pl.when(half == 0).then("teacher_logp").otherwise(pl.col("student_logp"))
+    )
+    tables = loss_audit(tokens, rollouts, k_grid=K_GRID, clamp=())
+    groups = tables.loss_groups.filter(estimator="k1")
+    assert dict(groups.select("group", "relative").iter_rows())["code"] == 0
+    math = groups.row(by_predicate=pl.col("group") == "math", named=True)
+    expected = tokens.filter("in_loss", half == 0)
+    x, a = expected["reverse_kl"].cast(float), expected["student_logp"] - expected["teacher_logp"]
+    assert math["n"] == x.len()
+    assert math["n_rollouts"] == expected["rollout"].n_unique()
+    assert math["relative"] == pytest.approx(a.sum() / x.sum(), rel=1e-5)
+    assert math["bias_low"] < math["bias"] < math["bias_high"]
+    lines = summary_lines(tables)
+    assert any(line.strip().startswith("code: 0") for line in lines)
+    whole = tables.loss_audit.filter(estimator="k1").row(0, named=True)
+    assert groups["n"].sum() == whole["n"]
+
+
+def test_a_dump_without_groups_has_no_rows_of_them(tables):
+    assert tables.loss_groups.is_empty()
+
+
 def test_the_exact_mean_lies_in_the_interval_of_a_sampled_estimator():
     covered, missed = 0, 0
     for seed in range(30):
