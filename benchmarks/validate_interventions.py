@@ -12,13 +12,16 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 import opd_diag as od
 from benchmarks.machine import machine
+from opd_diag.analyses.prompts import Prompts
 from opd_diag.interventions import Continuation, Replacement, summary_lines
 from opd_diag.interventions.generation import Decoding, Request, TransformersEngine
 from opd_diag.interventions.outcomes import difference
+from opd_diag.interventions.replacements import difference_p
 from opd_diag.interventions.verifiers import judge_all, load_verifier
 from opd_diag.scoring.models.loading import load_model
 from opd_diag.tables.columns.interventions import UNMASKED
@@ -31,6 +34,10 @@ OF_THE_RUN = 96  # problems
 SAMPLES = 24  # responses to each
 REPEATS = 4000
 MOST_TOKENS = 292
+REPLACED, PROMPTS, TYPES, REPLACEMENTS = 168, 60, 45, 2000
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 def pool(path: Path | None) -> pl.DataFrame:
@@ -93,6 +100,61 @@ def unmasked_against_unmasked(responses: pl.DataFrame) -> None:
             f"| {problems} | {samples} | {100 * covered / REPEATS:.1f} ± {error:.1f} % | "
             f"{100 * low_p / REPEATS:.1f} ± {error:.1f} % | {100 * np.mean(widths):.1f} |"
         )
+
+
+def replaced_without_effect() -> None:
+    """Print how often the p of replaced tokens is low where rocks and others do the same."""
+    print("\n## Replaced tokens, rocks and others with the same changes\n")
+    print(
+        f"{REPLACED} tokens a group of {PROMPTS} prompts and {TYPES} types, {REPLACEMENTS:,} "
+        "repeats a row. Heavy: 60 % of the changes are not 0, of lognormal size (sigma 2.5), a "
+        "quarter of them upwards. Sparse: 5 % are not 0, exponential of 5 nat.\n"
+    )
+    print("| changes | p <= 0.05 | p <= 0.01 |")
+    print("|---|---|---|")
+    for number, (name, draw) in enumerate(CHANGES.items()):
+        p = np.empty(REPLACEMENTS)
+        for repeat in range(REPLACEMENTS):
+            rng = np.random.default_rng([number, repeat])
+            prompt = rng.integers(PROMPTS, size=2 * REPLACED)
+            values, rock = draw(rng, prompt), np.arange(2 * REPLACED) < REPLACED
+            prompts = Prompts(pl.Series([f"{label:03}" for label in prompt]), seed=0)
+            parts = (values * rock, rock * 1.0, values * ~rock, ~rock * 1.0)
+            p[repeat] = difference_p([prompts.sums(part)[:, None] for part in parts], seed=0)
+        rates = (
+            f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / REPLACEMENTS):.1f} %"
+            for share in ((p <= level).mean() for level in (0.05, 0.01))
+        )
+        print(f"| {name} | {' | '.join(rates)} |")
+
+
+def _heavy(rng: np.random.Generator, prompt: Integers) -> Floats:
+    size = 0.02 * np.exp(rng.normal(0, 2.5, prompt.size)) * (rng.random(prompt.size) < 0.6)
+    return np.where(rng.random(prompt.size) < 0.25, size, -size)
+
+
+def _of_prompts(rng: np.random.Generator, prompt: Integers) -> Floats:
+    return _heavy(rng, prompt) * np.exp(rng.normal(size=PROMPTS))[prompt]
+
+
+def _of_types(rng: np.random.Generator, prompt: Integers) -> Floats:
+    often = 1 / np.arange(1, TYPES + 1)
+    types = rng.choice(TYPES, prompt.size, p=often / often.sum())
+    types[REPLACED:] += TYPES  # no type is in both groups
+    return _of_prompts(rng, prompt) * np.exp(rng.normal(size=2 * TYPES))[types]
+
+
+def _sparse(rng: np.random.Generator, prompt: Integers) -> Floats:
+    return np.where(rng.random(prompt.size) < 0.05, -rng.exponential(5, prompt.size), 0.0)
+
+
+CHANGES = {
+    "normal": lambda rng, prompt: rng.normal(size=prompt.size),
+    "heavy": _heavy,
+    "heavy, prompts differ": _of_prompts,
+    "heavy, prompts and types differ": _of_types,
+    "sparse": _sparse,
+}
 
 
 def arms(run: Path) -> None:
@@ -163,6 +225,7 @@ def main() -> None:
     print("# Interventions on the sample student\n")
     print("Written by `python -m benchmarks.validate_interventions`.", machine())
     unmasked_against_unmasked(pool(options.pool))
+    replaced_without_effect()
     arms(options.run)
     others(options.run)
     print(

@@ -316,7 +316,7 @@ def _table(
             if name == ROCKS:
                 apart = prompts.difference(*sums)
                 row |= _first(interval_columns("difference", apart))
-                row["p"] = _p(sums, seed)
+                row["p"] = difference_p(sums, seed=seed)
         rows.append(row)
     return result_table("replacement", rows, checkpoint=checkpoint)
 
@@ -325,8 +325,17 @@ def _first(columns: dict[str, Any]) -> dict[str, Any]:
     return {name: float(value[0]) for name, value in columns.items()}
 
 
-def _p(sums: Sequence[Floats], seed: int) -> float:
-    """Flip signs of what each prompt adds to the difference, about the mean of all tokens."""
+def difference_p(sums: Sequence[Floats], *, seed: int) -> float:
+    """Test the difference of two means by flipping signs of what each prompt adds to it.
+
+    Args:
+        sums: Values and number of tokens of the one group, then of the other, by prompt; each of
+            shape (prompts, 1).
+        seed: Seed of the flips.
+
+    Returns:
+        Two-sided p that both have the mean of all tokens.
+    """
     x, m, x0, m0 = (part[:, 0] for part in sums)
     mean = (x.sum() + x0.sum()) / (m.sum() + m0.sum())
     adds = (x - mean * m) / m.sum() - (x0 - mean * m0) / m0.sum()
