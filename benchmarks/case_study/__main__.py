@@ -64,9 +64,9 @@ class Sizes(NamedTuple):
     batch: int = 32
     prompts: int = 96
     samples: int = 4
-    held_out: int = 120
-    loop_prompts: int = 216
-    loop_batch: int = 24
+    held_out: int = 96
+    loop_prompts: int = 144
+    loop_batch: int = 12
     seeds: int = 3
     longest: int = 256
 
@@ -245,7 +245,7 @@ class Study:
             folder = self.path(run)
             self.opd_diag(
                 "score", self.path(dump), "--teacher", self.path("teacher"), *given,
-                "--group-by", "kind", "--out", folder,
+                "--group-by", "kind", "--dtype", "bfloat16", "--out", folder,
             )  # fmt: skip
             text = self.opd_diag("analyze", "all", folder)
             self.opd_diag("plot", folder)
@@ -264,7 +264,7 @@ class Study:
             self.sizes.samples,
             self.sizes.longest,
             self.sizes.loop_batch,
-            5e-5,
+            1e-4,
         )
 
     def _follow(self, name: str, losses: Iterable[float]) -> None:
