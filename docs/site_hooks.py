@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = (
     "benchmarks/*.md",
     "benchmarks/results/*.md",
+    "benchmarks/results/case_study/*.png",
+    "benchmarks/results/case_study/report.html",
     "notebooks/*.ipynb",
     "notebooks/gallery/*.png",
     "sample_data/README.md",

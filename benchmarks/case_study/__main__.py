@@ -304,9 +304,10 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
             "",
             f"Rule `{loop.rule}`; {loop.seeds} seeds, each with rollouts of its own: "
             f"{len(study.problems['loop']) // loop.seeds} problems x {loop.samples}; learning rate "
-            f"{loop.rate:g}.",
+            f"{loop.rate:g}. Each held-out problem is answered once, with the same random numbers "
+            "in all arms.",
             "",
-            *loop_table(loop, study.held_out(study.last)),
+            *loop_table(loop),
         ]
     for run in ("run", "run_last"):
         rows += ["", f"## `opd-diag analyze all` ({run})", "", "```"]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from benchmarks.case_study.models import Text, load_pair
 from benchmarks.case_study.problems import Problem
@@ -66,6 +67,11 @@ def run_loop(
     log: Callable[[str], None],
 ) -> None:
     """Do what is not done yet: dumps, exports, continuations and what they answer."""
+    before = loop.folder / "before.json"
+    if not before.exists():
+        student, tokenizer = load_pair(loop.student)
+        with atomic_path(before) as unfinished:
+            unfinished.write_text(json.dumps(_judged(loop, student, tokenizer, held_out)))
     for seed in range(loop.seeds):
         folder = loop.folder / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +126,7 @@ def _continue(
     teacher, _ = load_pair(loop.teacher)
     recipe = Recipe(-(-len(texts) // updates), loop.rate, 1, updates)
     losses = list(distil_given(student, teacher, texts, recipe, seed=seed))
-    found = judge(student, teacher, tokenizer, held_out, samples=2, longest=loop.longest, seed=77)
+    found = _judged(loop, student, tokenizer, held_out)
     record = {"arm": arm, "seed": seed, "tokens": used, "rollouts": len(texts)} | {
         "updates": len(losses),
         "held_out": found,
@@ -132,6 +138,17 @@ def _continue(
         f"{sum(found['kl']) / sum(found['tokens']):.4f}, "
         f"right {sum(found['right']) / sum(found['answers']):.1%}"
     )
+
+
+def _judged(
+    loop: Loop,
+    student: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: Sequence[Problem],
+) -> dict[str, list[float]]:
+    """Let a student answer each held-out problem once, with the same random numbers as others."""
+    teacher, _ = load_pair(loop.teacher)
+    return judge(student, teacher, tokenizer, held_out, samples=1, longest=loop.longest, seed=77)
 
 
 def _weighted(texts: Sequence[Text], export: Path) -> list[Text]:
@@ -154,8 +171,9 @@ def _some(texts: Sequence[Text], tokens: int, seed: int) -> list[Text]:
     return [texts[i] for i in order[: int(np.searchsorted(sums, tokens)) + 1]]
 
 
-def loop_table(loop: Loop, before: dict[str, list[float]]) -> list[str]:
+def loop_table(loop: Loop) -> list[str]:
     """Write the outcome as lines of Markdown: each arm, and the rule against each other arm."""
+    before = json.loads((loop.folder / "before.json").read_text())
     records = {
         arm: [
             json.loads((loop.folder / f"seed{seed}" / f"{arm}.json").read_text())

@@ -93,6 +93,7 @@ def write_rollouts(
                 "sampled_logp": [round(value, 4) for value in logp.tolist()],
                 "finish_reason": answer.finish,
                 "reward": float(answer.right),
+                "correct": answer.right,
                 "answer": answer.problem.answer,
             }
             file.write(json.dumps(line) + "\n")
