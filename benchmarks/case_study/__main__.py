@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 
+import opd_diag as od
 from benchmarks.case_study.closing_loop import Loop, loop_table, run_loop
 from benchmarks.case_study.models import load_pair, save_model, worked_text
 from benchmarks.case_study.problems import Problem, draw_problems
@@ -35,10 +38,25 @@ from benchmarks.case_study.training import (
 )
 from benchmarks.machine import machine
 from benchmarks.real_pair import packaged_gguf, read_gguf, save_pair
-from opd_diag.stats.bootstrap import rate, ratio
+from opd_diag.stats.bootstrap import rate, ratio, ratio_difference
 from opd_diag.tables.files import atomic_path
 
+Floats = npt.NDArray[np.float64]
+
 RESULTS = Path(__file__).parent.parent / "results"
+KEPT = {"run_last": ("findings", "score"), "run_by_token": ("findings", "release_summary")}
+FIGURES = (
+    "findings",
+    "loss_audit",
+    "release_summary",
+    "rock_persistence",
+    "rock_tokens",
+    "score_positions",
+    "score_summary",
+    "teachability_contrast",
+    "teachability_selectors",
+    "trap_persistence",
+)
 
 
 class Sizes(NamedTuple):
@@ -252,6 +270,17 @@ class Study:
             self.opd_diag("report", folder)
             with atomic_path(said) as unfinished:
                 unfinished.write_text(text)
+        self._release_points_by_token()
+
+    def _release_points_by_token(self) -> None:
+        """Look for release points with every token as a segment: sentences are too few here."""
+        folder, said = self.path("run_by_token"), self.path("run_by_token.txt")
+        if said.exists():
+            return
+        shutil.copytree(self.path("run"), folder, dirs_exist_ok=True)
+        text = self.opd_diag("analyze", "release-points", folder, "--segmenter", "block:1")
+        with atomic_path(said) as unfinished:
+            unfinished.write_text(text)
 
     def loop(self, rule: str) -> Loop:
         """Settings of the continuations."""
@@ -297,6 +326,7 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
             for name in ("teacher", *study.checkpoints.values())
         ),
     ]
+    rows += ["", "## The same contexts, and others", "", *_contexts_rows(study)]
     if loop is not None:
         rows += [
             "",
@@ -309,22 +339,67 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
             "",
             *loop_table(loop),
         ]
-    for run in ("run", "run_last"):
-        rows += ["", f"## `opd-diag analyze all` ({run})", "", "```"]
+    for run, command in (
+        ("run", "analyze all"),
+        ("run_last", "analyze all"),
+        ("run_by_token", "analyze release-points --segmenter block:1"),
+    ):
+        rows += ["", f"## `opd-diag {command}` ({run})", "", "```"]
         text = study.path(f"{run}.txt").read_text().splitlines()
         rows += [*(line.rstrip() for line in text if not line.startswith("wrote")), "```"]
     results.mkdir(parents=True, exist_ok=True)
     (results / "case_study.md").write_text("\n".join(rows) + "\n")
-    for run in ("run", "run_last"):
-        shutil.copytree(
-            study.path(run) / "results",
-            folder / run,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns(".*"),
-        )
+    shutil.rmtree(folder, ignore_errors=True)
+    for run in ("run", "run_last", "run_by_token"):
+        (folder / run).mkdir(parents=True)
+        for table in sorted((study.path(run) / "results").glob("[!.]*.parquet")):
+            if run == "run" or table.stem.startswith(KEPT[run]):
+                shutil.copy(table, folder / run)
+    for figure in FIGURES:
+        shutil.copy(study.path("run") / "plots" / f"{figure}.png", folder)
     for name in ("step0", study.last):
         shutil.copy(study.path(f"rollouts_{name}.jsonl"), folder)
     shutil.copy(study.path("run") / "report.html", folder)
+
+
+def _contexts_rows(study: Study) -> list[str]:
+    """Part the fall of the reverse KL into one at the same contexts and one by other contexts."""
+    sums = {
+        (run, name): _by_prompt(study.path(run), name)
+        for run, name in (("run", "step0"), ("run", study.last), ("run_last", study.last))
+    }
+    first, moved, last = sums.values()
+    last_name = study.last
+    rows = [
+        "| reverse KL (nat a token) | | 95 % over prompts |",
+        "|---|---|---|",
+    ]
+    for text, interval in (
+        ("step0 on its own rollouts", ratio(*first)),
+        (f"{last_name} on the rollouts of step0", ratio(*moved)),
+        (f"{last_name} on its own rollouts", ratio(*last)),
+        ("fall at the contexts of step0", ratio_difference(*first, *moved)),
+        (f"fall from these contexts to those of {last_name}", ratio_difference(*moved, *last)),
+    ):
+        rows.append(
+            f"| {text} | {interval.estimate:.3f} | {interval.low:.3f} to {interval.high:.3f} |"
+        )
+    return rows
+
+
+def _by_prompt(run: Path, checkpoint: str) -> tuple[Floats, Floats]:
+    """Sum and count the reverse KL of the tokens in the loss, by prompt in order of its name."""
+    opened = od.open_run(run)
+    sums = (
+        opened.tokens(checkpoint)
+        .filter("in_loss")
+        .join(opened.rollouts.lazy().select("rollout", "prompt_id"), on="rollout")
+        .group_by("prompt_id")
+        .agg(x=pl.col("reverse_kl").cast(pl.Float64).sum(), n=pl.len().cast(pl.Float64))
+        .sort("prompt_id")
+        .collect()
+    )
+    return sums["x"].to_numpy(), sums["n"].to_numpy()
 
 
 def _held_out_row(name: str, found: dict[str, list[float]]) -> str:

@@ -42,7 +42,7 @@ def summary_lines(tables: Tables) -> list[str]:
         )
         shown = [row for row in there if row["trainer_loss"] or name == whole[-1]]
         lines += [f"  {row['estimator']:<28} {_described(row)}" for row in shown]
-        own = [row["estimator"] for row in there if row["trainer_loss"]]
+        own = [row["estimator"] for row in shown if row["trainer_loss"] and name == whole[-1]]
         groups = tables.loss_groups.filter(
             pl.col("checkpoint") == name, pl.col("estimator").is_in(own), split=GROUP
         )
