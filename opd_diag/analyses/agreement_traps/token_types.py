@@ -111,7 +111,8 @@ def trap_vocabulary(
 
     Log-odds have an informative Dirichlet prior, which draws rare types towards 0. They describe;
     whether a type stands in stretches by more than chance is asked inside prompts, against two
-    kinds of chance, and the larger p counts: draws of the null, and the spread over prompts.
+    kinds of chance, and the larger p counts: draws of the null, and the spread over prompts. Where
+    the log-odds are no more than those under shuffled KL, there is nothing to ask, and p is 1.
 
     Args:
         checkpoint: The checkpoint under the rule.
@@ -146,6 +147,9 @@ def trap_vocabulary(
     enough = (effective >= FEWEST_CLUSTERS) & bool(whole)
     half, p = _half_widths_and_p(every, inside, drawn, prior, effective)
     log_odds = _log_odds(n_in, whole, n, everything, prior)
+    lowest = np.min([low for low, _ in ends], axis=0)
+    highest = np.max([high for _, high in ends], axis=0)
+    p = np.where((lowest <= log_odds) & (log_odds <= highest), 1, p)
     p = np.where(enough, p, np.nan)
     adjusted = np.full(p.size, np.nan)
     adjusted[enough] = stats.false_discovery_control(p[enough]) if enough.any() else []
@@ -160,8 +164,8 @@ def trap_vocabulary(
             "log_odds": log_odds if whole else np.full(n.size, np.nan),
             "log_odds_low": np.where(enough, log_odds - half, np.nan),
             "log_odds_high": np.where(enough, log_odds + half, np.nan),
-            "null_p05": np.min([low for low, _ in ends], axis=0),
-            "null_p95": np.max([high for _, high in ends], axis=0),
+            "null_p05": lowest,
+            "null_p95": highest,
             "p": p,
             "p_adjusted": adjusted,
             "reason": few if whole else np.full(n.size, NO_STRETCH),

@@ -196,7 +196,7 @@ TRAP_VOCABULARY = (
     *_interval("log_odds", "log ratio", "Log of the odds of the type in the stretches over those outside, drawn towards 0 by 500 tokens on either side that are as all tokens are."),
     Column("null_p05", pl.Float64, "log ratio", "5 % quantile of the same where KL is shuffled inside each rollout and the types stay; of several widths of blocks the lowest."),
     Column("null_p95", pl.Float64, "log ratio", "95 % quantile; the highest."),
-    Column("p", pl.Float64, "probability", "Two-sided p that the type stands in stretches of its prompts as often as where the shuffled KL of these prompts is low; the largest over widths of blocks."),
+    Column("p", pl.Float64, "probability", "Two-sided p that the type stands in stretches of its prompts as often as where the shuffled KL of these prompts is low; the largest over widths of blocks, and 1 where log_odds lies between null_p05 and null_p95."),
     Column("p_adjusted", pl.Float64, "probability", "The same adjusted over types by Benjamini-Hochberg."),
     Column("reason", pl.String, "-", "Why there is no interval and no p."),
 )  # fmt: skip

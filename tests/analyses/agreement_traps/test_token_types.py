@@ -107,6 +107,14 @@ def test_planted_types_are_found_and_types_of_a_prompt_are_not(found):
     assert (others["p_adjusted"] <= 0.05).sum() == 0
 
 
+def test_a_type_as_common_as_under_shuffled_kl_has_no_low_p(found):
+    table = found.trap_vocabulary.drop_nulls("p")
+    alike = table["log_odds"].is_between(table["null_p05"], table["null_p95"])
+    assert alike.any()
+    assert (table.filter(alike)["p"] == 1).all()
+    assert (table.filter(~alike)["p"] < 1).any()
+
+
 @pytest.mark.parametrize("kind", ["topics", "memory", "all"])
 def test_types_bound_to_prompts_are_not_found_in_ugly_nulls(kind):
     """The rates over 40 seeds of every kind stand in the validity study."""
