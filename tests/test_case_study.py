@@ -110,7 +110,7 @@ def test_the_whole_study_runs_and_does_nothing_twice(
     assert (results / "case_study" / "report.html").stat().st_size > 10_000
     arms = [json.loads(path.read_text()) for path in (tmp_path / "out/loop/seed0").glob("*.json")]
     kept = {arm["arm"]: arm["tokens"] for arm in arms}
-    assert kept["rule"] == kept["control-1"] < kept["all"]
+    assert kept["rule"] == kept["control-1"] <= kept["all"] < 1.5 * kept["rule"]
     assert len({arm["updates"] for arm in arms}) == 1
     capsys.readouterr()
     main(arguments)

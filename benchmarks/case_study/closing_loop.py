@@ -1,10 +1,9 @@
 """Does a rule help? Short continuations of the training on what it keeps, on controls and on all.
 
 For each seed the last checkpoint answers the training problems once more, the answers are scored,
-and the rule and its control are exported. Then the checkpoint is trained in four ways on these
-answers, one pass each, from the same state and with as many updates: on what the rule keeps, on
-the control's tokens, on all tokens of some of the rollouts that hold as many tokens together, and
-on all tokens.
+and the rule and its control are exported. Then the checkpoint is trained in three ways on these
+answers, one pass each, from the same state, with as many updates and as many tokens in the loss: on
+what the rule keeps, on the control's tokens, and on all tokens of some of the rollouts.
 """
 
 import json
@@ -24,12 +23,12 @@ from benchmarks.case_study.training import Recipe, distil_given
 from opd_diag.stats.bootstrap import mean, ratio_difference
 from opd_diag.tables.files import atomic_path
 
-RULE, CONTROL, FEWER, ALL = ARMS = ("rule", "control-1", "all-fewer", "all")
+RULE, CONTROL, ALL = ARMS = ("rule", "control-1", "all")
+WARMUP = 4  # updates
 WHAT = {
     RULE: "the rule's tokens",
     CONTROL: "the control's tokens",
-    FEWER: "all tokens of fewer rollouts",
-    ALL: "all tokens",
+    ALL: "all tokens of fewer rollouts",
 }
 
 
@@ -115,26 +114,21 @@ def _continue(
 ) -> None:
     texts = read_texts(folder / "rollouts.jsonl")
     updates = len(texts) // loop.batch
-    kept = _weighted(texts, folder / "export" / RULE)
-    budget = int(sum(sum(text.weights) for text in kept))
-    if arm in (RULE, CONTROL):
-        texts = _weighted(texts, folder / "export" / arm)
-    elif arm == FEWER:
-        texts = _some(texts, budget, seed)
-    used = int(sum(sum(text.weights) for text in texts))
+    kept = _weighted(texts, folder / "export" / (RULE if arm == ALL else arm))
+    texts = _some(texts, _tokens(kept), seed) if arm == ALL else kept
     student, tokenizer = load_pair(loop.student)
     teacher, _ = load_pair(loop.teacher)
-    recipe = Recipe(-(-len(texts) // updates), loop.rate, 1, updates)
+    recipe = Recipe(-(-len(texts) // updates), loop.rate, WARMUP, updates)
     losses = list(distil_given(student, teacher, texts, recipe, seed=seed))
     found = _judged(loop, student, tokenizer, held_out)
-    record = {"arm": arm, "seed": seed, "tokens": used, "rollouts": len(texts)} | {
+    record = {"arm": arm, "seed": seed, "tokens": _tokens(texts), "rollouts": len(texts)} | {
         "updates": len(losses),
         "held_out": found,
     }
     with atomic_path(result) as unfinished:
         unfinished.write_text(json.dumps(record))
     log(
-        f"seed {seed}, {arm}: {used:,} tokens, held-out reverse KL "
+        f"seed {seed}, {arm}: {record['tokens']:,} tokens, held-out reverse KL "
         f"{sum(found['kl']) / sum(found['tokens']):.4f}, "
         f"right {sum(found['right']) / sum(found['answers']):.1%}"
     )
@@ -162,6 +156,11 @@ def _weighted(texts: Sequence[Text], export: Path) -> list[Text]:
             raise SystemExit(f"{export}: other rollouts than those of the dump")
         merged.append(Text(text.prompt, text.response, values))
     return merged
+
+
+def _tokens(texts: Sequence[Text]) -> int:
+    """Count the tokens that weigh something."""
+    return sum(weight > 0 for text in texts for weight in text.weights)
 
 
 def _some(texts: Sequence[Text], tokens: int, seed: int) -> list[Text]:
@@ -198,7 +197,7 @@ def loop_table(loop: Loop) -> list[str]:
         "| 95 % | right (points) | 95 % | by seed: KL; right |",
         "|---|---|---|---|---|---|",
     ]
-    pairs = [(RULE, other) for other in ARMS if other != RULE] + [(ALL, "before")]
+    pairs = [(RULE, CONTROL), (RULE, ALL), *((arm, "before") for arm in ARMS)]
     for one, other in pairs:
         left = [row["held_out"] for row in records[one]]
         right = [before] * len(left) if other == "before" else [
