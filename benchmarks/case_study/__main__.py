@@ -146,11 +146,25 @@ class Study:
         return found
 
     def opd_diag(self, *arguments: object) -> str:
-        """Run the command line, and return what it prints."""
-        command = [sys.executable, "-m", "opd_diag", *map(str, arguments)]
+        """Run the command line in the folder, so that it keeps no path of the machine.
+
+        Returns:
+            What it prints.
+        """
+        here = self.folder.resolve()
+        given = [
+            str(one.resolve().relative_to(here) if isinstance(one, Path) else one)
+            for one in arguments
+        ]
         begin = time.perf_counter()
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        self.log(f"  opd-diag {arguments[0]} {arguments[1]}: {time.perf_counter() - begin:.0f} s")
+        done = subprocess.run(
+            [sys.executable, "-m", "opd_diag", *given],
+            cwd=here,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.log(f"  opd-diag {given[0]} {given[1]}: {time.perf_counter() - begin:.0f} s")
         return done.stdout
 
     def make_teacher(self, pretrained: Path) -> None:
@@ -427,7 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     given = parser.parse_args(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    study = Study(given.out, TINY if given.tiny else Sizes())
+    study = Study(given.out.resolve(), TINY if given.tiny else Sizes())
     pretrained, shortened = (given.out / "pretrained" / name for name in ("teacher", "student"))
     if not shortened.exists():
         model = load_pair(given.pretrained) if given.pretrained else read_gguf(packaged_gguf())
