@@ -369,8 +369,9 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
         for table in sorted((study.path(run) / "results").glob("[!.]*.parquet")):
             if run == "run" or table.stem.startswith(KEPT[run]):
                 shutil.copy(table, folder / run)
-    for figure in FIGURES:
-        shutil.copy(study.path("run") / "plots" / f"{figure}.png", folder)
+    for figure in sorted((study.path("run") / "plots").glob("*.png")):
+        if figure.stem in FIGURES:  # what a run has nothing for is not drawn
+            shutil.copy(figure, folder)
     for name in ("step0", study.last):
         shutil.copy(study.path(f"rollouts_{name}.jsonl"), folder)
     shutil.copy(study.path("run") / "report.html", folder)
