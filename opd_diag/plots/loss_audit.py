@@ -18,6 +18,7 @@ from opd_diag.plots.style import (
 from opd_diag.tables.columns.loss_audit import MARGIN
 
 BIASED = ("k1", "k3", "k3_clamp_1", "student_top_4", "teacher_top_4", "teacher_top_4_bucket")
+TICKS = (-100, -10, -5, -2, -1, 0, 0.5, 1, 2, 5, 10, 100, 1000)
 NOTHING = "no token in the loss has an exact KL"
 
 
@@ -45,10 +46,12 @@ def loss_audit(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
                      horizontal=True)  # fmt: skip
         ax.set_yticks(place, [name.replace("_", " ") for name in rows["estimator"]])
         ax.set_xscale("symlog", linthresh=2)
+        left, right = ax.get_xlim()
+        ax.set_xticks([tick for tick in TICKS if left <= tick <= right])
         ax.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
         ax.set(
             ylim=(rows.height - 0.5, -0.5),
-            xlabel="mean of the estimator over the exact KL (bars: 95 %)",
+            xlabel="mean of the estimator over the exact KL\n(bars: 95 %; logarithmic beyond 2)",
             title=f"Losses beside the exact KL: {readable(rows['checkpoint'][0])}",
         )
         legend_below(ax)

@@ -107,7 +107,7 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             words.set_in_layout(False)  # or the row would narrow the axes
         ax.set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
         ax.set_ylim(len(CONTROLS) - 0.4, -0.4)
-        ax.set_xlim(left=-0.02)
+        ax.set_xlim(left=-0.02 * ax.get_xlim()[1])
         short = table.filter(pl.col("split") == "all", pl.col("statistic") == "too_few_segments")
         left_out = max(share for share in [*short["value"], 0.0] if share is not None)
         ax.set_xlabel(f"share of the rollouts\n(left out, too few segments: up to {left_out:.1%})")
