@@ -20,6 +20,7 @@ from opd_diag.tables.columns.score_summary import ALL, CORRECT, WRONG
 NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 DASHES = {ALL: "-", CORRECT: "-", WRONG: "--"}
 MARKERS = {ALL: "o", CORRECT: "^", WRONG: "v"}
+ENOUGH = 24  # prompts: below them intervals are marked
 APART = 0.12  # of the way from one checkpoint to the next
 
 
@@ -36,6 +37,8 @@ def score_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         if rows.is_empty():
             return nothing(ax, "no token in the loss has a divergence")
         checkpoints = table["checkpoint"].unique(maintain_order=True).to_list()
+        if _groups(rows) == [ALL]:
+            rows = rows.filter(group=ALL)
         series = rows.select("column", "group").unique(maintain_order=True).rows()
         for place, (column, group) in enumerate(series):
             own = rows.filter(pl.col("column") == column, pl.col("group") == group)
@@ -168,6 +171,13 @@ def _histogram(table: pl.DataFrame, column: str, ax: Axes | None) -> Axes:
 
 
 def _groups(rows: pl.DataFrame) -> list[str]:
-    """List the groups to draw: correct and wrong rollouts where it is known, or else all."""
-    known = rows["group"].unique().to_list()
-    return [group for group in (CORRECT, WRONG) if group in known] or [ALL]
+    """List the groups to draw: correct and wrong rollouts where enough are known, or else all."""
+    prompts = dict(rows.group_by("group").agg(pl.col("n_prompts").max()).iter_rows())
+    known = [group for group in (CORRECT, WRONG) if group in prompts]
+    return known if known and not _too_few(prompts) else [ALL]
+
+
+def _too_few(prompts: dict[str, int]) -> bool:
+    """Tell whether outcomes stand on few prompts in a run of many: wild intervals beside good."""
+    outcomes = [number for group, number in prompts.items() if group != ALL]
+    return prompts.get(ALL, 0) >= ENOUGH > min(outcomes, default=ENOUGH)

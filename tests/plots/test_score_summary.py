@@ -66,6 +66,15 @@ def test_curves_are_those_of_the_first_and_last_checkpoint(tables, name, column,
     assert shown["c, correct"].get_xdata().tolist() == middle.to_list()
 
 
+@pytest.mark.parametrize("name", ["score_summary", "score_positions", "score_histogram"])
+def test_outcomes_that_few_of_many_prompts_hold_are_not_drawn(tables, name):
+    few = pl.when(pl.col("group") == "correct").then(6).otherwise(96).cast(pl.UInt32)
+    ax = getattr(plots, name)(tables[name].with_columns(n_prompts=few))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels
+    assert all(label.endswith(", all") for label in labels)
+
+
 @pytest.mark.parametrize("name", ["score_histogram", "score_histogram_forward"])
 def test_steps_are_the_shares_of_the_last_checkpoint(tables, name):
     ax = getattr(plots, name)(tables["score_histogram"])
