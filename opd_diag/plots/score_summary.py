@@ -172,7 +172,9 @@ def _histogram(table: pl.DataFrame, column: str, ax: Axes | None) -> Axes:
 
 def _groups(rows: pl.DataFrame) -> list[str]:
     """List the groups to draw: correct and wrong rollouts where enough are known, or else all."""
-    prompts = dict(rows.group_by("group").agg(pl.col("n_prompts").max()).iter_rows())
+    prompts = {
+        group: max(rows.filter(group=group)["n_prompts"]) for group in rows["group"].unique()
+    }
     known = [group for group in (CORRECT, WRONG) if group in prompts]
     return known if known and not _too_few(prompts) else [ALL]
 
