@@ -27,7 +27,7 @@ import polars as pl
 
 import opd_diag as od
 from benchmarks.case_study.closing_loop import Loop, loop_table, run_loop
-from benchmarks.case_study.models import load_pair, save_model, worked_text
+from benchmarks.case_study.models import load_model, save_model, worked_text
 from benchmarks.case_study.problems import Problem, draw_problems
 from benchmarks.case_study.rollouts import judge, read_texts, write_rollouts
 from benchmarks.case_study.training import (
@@ -171,7 +171,7 @@ class Study:
         """Fit the pretrained model to worked solutions."""
         if self.path("teacher").exists():
             return
-        model, tokenizer = load_pair(pretrained)
+        model, tokenizer = load_model(pretrained)
         texts = [worked_text(tokenizer, problem) for problem in self.problems["teach"]]
         recipe = Recipe(24, 2e-4, 5, -(-len(texts) // 24))
         self._follow("teacher, worked solutions", fit_solutions(model, texts, recipe, seed=0))
@@ -181,7 +181,7 @@ class Study:
         """Distil the shortened model on samples of the teacher."""
         if self.path("step0").exists():
             return
-        teacher, tokenizer = load_pair(self.path("teacher"))
+        teacher, tokenizer = load_model(self.path("teacher"))
         given = self.path("given.jsonl")
         if not given.exists():
             write_rollouts(
@@ -194,7 +194,7 @@ class Study:
                 seed=10,
             )
         texts = read_texts(given)
-        student, _ = load_pair(pretrained)
+        student, _ = load_model(pretrained)
         recipe = Recipe(32, 3e-4, 5, 2 * len(texts) // 32 or 1)
         losses = distil_given(student, teacher, texts, recipe, forward=True, seed=1)
         self._follow("student, the teacher's samples", losses)
@@ -204,8 +204,8 @@ class Study:
         """Distil the student on its own samples, and keep the checkpoints."""
         if self.path(self.last).exists():
             return
-        teacher, tokenizer = load_pair(self.path("teacher"))
-        student, _ = load_pair(self.path("step0"))
+        teacher, tokenizer = load_model(self.path("teacher"))
+        student, _ = load_model(self.path("step0"))
         recipe = Recipe(self.sizes.batch, 1e-4, 3, self.sizes.updates)
         losses = distil_on_policy(
             student,
@@ -228,7 +228,7 @@ class Study:
         for number, name in enumerate(("step0", self.last)):
             dump = self.path(f"rollouts_{name}.jsonl")
             if not dump.exists():
-                student, tokenizer = load_pair(self.path(name))
+                student, tokenizer = load_model(self.path(name))
                 write_rollouts(
                     student,
                     tokenizer,
@@ -241,11 +241,11 @@ class Study:
 
     def judge_held_out(self) -> None:
         """Let teacher and checkpoints answer held-out problems."""
-        teacher, tokenizer = load_pair(self.path("teacher"))
+        teacher, tokenizer = load_model(self.path("teacher"))
         for name in ("teacher", *self.checkpoints.values()):
             result = self.path(f"held_out_{name}.json")
             if not result.exists():
-                model, _ = load_pair(self.path(name))
+                model, _ = load_model(self.path(name))
                 found = judge(
                     model,
                     teacher,
@@ -332,6 +332,8 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
         "of its own rollouts at temperature 1, reverse KL of the whole vocabulary",
         f"- held out: {sizes.held_out} problems, 2 answers each at temperature 1, 95 % intervals "
         "over problems, in bfloat16",
+        "- noise floor of the scoring, 95 % quantile of |difference| of reverse_kl (nat): "
+        f"{_noise_floor(study.path('run'))}",
         "",
         "| | reverse KL (nat a token) | 95 % | right | 95 % | ended | tokens an answer |",
         "|---|---|---|---|---|---|---|",
@@ -375,6 +377,14 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
     for name in ("step0", study.last):
         shutil.copy(study.path(f"rollouts_{name}.jsonl"), folder)
     shutil.copy(study.path("run") / "report.html", folder)
+
+
+def _noise_floor(run: Path) -> str:
+    return ", ".join(
+        f"{name} {checkpoint.noise_floor.p95['reverse_kl']:.3f}"
+        for name, checkpoint in od.open_run(run).manifest.checkpoints.items()
+        if checkpoint.noise_floor is not None
+    )
 
 
 def _contexts_rows(study: Study) -> list[str]:
@@ -445,7 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = Study(given.out.resolve(), TINY if given.tiny else Sizes())
     pretrained, shortened = (given.out / "pretrained" / name for name in ("teacher", "student"))
     if not shortened.exists():
-        model = load_pair(given.pretrained) if given.pretrained else read_gguf(packaged_gguf())
+        model = load_model(given.pretrained) if given.pretrained else read_gguf(packaged_gguf())
         save_pair(*model, given.out / "pretrained")
     stages: dict[str, Callable[[], None]] = {
         "teacher": lambda: study.make_teacher(pretrained),

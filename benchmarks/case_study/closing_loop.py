@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from benchmarks.case_study.models import Text, load_pair
+from benchmarks.case_study.models import Text, load_model
 from benchmarks.case_study.problems import Problem
 from benchmarks.case_study.rollouts import judge, read_texts, write_rollouts
 from benchmarks.case_study.training import Recipe, distil_given
@@ -68,7 +68,7 @@ def run_loop(
     """Do what is not done yet: dumps, exports, continuations and what they answer."""
     before = loop.folder / "before.json"
     if not before.exists():
-        student, tokenizer = load_pair(loop.student)
+        student, tokenizer = load_model(loop.student)
         with atomic_path(before) as unfinished:
             unfinished.write_text(json.dumps(_judged(loop, student, tokenizer, held_out)))
     for seed in range(loop.seeds):
@@ -76,7 +76,7 @@ def run_loop(
         folder.mkdir(parents=True, exist_ok=True)
         dump = folder / "rollouts.jsonl"
         if not dump.exists():
-            student, tokenizer = load_pair(loop.student)
+            student, tokenizer = load_model(loop.student)
             asked = problems[seed * len(problems) // loop.seeds :][: len(problems) // loop.seeds]
             write_rollouts(
                 student,
@@ -116,8 +116,8 @@ def _continue(
     updates = len(texts) // loop.batch
     kept = _weighted(texts, folder / "export" / (RULE if arm == ALL else arm))
     texts = _some(texts, _tokens(kept), seed) if arm == ALL else kept
-    student, tokenizer = load_pair(loop.student)
-    teacher, _ = load_pair(loop.teacher)
+    student, tokenizer = load_model(loop.student)
+    teacher, _ = load_model(loop.teacher)
     recipe = Recipe(-(-len(texts) // updates), loop.rate, WARMUP, updates)
     losses = list(distil_given(student, teacher, texts, recipe, seed=seed))
     found = _judged(loop, student, tokenizer, held_out)
@@ -141,7 +141,7 @@ def _judged(
     held_out: Sequence[Problem],
 ) -> dict[str, list[float]]:
     """Let a student answer each held-out problem once, with the same random numbers as others."""
-    teacher, _ = load_pair(loop.teacher)
+    teacher, _ = load_model(loop.teacher)
     return judge(student, teacher, tokenizer, held_out, samples=1, longest=loop.longest, seed=77)
 
 
@@ -181,16 +181,23 @@ def loop_table(loop: Loop) -> list[str]:
         for arm in ARMS
     }
     lines = [
-        "| trained on | tokens in the loss | updates | held-out reverse KL (nat a token), by seed "
-        "| right, by seed |",
-        "|---|---|---|---|---|",
-        f"| nothing: the checkpoint before | 0 | 0 | {_kl(before):.4f} | {_right(before):.1%} |",
+        "| trained on | tokens in the loss | updates | share of the reverse KL | held-out reverse "
+        "KL (nat a token), by seed | right, by seed | tokens an answer | ended |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| nothing: the checkpoint before | 0 | 0 | - | {_kl(before):.4f} | {_right(before):.1%} "
+        f"| {_share(before, 'tokens'):.0f} | {_share(before, 'ended'):.1%} |",
     ]
     for arm, rows in records.items():
         tokens = ", ".join(f"{row['tokens']:,}" for row in rows)
         values = ", ".join(f"{_kl(row['held_out']):.4f}" for row in rows)
         right = ", ".join(f"{_right(row['held_out']):.1%}" for row in rows)
-        lines.append(f"| {WHAT[arm]} | {tokens} | {rows[0]['updates']} | {values} | {right} |")
+        kept = ", ".join(_kl_kept(loop, seed, arm) for seed in range(loop.seeds))
+        lengths = ", ".join(f"{_share(row['held_out'], 'tokens'):.0f}" for row in rows)
+        ended = ", ".join(f"{_share(row['held_out'], 'ended'):.1%}" for row in rows)
+        lines.append(
+            f"| {WHAT[arm]} | {tokens} | {rows[0]['updates']} | {kept} | {values} | {right} "
+            f"| {lengths} | {ended} |"
+        )
     lines += [
         "",
         "| difference, over held-out prompts and all seeds | reverse KL (nat a token) "
@@ -236,4 +243,15 @@ def _kl(record: dict[str, list[float]]) -> float:
 
 
 def _right(record: dict[str, list[float]]) -> float:
-    return sum(record["right"]) / sum(record["answers"])
+    return _share(record, "right")
+
+
+def _share(record: dict[str, list[float]], name: str) -> float:
+    return sum(record[name]) / sum(record["answers"])
+
+
+def _kl_kept(loop: Loop, seed: int, arm: str) -> str:
+    """Say what share of the dump's reverse KL an exported arm keeps."""
+    export = json.loads((loop.folder / f"seed{seed}" / "export" / "export.json").read_text())
+    found = [row["reverse_kl_share"] for row in export["arms"] if row["arm"] == arm]
+    return f"{found[0]:.1%}" if found else "-"

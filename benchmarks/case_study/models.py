@@ -48,7 +48,7 @@ class Text(NamedTuple):
         return cls(prompt, response, [1.0] * len(response))
 
 
-def load_pair(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+def load_model(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Read a model folder, in float32, with its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
