@@ -145,6 +145,7 @@ def as_interval(
     clusters: npt.NDArray[np.int64],
     *,
     effective: npt.ArrayLike | None = None,
+    span: npt.ArrayLike = 0.0,
     events: npt.ArrayLike | None = None,
     total: npt.ArrayLike = True,
     log: bool = False,
@@ -157,11 +158,13 @@ def as_interval(
         high: Upper ends.
         clusters: Clusters with data.
         effective: Effective number of them; None: all of one size.
+        span: Width of the interval in standard errors, where these are known. Draws that miss the
+            few clusters which carry a sum lie off the estimate with next to no spread of their own;
+            that puts an end anywhere, and a width of 20 is where it is withheld.
         events: Clusters with a numerator above 0, where the interval needs some; None: it does not.
         total: Whether the denominator is a total above 0; where it is not there is no ratio.
-        log: Whether these are logarithms. Then draws that miss the few clusters which carry a sum
-            lie far below the estimate with next to no spread of their own; that puts an end
-            anywhere, up to 1e60 times the estimate, and 20 times is where it is withheld.
+        log: Whether these are logarithms. Then it is an end 20 times above or below the estimate
+            that is withheld; such draws put it up to 1e60 times away.
     """
     clusters = np.broadcast_to(clusters, estimate.shape)
     size = clusters if effective is None else np.broadcast_to(effective, estimate.shape) + 1e-9
@@ -171,7 +174,7 @@ def as_interval(
     )
     above = np.broadcast_to(total, estimate.shape)
     bounded = enough & eventful & above & np.isfinite(low) & np.isfinite(high)
-    carried = np.zeros(estimate.shape, np.bool_)
+    carried = bounded & (np.broadcast_to(span, estimate.shape) > FARTHEST)
     if log:
         with np.errstate(invalid="ignore", over="ignore"):
             carried = bounded & (np.maximum(high - estimate, estimate - low) > np.log(FARTHEST))

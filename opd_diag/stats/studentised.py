@@ -35,6 +35,7 @@ class Studentised(NamedTuple):
         estimate: The function itself.
         low: Lower end of its interval.
         high: Upper end.
+        span: Its width in standard errors.
         clusters: Clusters with data for every ratio.
         effective: Effective number of them, that of the ratio with the fewest.
         events: Clusters with a numerator above 0, of the ratio with the fewest.
@@ -44,6 +45,7 @@ class Studentised(NamedTuple):
     estimate: Floats
     low: Floats
     high: Floats
+    span: Floats
     clusters: npt.NDArray[np.int64]
     effective: Floats
     events: npt.NDArray[np.int64]
@@ -94,6 +96,7 @@ def bootstrap_t(
         _estimates(rows, scale, groups, width),
         np.full(width, np.nan),
         np.full(width, np.nan),
+        np.full(width, np.nan),
         least(_present, rows[1::2]),
         least(lambda row: effective_clusters(row.T), rows[1::2]),
         least(_events, rows[::2]),
@@ -112,7 +115,8 @@ def bootstrap_t(
     for start in range(0, places.size, step):
         some = places[start : start + step]
         part = [row if row.shape[0] == 1 else row[some] for row in rows]
-        result.low[some], result.high[some] = _block(part, scale, counts, groups, level)
+        ends = _block(part, scale, counts, groups, level)
+        result.low[some], result.high[some], result.span[some] = ends
     for row in rows[1::2]:
         signed = places[~np.broadcast_to(_positive(row), width)[places]]
         if signed.size:
@@ -139,8 +143,8 @@ def _block(
     counts: npt.NDArray[np.integer],
     groups: Sequence[npt.NDArray[np.intp]],
     level: float,
-) -> tuple[Floats, Floats]:
-    """Find low and high of so many statistics that all draws of them fit in memory."""
+) -> tuple[Floats, Floats, Floats]:
+    """Find low, high and span of so many statistics that all draws of them fit in memory."""
     with np.errstate(divide="ignore", invalid="ignore"):
         point = [
             (_total_of(x) / _total_of(m))[:, None]
@@ -170,7 +174,7 @@ def _block(
     error = np.where(variance > 1e-24 * size, np.sqrt(np.maximum(variance, 0)), np.nan)
     low, high = draw_quantiles(t, level)
     with np.errstate(invalid="ignore"):
-        return estimate - high * error, estimate - low * error
+        return estimate - high * error, estimate - low * error, high - low
 
 
 def _studentise(estimate: Floats, variance: Floats, values: Floats, variances: Floats) -> Floats:

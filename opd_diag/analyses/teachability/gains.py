@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.reasons import CARRIED, ONE_CHECKPOINT
+from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import (
     RELATIVE_FLOOR,
@@ -23,8 +23,6 @@ from opd_diag.tables.columns.teachability import PLANE
 
 Q3 = 3
 CONSTANT = "constant"
-FARTHEST = 20.0  # standard errors that an interval may span: draws without the few prompts that
-# carry a cell have next to no spread of their own, and put an end anywhere
 FEWEST_TOKENS = 50  # of a group or cell with an interval
 NO_TOKENS = "no tokens"
 TOO_FEW_TOKENS = f"fewer than {FEWEST_TOKENS} tokens"
@@ -52,17 +50,10 @@ def gains_table(contexts: Contexts, units: Units) -> pl.DataFrame:
     small = n.sum(axis=0) < FEWEST_TOKENS
 
     def averaged(name: str, over: str = "n") -> Interval:
-        """Estimate a ratio; without an interval where few tokens or prompts would make it."""
-        x, m = sums[name], sums[over]
-        ratio = contexts.prompts.ratio(x, m)
-        total = np.abs(m.sum(axis=0))
-        spread = np.sqrt(np.square(x - np.nan_to_num(ratio.estimate) * m).sum(axis=0))
-        error = np.divide(spread, total, out=np.zeros_like(spread), where=total > 0)
-        with np.errstate(invalid="ignore"):
-            carried = ratio.high - ratio.low > FARTHEST * error
-        low, high = (np.where(small | carried, np.nan, end) for end in (ratio.low, ratio.high))
-        reason = np.where(carried & (ratio.reason == ""), CARRIED, ratio.reason)
-        return ratio._replace(low=low, high=high, reason=reason)
+        """Estimate a ratio; without an interval where few tokens would make it."""
+        found = contexts.prompts.ratio(sums[name], sums[over])
+        low, high = (np.where(small, np.nan, end) for end in (found.low, found.high))
+        return found._replace(low=low, high=high)
 
     columns: dict[str, Any] = contexts.head | labels
     columns |= {"n": n.sum(axis=0), "n_prompts": (n > 0).sum(axis=0)}

@@ -16,7 +16,7 @@ NAMES = ["math", "code", None]
 @pytest.fixture(scope="module")
 def data():
     """A run whose dropped rollouts have half the reward, and twice the KL in code."""
-    data = null_run(prompts=18, samples=4, tokens=60, checkpoints=("a", "b"), k_grid=(2, 4))
+    data = null_run(prompts=36, samples=4, tokens=60, checkpoints=("a", "b"), k_grid=(2, 4))
     rollout = pl.col("rollout")
     rollouts = data.rollouts.with_columns(
         group=pl.col("prompt_id").rank("dense").cast(pl.Int64) % 3,
@@ -91,7 +91,7 @@ def test_a_planted_difference_lies_outside_of_1_and_a_missing_one_inside(table) 
 def test_the_summary_names_groups_and_what_training_dropped(data) -> None:
     text = "\n".join(summary_lines(od.score_summary(data.tokens, data.rollouts)))
     assert "  code: " in text
-    assert "dropped by training: 18 rollouts; length " in text
+    assert "dropped by training: 36 rollouts; length " in text
 
 
 def test_a_dump_without_groups_has_no_rows(data) -> None:
