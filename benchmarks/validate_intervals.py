@@ -97,7 +97,9 @@ def main() -> None:
     print("# Coverage of the 95 % cluster intervals\n")
     print(f"Share of the intervals of {SEEDS:,} seeds that hold the truth, in %; its own standard")
     print("error is 1.1. Asked: 92 to 97 on equal and mildly unequal sizes, at least 88 on heavy")
-    print("ones. Withheld, in % of the seeds, are those of fewer than 5 effective prompts, and those")
+    print(
+        "ones. Withheld, in % of the seeds, are those of fewer than 5 effective prompts, and those"
+    )
     print("that a few prompts carry: they span more than 20 standard errors, or on the log scale")
     print("have an end 20 times away.\n")
     print("| statistic | cluster sizes | " + " | ".join(f"{c} prompts" for c in CLUSTERS) + " |")

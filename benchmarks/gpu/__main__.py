@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace, folder: Path) -> int:
     import torch
 
-    from benchmarks.gpu import checks, speed
+    from benchmarks.gpu import checks, speed, stages
     from benchmarks.gpu.report import FAILED, Setting, Step, run_steps, write_report
 
     steps = (
@@ -77,6 +77,9 @@ def _run(given: argparse.Namespace, folder: Path) -> int:
         Step("8B and 1.7B", "`score` against bare work; memory beside the weights.", 100,
              speed.pair("8B", "1.7B")),
         Step("1.7B and 0.6B", "Likewise.", 50, speed.pair("1.7B", "0.6B")),
+        Step("stages", "Where the time of `score` goes, 8B and 1.7B at 4,096 tokens.", 30,
+             stages.stages),
+        Step("tiles", "The kernel alone, by the tile of the vocabulary.", 20, stages.tiles),
         Step("other kernels", "One chunk of rows by what others have.", 40, speed.other_kernels),
         Step("workers", "One process for the device against a single process.", 30,
              checks.workers),

@@ -90,7 +90,7 @@ def attention(setting: Setting) -> Iterator[Row]:
 
             def one(name: str = name) -> Row:
                 model.model.set_attn_implementation(name)
-                seconds = _median(
+                seconds = median_seconds(
                     lambda: response_states(model, prompts, responses, numbers), setting
                 )
                 rate = tokens / seconds
@@ -99,7 +99,7 @@ def attention(setting: Setting) -> Iterator[Row]:
             yield guarded({"attention": name, "tokens": f"{len(numbers)} x {length}"}, one)
 
 
-def _median(work: Callable[[], object], setting: Setting, rounds: int = 5) -> float:
+def median_seconds(work: Callable[[], object], setting: Setting, rounds: int = 5) -> float:
     """Return the median seconds of some work, after two rounds that do not count."""
     rounds = 1 if setting.tiny else rounds
     seconds = [timed(work, setting.device, time.perf_counter) for _ in range(rounds + 2)]
@@ -185,7 +185,7 @@ def other_kernels(setting: Setting) -> Iterator[Row]:
                     if name in exact
                 }
                 before = _peak(setting)
-                seconds = _median(work, setting)
+                seconds = median_seconds(work, setting)
                 return {
                     "ms": 1e3 * seconds,
                     "rows/s": n / seconds,

@@ -21,16 +21,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
-from opd_diag.scoring.columns.fused_kernel import _BLOCK, _WARPS, _kernel
+from opd_diag.scoring.columns.fused_kernel import TILE, _kernel
 
 types = {"student": "*fp32", "teacher": "*fp32", "sums": "*fp32", "tokens": "*i64", "ranks": "*i64"}
 types |= {"student_tops": "*i64", "teacher_tops": "*i64", "BLOCK": "constexpr"}
 types |= {"inverse_temperature": "fp32", "cap_factor": "fp32"}
 signature = {name: types.get(name, "i32") for name in _kernel.arg_names}
-source = triton.compiler.ASTSource(fn=_kernel, signature=signature, constexprs={"BLOCK": _BLOCK})
+source = triton.compiler.ASTSource(fn=_kernel, signature=signature, constexprs={"BLOCK": TILE.ids})
 for capability in (80, 90):
     built = triton.compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": _WARPS}
+        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": TILE.warps}
     )
     print(capability, ".target sm_" + str(capability) in built.asm["ptx"])
 """

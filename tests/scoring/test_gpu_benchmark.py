@@ -16,8 +16,11 @@ from tests.scoring.cuda_stand_in import cuda_stand_in
 
 STEPS = (
     *("exact columns", "fused kernel", "whole models", "determinism", "memory", "product"),
-    *("8B and 1.7B", "other kernels", "attention", "quantised teacher"),
+    *("8B and 1.7B", "stages", "tiles", "other kernels", "attention", "quantised teacher"),
 )
+
+
+TOP = "top K of both"
 
 
 def run(folder, device, skip):
@@ -37,7 +40,12 @@ def test_all_of_it_runs_on_the_cpu(tmp_path):
         assert step["rows"]
         assert all(row["ok"] for row in step["rows"])
         assert f"## {step['name']}" in page
-    kernels = {row["way"]: row for row in steps[7]["rows"]}
+    stages = {row["stage"]: row["microseconds a token"] for row in steps[7]["rows"]}
+    parts = [time for name, time in stages.items() if name not in ("bare", "score", TOP)]
+    assert sum(parts) == pytest.approx(stages["score"])
+    (tile,) = steps[8]["rows"]
+    assert tile["largest difference of KL, nat"] < 1e-5
+    kernels = {row["way"]: row for row in steps[9]["rows"]}
     assert kernels["score, fused kernel"]["largest difference from float64, nat"] < 1e-4
     speeds = {(row["length"], row["way"]): row["tokens/s"] for row in steps[6]["rows"]}
     assert set(speeds) == {(8, "bare"), (8, "score")}
@@ -45,7 +53,7 @@ def test_all_of_it_runs_on_the_cpu(tmp_path):
 
 def test_its_branches_for_a_gpu_run_too(tmp_path, monkeypatch):
     """Speeds and memory are none, but every call for them is made."""
-    skip = "workers,1.7B and 0.6B,fused kernel,determinism,attention"
+    skip = "workers,1.7B and 0.6B,fused kernel,determinism,attention,tiles"
     plain, shares = score_part.response_states, []
 
     def states(model, prompts, responses, rollouts):

@@ -15,10 +15,23 @@ from opd_diag.scoring.columns.measures import Columns, Measures
 from opd_diag.scoring.columns.top_k import TopTokens, top_columns, top_k
 from opd_diag.scoring.models.heads import Head
 
-_BLOCK = 2048
-_WARPS = 8
 _SUMS = 9
 _RANKS = 3
+
+
+class Tile(NamedTuple):
+    """How a row is taken through the kernel.
+
+    Attributes:
+        ids: Logits at a time, a power of two.
+        warps: Groups of 32 threads that share them.
+    """
+
+    ids: int = 2048
+    warps: int = 8
+
+
+TILE = Tile()
 
 
 def measure_fused(
@@ -143,6 +156,7 @@ def pair_sums(
     *,
     temperature: float,
     soft_cap: float | None,
+    tile: Tile = TILE,
 ) -> PairSums:
     """Sum over the vocabulary, and turn the student's logits into the gradient of reverse_kl.
 
@@ -154,6 +168,7 @@ def pair_sums(
         top_ids: Likeliest id under the student, and under the teacher. Shape (rows,) each.
         temperature: What both models' logits were divided by.
         soft_cap: The bound of the student's logits, or None.
+        tile: How a row is taken through; the last digits of the sums depend on it.
     """
     rows, ids = student.shape
     sums = student.new_empty(_SUMS, rows)
@@ -172,8 +187,8 @@ def pair_sums(
             teacher.stride(0),
             1 / temperature,
             0.0 if soft_cap is None else temperature / soft_cap,
-            BLOCK=_BLOCK,
-            num_warps=_WARPS,
+            BLOCK=tile.ids,
+            num_warps=tile.warps,
         )
     return PairSums(*sums, *ranks)
 
