@@ -69,8 +69,10 @@ def run_loop(
     before = loop.folder / "before.json"
     if not before.exists():
         student, tokenizer = load_model(loop.student)
+        teacher, _ = load_model(loop.teacher)
+        found = _judged(loop, student, teacher, tokenizer, held_out)
         with atomic_path(before) as unfinished:
-            unfinished.write_text(json.dumps(_judged(loop, student, tokenizer, held_out)))
+            unfinished.write_text(json.dumps(found))
     for seed in range(loop.seeds):
         folder = loop.folder / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ def _continue(
     teacher, _ = load_model(loop.teacher)
     recipe = Recipe(-(-len(texts) // updates), loop.rate, WARMUP, updates)
     losses = list(distil_given(student, teacher, texts, recipe, seed=seed))
-    found = _judged(loop, student, tokenizer, held_out)
+    found = _judged(loop, student, teacher, tokenizer, held_out)
     record = {"arm": arm, "seed": seed, "tokens": _tokens(texts), "rollouts": len(texts)} | {
         "updates": len(losses),
         "held_out": found,
@@ -137,11 +139,11 @@ def _continue(
 def _judged(
     loop: Loop,
     student: LlamaForCausalLM,
+    teacher: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     held_out: Sequence[Problem],
 ) -> dict[str, list[float]]:
     """Let a student answer each held-out problem once, with the same random numbers as others."""
-    teacher, _ = load_model(loop.teacher)
     return judge(student, teacher, tokenizer, held_out, samples=1, longest=loop.longest, seed=77)
 
 

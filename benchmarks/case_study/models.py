@@ -29,6 +29,9 @@ from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import find_head
 
 
+AT_ONCE = 96  # responses that are sampled side by side
+
+
 class Text(NamedTuple):
     """A prompt and a response to train on.
 
@@ -95,7 +98,6 @@ def respond(
     samples: int = 1,
     longest: int,
     seed: int,
-    batch_size: int = 96,
 ) -> list[Response]:
     """Sample responses in bfloat16: all samples of the first problem, of the second, and so on.
 
@@ -106,7 +108,6 @@ def respond(
         samples: Responses to each problem.
         longest: Most tokens of a response.
         seed: Seed of the random numbers, which belong to problem, sample and position.
-        batch_size: Most responses at a time.
     """
     small = in_bfloat16(model)
     head = find_head("student", small, "cpu")
@@ -118,7 +119,7 @@ def respond(
         max_new_tokens=longest,
         seed=seed,
     )
-    engine = TransformersEngine(language_model, decoding, batch_size=batch_size)
+    engine = TransformersEngine(language_model, decoding, batch_size=AT_ONCE)
     return engine.generate(
         [
             Request(problem.name, sample, prompt_ids(tokenizer, problem))
