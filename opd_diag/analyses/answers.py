@@ -76,3 +76,8 @@ class Finding:
         above = high < self.margin if self.direction >= 0 else True
         below = low > -self.margin if self.direction <= 0 else True
         return "no" if above and below else "undecided"
+
+
+def p_above_0(p: float | None, value: float | None) -> float:
+    """Give the p of a value above 0 that has to hold beside others; 1 where it is not above 0."""
+    return p if p is not None and (value or 0) > 0 else 1.0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from opd_diag.analyses.answers import Finding
+from opd_diag.analyses.answers import Finding, p_above_0
 from opd_diag.analyses.wording import Row
 from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, LONGER, WITHIN
 
@@ -87,12 +87,14 @@ def _stretches(rows: Sequence[Row]) -> Finding:
 def _wrong(rows: Sequence[Row]) -> Finding:
     """Take the comparison within prompts, and the larger p of it and of that among those running.
 
-    Longer rollouts have more chances to fire, so the first alone would take length for the rule.
+    Longer rollouts have more chances to fire, so the first alone would take length for the rule. A
+    comparison that points the other way has p = 1.
     """
     within, at_trigger = (
         next(row for row in rows if row["comparison"] == name) for name in (WITHIN, AT_TRIGGER)
     )
-    p = None if None in (within["p"], at_trigger["p"]) else max(within["p"], at_trigger["p"])
+    both = [(row["p"], row["difference"]) for row in (within, at_trigger)]
+    p = None if None in (within["p"], at_trigger["p"]) else max(p_above_0(*row) for row in both)
     return Finding(
         question="cut-rollouts-wrong",
         checkpoint=within["checkpoint"],

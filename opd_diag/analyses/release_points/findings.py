@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from opd_diag.analyses.answers import Finding
+from opd_diag.analyses.answers import Finding, p_above_0
 from opd_diag.tables.columns.release_points import LINE_SEGMENTS, MIN_TOKENS
 
 Row = Mapping[str, Any]
@@ -72,10 +72,10 @@ def _falls(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
 
 def _abruptly(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
     difference = by_name["gain_over_line_minus_reversed"]
-    parts = [_p_above_0(by_name[name]) for name in ("margin_early_minus_late", "gain_over_line")]
+    parts = [_above_0(by_name[name]) for name in ("margin_early_minus_late", "gain_over_line")]
     p, why = difference["p"], _why(difference, f"rollouts of {LINE_SEGMENTS} segments")
-    recovery = by_name.get("recovery", {"p": None})
-    if p is not None and _p_above_0(recovery) <= RECOVERS:
+    recovery = by_name.get("recovery", {"p": None, "value": None})
+    if p is not None and _above_0(recovery) <= RECOVERS:
         p, why = 1.0, RECOVERY
     elif p is not None:
         p = 1.0 if recovery["p"] is None else max(p, *parts)
@@ -101,9 +101,8 @@ def _abruptly(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:
     )
 
 
-def _p_above_0(row: Row) -> float:
-    """Give the p of a value above 0; 1 where it is not, or where there is none."""
-    return row["p"] if row["p"] is not None and (row["value"] or 0) > 0 else 1.0
+def _above_0(row: Row) -> float:
+    return p_above_0(row["p"], row["value"])
 
 
 def _cut(checkpoint: str, by_name: Mapping[str, Row]) -> Finding:

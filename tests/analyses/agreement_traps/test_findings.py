@@ -135,6 +135,27 @@ def test_length_is_not_taken_for_the_rule():
     assert answers(data, draws=2)["cut-rollouts-wrong"].p > 0.05
 
 
+def test_two_comparisons_that_contradict_each_other_are_no_yes():
+    # Short rollouts are right, those that fire are in the middle, long ones are all wrong: more are
+    # wrong than of all others, and fewer than of those that still ran at the trigger.
+    prompts, kinds = 40, np.array([0] * 6 + [1] * 2 + [2])
+    data = trap_run(prompts=prompts, samples=9, tokens=300, share=0.0, seed=1)
+    kind = np.tile(kinds, prompts)
+    luck = np.random.default_rng(0).random(kind.size) < 0.6
+    correct = np.select([kind == 0, kind == 2], [True, False], luck)
+    own = pl.col("rollout").replace_strict(list(range(kind.size)), kind.tolist())
+    low = (own == 1) & (pl.col("position") >= 120)
+    kl = pl.when(low).then(0.001).otherwise(pl.col("reverse_kl") + 0.1).cast(pl.Float32)
+    tokens = data.tokens.filter((own > 0) | (pl.col("position") < 100)).with_columns(reverse_kl=kl)
+    rollouts = data.rollouts.with_columns(correct=pl.Series(correct))
+    data = data._replace(tokens=tokens, rollouts=rollouts)
+    table = two_tables(data, threshold=0.05, draws=2)[1]
+    by_name = {row["comparison"]: row for row in table.to_dicts()}
+    assert by_name[WITHIN]["difference"] > 0 > by_name[AT_TRIGGER]["difference"]
+    assert max(by_name[WITHIN]["p"], by_name[AT_TRIGGER]["p"]) < 1e-3
+    assert answers(data, threshold=0.05, draws=2)["cut-rollouts-wrong"].p == 1
+
+
 def test_nulls_hold_the_level_and_are_answered_no():
     p = {"low-kl-stretches": [], "cut-rollouts-wrong": []}
     said = []
