@@ -107,7 +107,10 @@ def persistence_table(
 
 def _rows(ranking: Ranking, groups: Groups, classes: pl.Series | None, *, single: bool) -> _Rows:
     types = ranking.sums.token_id.size
-    members = np.concatenate([np.ones((2, 1, types), np.bool_), groups.members[::-1]], axis=1)
+    # The panel of a second run has types that the first one lacks.
+    at = np.searchsorted(ranking.panel.token_id, ranking.sums.token_id)
+    members = groups.members[::-1][:, :, at]
+    members = np.concatenate([np.ones((2, 1, types), np.bool_), members], axis=1)
     present: list[str] = []
     of_class = np.zeros((0, types), np.bool_)
     if classes is not None:

@@ -173,6 +173,24 @@ def test_losses_of_zero_are_not_hard():
     assert first["n_hard_first"] == first["n"] // 10
 
 
+def test_a_second_run_may_have_types_that_the_first_lacks():
+    one, other = (
+        rock_run(prompts=30, samples=2, tokens=80, types=types, checkpoints=("a", "b"), seed=types)
+        for types in (70, 200)
+    )
+    assert set(other.tokens["token_id"].to_list()) - set(one.tokens["token_id"].to_list())
+    rows = asked(one, second=(other.tokens, other.rollouts)).rock_persistence
+    tokens = one.tokens.filter(checkpoint="a")
+    first = {row["name"]: row["n"] for row in rows.filter(checkpoint="a", kind="group").to_dicts()}
+    assert first["all"] == tokens.height
+    members = {row["name"]: row["n"] for row in asked(one).rock_persistence.filter(
+        checkpoint="a", kind="group").to_dicts()}  # fmt: skip
+    assert first["rock"] == members["rock"]
+    second = other.tokens.filter(checkpoint="b")
+    for row in rows.filter(checkpoint="b", kind="type").to_dicts():
+        assert row["n"] == second.filter(token_id=row["token_id"]).height
+
+
 def test_a_second_run_compares_lists_and_types_without_pairing():
     one, other = (
         rock_run(prompts=30, samples=2, tokens=80, types=70, checkpoints=("a", "b"), seed=seed)
