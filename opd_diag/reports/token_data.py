@@ -220,9 +220,9 @@ def _marks(run: Run, rows: list[int], shown: Sequence[str]) -> dict[int, dict[st
     traps = finished_result(run, "agreement_traps")
     if traps is not None:
         fired = traps.filter(wanted, pl.col("cut_token").is_not_null())
-        columns = ("rollout", "checkpoint", "cut_token", "n_agreement")
+        columns = ("rollout", "checkpoint", "cut_token", "stretch_end_token")
         for row in fired.select(columns).iter_rows():
-            marks[row[0]]["stretch"][row[1]] = [row[2], row[2] + row[3]]
+            marks[row[0]]["stretch"][row[1]] = [row[2], row[3] + 1]
     try:
         weights = token_weights(run, rule=SELECTOR)
     except OpdDiagError:  # without the features there is nothing to mark

@@ -56,6 +56,7 @@ def per_rollout(checkpoint: Checkpoint) -> pl.DataFrame:
             "triggered": pl.Series(cuts.triggered).set(pl.Series(~able), None),
             "trigger_token": position(cuts.trigger),
             "cut_token": position(cuts.kept),
+            "stretch_end_token": position(cuts.stretch_end - 1),
             "cut_frac": where(fired, ratio(cuts.kept, lengths)),
             "n_pre": where(able, phases[:, 0]),
             "n_agreement": where(able, phases[:, 1]),

@@ -119,11 +119,11 @@ def _release(occurrences: Occurrences, released: pl.DataFrame | None) -> Integer
 
 def _stretch(occurrences: Occurrences, trapped: pl.DataFrame | None) -> Integers:
     """Place tokens before (1), in (2) or after (3) the low-KL stretch; 0 where there is none."""
-    cut, length = (
-        _of_rollouts(occurrences, trapped, name) for name in ("cut_token", "n_agreement")
+    cut, end = (
+        _of_rollouts(occurrences, trapped, name) for name in ("cut_token", "stretch_end_token")
     )
     position = occurrences.position[occurrences.at]
-    return np.select([np.isnan(cut), position < cut, position < cut + length], [0, 1, 2], 3)
+    return np.select([np.isnan(cut), position < cut, position <= end], [0, 1, 2], 3)
 
 
 def _of_rollouts(occurrences: Occurrences, table: pl.DataFrame | None, column: str) -> Floats:

@@ -43,6 +43,7 @@ AGREEMENT_TRAPS = (
     Column("triggered", pl.Boolean, "-", "Whether enough windows in a row were below the threshold; null: see reason."),
     Column("trigger_token", pl.UInt32, "tokens", "Position of the token at which the rule fired."),
     Column("cut_token", pl.UInt32, "tokens", "Position of the first token of the low-KL stretch, the first one dropped."),
+    Column("stretch_end_token", pl.UInt32, "tokens", "Position of the last token of that stretch, which no window above the threshold breaks."),
     Column("cut_frac", pl.Float64, "share", "Share of n_tokens before the cut; 0: nothing is kept."),
     Column("n_pre", pl.UInt32, "tokens", "Tokens before the cut; all where the rule did not fire."),
     Column("n_agreement", pl.UInt32, "tokens", "Tokens from the cut to the end of the unbroken stretch below the threshold."),

@@ -20,7 +20,7 @@ def run(tmp_path_factory):
     run = save_run(data, tmp_path_factory.mktemp("run"))
     results = {
         "release_points": ({"release_token": [30, None]}, RELEASES["release_points"]),
-        "agreement_traps": ({"cut_token": [20, 50], "n_agreement": [25, 10]},
+        "agreement_traps": ({"cut_token": [20, 50], "stretch_end_token": [44, 59]},
                             TRAPS["agreement_traps"]),
     }  # fmt: skip
     tables = {}
