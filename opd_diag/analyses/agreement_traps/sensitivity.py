@@ -53,7 +53,8 @@ def trap_sensitivity(checkpoint: Checkpoint) -> pl.DataFrame:
         breaks=breaks,
     )
     signal = "gain_forward_kl" if "gain_forward_kl" in checkpoint.quantities else "grad_logits"
-    terms = _terms(checkpoint, rules, observed, shuffled, checkpoint.quantities[signal].sample)
+    values = checkpoint.quantities[signal].sample
+    terms = _terms(checkpoint, rules, thresholds, observed, shuffled, values)
     prompts = Prompts(checkpoint.prompt[checkpoint.sample], seed=options.seed)
     sums = {name: tuple(prompts.sums(side) for side in pair) for name, pair in terms.items()}
     quotient = prompts.quotient(*sums["longest_run"], *sums["shuffled"])
@@ -101,17 +102,25 @@ def _grid(checkpoint: Checkpoint) -> list[Rule]:
 def _terms(
     checkpoint: Checkpoint,
     rules: list[Rule],
+    thresholds: Mapping[tuple[int, float], Floats],
     observed: Mapping[Rule, Cuts],
     shuffled: Mapping[Rule, Cuts],
     signal: Numbers,
 ) -> dict[str, tuple[Floats, Floats]]:
     """Write numerators and denominators; every array has shape (rollouts, rules).
 
-    A rollout too short for a rule's window has no part in it.
+    A rollout too short for a rule's window, or without a threshold as too few others have one, has
+    no part in it.
     """
     lengths = checkpoint.sample_lengths
     longest = longest_spans(lengths, checkpoint.sample_breaks)
-    able = np.stack([longest >= rule.window for rule in rules], axis=1).astype(float)
+    able = np.stack(
+        [
+            (longest >= rule.window) & np.isfinite(thresholds[rule.window, rule.eta])
+            for rule in rules
+        ],
+        axis=1,
+    ).astype(float)
     running = RunningSums(signal, lengths)
     start = np.zeros_like(lengths)
 

@@ -208,6 +208,38 @@ def test_the_grid_holds_what_a_call_with_its_numbers_finds(data, found):
     assert row["signal_kept"] == pytest.approx(gain["kept"] / gain["all_tokens"])
 
 
+def test_a_rule_without_a_threshold_has_no_row_of_the_grid(data):
+    # Ten rollouts alone hold a window of 128 tokens: too few others for a threshold.
+    tokens = data.tokens.filter((pl.col("position") < 120) | (pl.col("rollout") < 10))
+    grid = agreement_traps(tokens, data.rollouts, checkpoint="step0", draws=1).trap_sensitivity
+    long, short = grid.filter(window=128), grid.filter(window=64)
+    assert set(long["n"]) == {0}
+    for name in ("prevalence", "tokens_kept", "longest_run"):
+        assert long[name].is_null().all()
+        assert short[name].is_not_null().all()
+    assert set(short["n"]) == {data.rollouts.height}
+
+
+def test_a_stretch_ends_at_a_position_whatever_is_not_measured_in_it(data):
+    gone = pl.struct("rollout", "position").hash(3) % 20
+    kl = pl.when(gone != 0).then("reverse_kl").cast(pl.Float32)
+    tokens = data.tokens.with_columns(reverse_kl=kl, in_loss=gone != 1)
+    rows = agreement_traps(tokens, data.rollouts, checkpoint="step0", draws=1).agreement_traps
+    fired = rows.filter("triggered")
+    assert fired.height > 20
+    seen = tokens.filter("in_loss", pl.col("reverse_kl").is_not_null(), checkpoint="step0")
+    inside = seen.join(fired, on="rollout").filter(
+        pl.col("position").is_between("cut_token", "stretch_end_token")
+    )
+    counted = inside.group_by("rollout").agg(pl.len(), pl.col("position").max())
+    both = fired.join(counted, on="rollout")
+    assert both["len"].to_list() == both["n_agreement"].to_list()
+    assert both["position"].to_list() == both["stretch_end_token"].to_list()
+    span = both["stretch_end_token"].cast(pl.Int64) - both["cut_token"].cast(pl.Int64) + 1
+    assert (span > both["n_agreement"]).any()
+    assert rows.filter(~pl.col("triggered"))["stretch_end_token"].is_null().all()
+
+
 def test_no_text_calls_a_token_trapped(found):
     texts = [column.meaning for columns in TABLES.values() for column in columns]
     texts += [name for table in found for name in table.columns]
