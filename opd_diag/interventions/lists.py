@@ -57,7 +57,7 @@ class Exposure(NamedTuple):
 
 
 class BestTokens:
-    """The student's likeliest token at every position of the run's rollouts.
+    """The student's likeliest token at every position of the run's rollouts that is in the loss.
 
     Args:
         run: The run.
@@ -65,7 +65,8 @@ class BestTokens:
     """
 
     def __init__(self, run: Run, checkpoint: str) -> None:
-        frame = run.tokens(checkpoint).select("rollout", "student_top_id").drop_nulls().collect()
+        tokens = run.tokens(checkpoint).filter("in_loss").select("rollout", "student_top_id")
+        frame = tokens.drop_nulls().collect()
         self.size = run.vocab.height
         self._rollout = frame["rollout"].to_numpy()
         self._token = frame["student_top_id"].to_numpy()

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import opd_diag as od
 from opd_diag.cli import app
+from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, RolloutError, TableError
 from opd_diag.interventions import models, summary_lines
 from opd_diag.interventions.lists import BestTokens, random_arms, rock_arms
@@ -134,7 +135,7 @@ def test_lists_as_frequent_and_as_exposed(rolled: Run) -> None:
     for arm in drawn:
         assert best.exposure(arm.token_ids).positions == pytest.approx(wanted, rel=0.1)
     # By hand, from the tokens of the run.
-    tokens = rolled.tokens("s").collect()
+    tokens = rolled.tokens("s").filter("in_loss").collect()
     hit = tokens.with_columns(hit=pl.col("student_top_id").is_in(arms["rock"].token_ids))
     exposure = best.exposure(arms["rock"].token_ids)
     assert exposure.rollouts == hit.group_by("rollout").agg(pl.col("hit").any())["hit"].mean()
@@ -254,3 +255,13 @@ def test_a_run_without_rocks_or_answers_is_refused(run: Run) -> None:
     run.__dict__["rollouts"] = run.rollouts.with_columns(answer=pl.lit(None, pl.String))
     with pytest.raises(OptionError, match="no rollout has a reference answer; expected problems"):
         knock_out(run)
+
+
+def test_text_of_others_exposes_nobody(tmp_path: Path) -> None:
+    data = null_run(prompts=6, samples=2, tokens=20, checkpoints=("s",))
+    tokens = data.tokens.with_columns(
+        student_top_id=pl.col("position").cast(pl.Int32), in_loss=pl.col("position") != 5
+    )
+    best = BestTokens(save_run(data._replace(tokens=tokens), tmp_path / "run"), "s")
+    assert best.exposure([5]) == (0.0, 0.0)
+    assert best.exposure([4, 5]) == (1.0, pytest.approx(1 / 19))
