@@ -17,7 +17,12 @@ from opd_diag.errors import OpdDiagError, OptionError, first_line
 Verifier = Callable[[str, str], bool]
 
 EXACT, LAST_NUMBER, BOXED, MATH = NAMES = ("exact", "last-number", "boxed", "math")
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*)?\.?\d+(?:[eE][-+]?\d+)?")
+# A sign follows no word and no bracket, as in "pages 12-15"; commas part groups of three digits.
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])[-+\u2212])?"
+    r"(?:\d{1,3}(?:,\d{3})+(?!,?\d)(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
+    r"(?:[eE][-+]?\d+)?"
+)
 _BOX = "\\boxed{"
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -175,10 +180,9 @@ def _last_number(response: str, answer: str) -> bool:
 
 
 def _as_number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", ""))
-    except ValueError:
-        return None
+    """Read a text that is one number and nothing else but blanks and a full stop."""
+    match = _NUMBER.fullmatch(text.strip().removesuffix("."))
+    return None if match is None else float(match[0].replace(",", "").replace("\u2212", "-"))
 
 
 def _math() -> Verifier:
