@@ -52,8 +52,7 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
     )
     traps = finished_result(run, "agreement_traps")
     if traps is not None and traps.filter(own).height:
-        cut = traps.filter(own).select("rollout", "triggered", "cut_token", "n_agreement")
-        end = pl.col("cut_token").cast(pl.Int64) + pl.col("n_agreement").cast(pl.Int64)
+        cut = traps.filter(own).select("rollout", "triggered", "cut_token", "stretch_end_token")
         phase = (
             pl.when(pl.col("triggered").is_null())
             .then(None)
@@ -61,7 +60,7 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
             .then(pl.lit("no stretch"))
             .when(position < pl.col("cut_token"))
             .then(pl.lit("before the stretch"))
-            .when(position < end)
+            .when(position <= pl.col("stretch_end_token"))
             .then(pl.lit("in the stretch"))
             .otherwise(pl.lit("after the stretch"))
         )
@@ -71,7 +70,9 @@ def label_tokens(run: Run, tokens: pl.DataFrame, checkpoint: str) -> pl.DataFram
     if points is not None and points.filter(own).height:
         release = points.filter(own).select("rollout", "accepted", "release_token")
         side = (
-            pl.when(~pl.col("accepted"))
+            pl.when(pl.col("accepted").is_null())
+            .then(None)
+            .when(~pl.col("accepted"))
             .then(pl.lit("no release"))
             .when(position < pl.col("release_token"))
             .then(pl.lit("before release"))
@@ -117,13 +118,12 @@ def summarise(
     Returns:
         Rows of `UPDATE_ALIGNMENT`.
     """
-    known = labels["in_loss"].to_numpy() & tokens["first_order_reverse_kl"].is_not_null().to_numpy()
+    known = labels["in_loss"].to_numpy()
     tokens, labels = tokens.filter(known), labels.filter(known)
     later = None if later is None else later.filter(known)
     prompts = Prompts(labels["prompt_id"], seed=seed)
     rollout = labels["rollout"].to_numpy()
     lengths = run_lengths(run_starts(rollout), rollout.size)
-    ones = prompts.sums(np.ones(rollout.size))[:, None]
     random = tokens["random_reverse_kl"].to_numpy().astype(np.float64)
     frames = []
     for split in SPLITS:
@@ -131,7 +131,7 @@ def summarise(
         for group in column.drop_nulls().unique().sort():
             member = (column == group).fill_null(value=False).to_numpy()
             frames += [
-                _group(tokens, labels, later, member, kl, prompts, ones, lengths, random, seed)
+                _group(tokens, labels, later, member, kl, prompts, lengths, random, seed)
                 | {"split": split, "group": group}
                 for kl in KLS
             ]
@@ -146,18 +146,19 @@ def _group(
     member: Mask,
     kl: str,
     prompts: Prompts,
-    ones: npt.NDArray[np.float64],
     lengths: Integers,
     random: npt.NDArray[np.float64],
     seed: int,
 ) -> dict[str, object]:
+    known = tokens[f"first_order_{kl}"].is_not_null().to_numpy()
+    moved = _shifted(member, lengths, seed)
+    member = member & known
     change = tokens[f"first_order_{kl}"].cast(pl.Float64).fill_null(0).to_numpy()
     realised = tokens[f"realised_{kl}"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     x = prompts.sums(change * member)[:, None]
     n = prompts.sums(member)[:, None]
     whole = prompts.sums(change)[:, None]
     mean = prompts.ratio(x, n)
-    moved = _shifted(member, lengths, seed)
     shifted = prompts.sums(change * moved)[:, None]
     real_x, real_n = prompts.sums_and_counts(np.where(member, realised, np.nan))
     realised_mean = prompts.ratio(real_x[:, None], real_n[:, None])
@@ -172,7 +173,7 @@ def _group(
         shares["shifted_share"] = [float(shifted.sum() / whole.sum())]
     else:
         reasons = np.where(reasons == "", NO_DECREASE, reasons)
-    shares |= _later_update(later, member, kl, prompts, n)
+    shares |= _later_update(later, member, kl, prompts)
     each = random[member].sum(axis=0) / max(int(member.sum()), 1) if kl == "reverse_kl" else nothing
     inside = labels.filter(member)
     return {
@@ -180,7 +181,7 @@ def _group(
         "n": [int(member.sum())],
         "n_rollouts": inside["rollout"].n_unique(),
         "n_prompts": inside["prompt_id"].n_unique(),
-        "token_share": float(n.sum() / ones.sum()),
+        "token_share": float(member.sum() / max(int(known.sum()), 1)),
         "sum": float(x.sum()),
         **interval_columns("mean", mean),
         **shares,
@@ -196,13 +197,13 @@ def _later_update(
     member: Mask,
     kl: str,
     prompts: Prompts,
-    n: npt.NDArray[np.float64],
 ) -> dict[str, object]:
     """Say what the next update does for the same tokens: it was trained on others."""
     if later is None:
         return {}
-    change = later[f"first_order_{kl}"].cast(pl.Float64).fill_null(0).to_numpy()
-    x, whole = prompts.sums(change * member)[:, None], prompts.sums(change)[:, None]
+    change = later[f"first_order_{kl}"].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    x, n = (one[:, None] for one in prompts.sums_and_counts(np.where(member, change, np.nan)))
+    whole = prompts.sums(np.nan_to_num(change))[:, None]
     columns: dict[str, object] = interval_columns("later_mean", prompts.ratio(x, n))
     if whole.sum() < 0:
         columns |= interval_columns("later_share", prompts.ratio(-x, -whole))

@@ -63,8 +63,15 @@ class Pair:
 def sample_rollouts(rollouts: pl.DataFrame, *, seed: int) -> list[int]:
     """Order the rollouts so that any first N of them hold as many prompts as they can.
 
-    Prompts are shuffled; every prompt gives one rollout before any gives a second.
+    Prompts are shuffled; every prompt gives one rollout before any gives a second. Those without a
+    token of a response are left out.
+
+    Raises:
+        OptionError: If that leaves none.
     """
+    rollouts = rollouts.filter(pl.col("response_token_ids").list.len() > 0)
+    if rollouts.is_empty():
+        raise OptionError("rollouts: none has a response; expected one to differentiate")
     rng = np.random.default_rng(seed)
     order = rollouts.select("rollout", "prompt_id").with_columns(
         place=pl.Series(rng.permutation(rollouts.height))

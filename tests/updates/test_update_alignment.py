@@ -34,6 +34,7 @@ from opd_diag.updates.derivatives import (
     tied_parameter,
     update_direction,
 )
+from opd_diag.updates.summary import label_tokens, summarise
 from opd_diag.updates.tokens import sample_rollouts
 
 # torch's own forward mode compiles its helpers with it, once a process.
@@ -354,6 +355,55 @@ def test_the_next_update_stands_beside_the_same_tokens(run: Run) -> None:
     assert last["later_mean"].is_null().all()
 
 
+def test_a_result_of_some_rollouts_says_nothing_of_the_others(run: Run) -> None:
+    points = od.release_points(run, checkpoint="a").release_points
+    known = points["rollout"].to_list()[::2]
+    (path,) = run.save({"release_points": points.filter(pl.col("rollout").is_in(known))},
+                       arguments={})  # fmt: skip
+    try:
+        tokens = run.tokens("a").select("rollout", "position").collect()
+        labels = label_tokens(run, tokens, "a")
+    finally:
+        path.unlink()
+    inside = labels["rollout"].is_in(known)
+    assert labels.filter(inside)["release"].is_not_null().all()
+    assert labels.filter(~inside)["release"].is_null().all()
+
+
+def test_tokens_whose_derivative_is_unknown_are_not_counted(run: Run) -> None:
+    tokens = od.update_alignment(run, rollouts=6, without_random=True).update_tokens
+    own = tokens.filter(checkpoint="b")
+    forward = pl.when(pl.col("position") % 2 == 0).then("first_order_forward_kl")
+    own = own.with_columns(first_order_forward_kl=forward)
+    labels = label_tokens(run, own, "a")
+    table = summarise(own, labels, seed=0).filter(split="all")
+    counted = own.filter(labels["in_loss"])
+    for row in table.to_dicts():
+        known = counted[f"first_order_{row['kl']}"].drop_nulls().cast(pl.Float64)
+        assert row["n"] == len(known)
+        assert row["mean"] == pytest.approx(known.mean())
+        assert row["sum"] == pytest.approx(known.sum())
+        assert row["token_share"] == 1
+
+
+def test_a_rollout_without_a_response_is_left_out(
+    make_rollouts: Any, ids: int, teacher: str, student: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    prompts, responses = (
+        [rng.integers(3, ids, n).tolist() for n in lengths] for lengths in ([4] * 4, [5, 0, 6, 4])
+    )
+    rollouts = make_rollouts(prompts, responses)
+    other = moved(student, tmp_path / "b", noise(7, 0.01))
+    run = score(rollouts, teacher, {"a": student, "b": other}, tmp_path / "run")
+    result = od.update_alignment(run, without_random=True)
+    assert set(result.update_tokens["rollout"]) == {0, 2, 3}
+    whole = result.update_alignment.filter(split="all", kl="reverse_kl")
+    assert whole["n"].to_list() == [15]
+    with pytest.raises(OptionError, match="none has a response; expected one"):
+        sample_rollouts(run.rollouts.filter(rollout=1), seed=0)
+
+
 def test_strip_and_report_colour_tokens_by_the_first_order(run: Run) -> None:
     with pytest.raises(OptionError, match="expected `opd-diag analyze update-alignment` before"):
         od.token_strip(run, 0, column="first_order", checkpoint="a")
@@ -428,6 +478,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_the_sample_spreads_over_prompts() -> None:
     frame = pl.DataFrame({"rollout": range(30), "prompt_id": [f"p{i // 3}" for i in range(30)]})
+    frame = frame.with_columns(response_token_ids=pl.lit([1], pl.List(pl.Int32)))
     order = sample_rollouts(frame, seed=0)
     assert sorted(order) == list(range(30))
     for start in (0, 10, 20):
