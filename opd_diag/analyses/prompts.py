@@ -25,6 +25,7 @@ class Prompts:
 
     Attributes:
         count: Number of prompts.
+        seed: Seed of every bootstrap.
         code: Prompt of each row, from 0 in the order of the labels. Shape (rows,).
     """
 
@@ -45,7 +46,7 @@ class Prompts:
             code = np.unique(np.asarray(prompt), return_inverse=True)[1].astype(np.int64)
         self.code = code
         self.count = int(code.max(initial=-1)) + 1
-        self._seed = seed
+        self.seed = seed
         self._strata = None if strata is None else np.asarray(strata)
         self._whole: tuple[Prompts, Integers | None] | None = None
 
@@ -56,7 +57,7 @@ class Prompts:
             code: Prompt of each row, as in `code`.
         """
         other: Prompts = object.__new__(Prompts)
-        other.code, other.count, other._seed = code, self.count, self._seed
+        other.code, other.count, other.seed = code, self.count, self.seed
         other._strata, other._whole = self._strata, (self, None)
         return other
 
@@ -68,7 +69,7 @@ class Prompts:
         """
         part: Prompts = object.__new__(Prompts)
         members, part.code = np.unique(self.code[rows], return_inverse=True)
-        part.count, part._seed = len(members), self._seed
+        part.count, part.seed = len(members), self.seed
         part._strata = None if self._strata is None else self._strata[members]
         part._whole = self, members
         return part
@@ -126,7 +127,7 @@ class Prompts:
         if self._whole is not None:
             whole, members = self._whole
             return whole.draws if members is None else whole.draws[:, members]
-        return bootstrap.cluster_counts(self.count, seed=self._seed, strata=self._strata)
+        return bootstrap.cluster_counts(self.count, seed=self.seed, strata=self._strata)
 
     def _estimate(
         self, estimator: Callable[..., Interval], *sums: Floats, **options: Any

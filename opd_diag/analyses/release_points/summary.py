@@ -220,7 +220,7 @@ def _averages(
         tested = np.flatnonzero([s.tested for s in listed])
         if group.split == "all" and len(points):
             enough = effective_clusters(counts[:, tested]) + 1e-9 >= FEWEST_CLUSTERS
-            p[tested[enough]] = sign_flip_p(sums[:, tested[enough]])
+            p[tested[enough]] = sign_flip_p(sums[:, tested[enough]], seed=part.seed)
         yield _rows(
             [(s.name, s.unit, s.k) for s in listed],
             interval,
