@@ -28,7 +28,6 @@ from opd_diag.interventions.generation import (
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import find_head
 
-
 AT_ONCE = 96  # responses that are sampled side by side
 
 

@@ -54,7 +54,8 @@ ADVICE: Mapping[str, Mapping[str, str]] = {
     },
     "rocks-persist": {
         "yes": "Look at rock_persistence for the types, and compare training without them.",
-        "no": "Do not mask or weight tokens by type: hard tokens of other types stay hard as often.",
+        "no": "Do not mask or weight tokens by type: hard tokens of other types stay hard as "
+        "often.",
     },
     "rocks-stay": {
         "yes": "Look at the types that rock_tokens labels stagnant, and at what they stand before.",
