@@ -13,8 +13,8 @@ WRONG_MARGIN = 0.05  # difference of the shares wrong that is too small to matte
 STRETCHES = {
     "yes": "KL stays below the threshold for at least a quarter longer than blocks of up to a "
     "window's length, moved at random in their rollout, explain.",
-    "no": "The longest stretch below the threshold is as long as blocks of KL moved at random make "
-    "it, within a quarter.",
+    "no": "The longest stretch below the threshold is no longer than blocks of KL moved at random "
+    "make it, up to a quarter.",
     "undecided": "The interval holds both runs a quarter longer than shuffled ones and runs that "
     "are not.",
 }
@@ -26,8 +26,8 @@ STRETCHES_ADVICE = {
 WRONG = {
     "yes": "Rollouts on which the rule fires are wrong more often than rollouts of the same prompt "
     "that have run as long without firing.",
-    "no": "Within prompts the share wrong differs by less than 5 points between rollouts on which "
-    "the rule fires and others.",
+    "no": "Within prompts, rollouts on which the rule fires are wrong no more often than others, "
+    "up to 5 points.",
     "undecided": "The rollouts of the prompts do not tell whether those on which the rule fires "
     "are wrong more often.",
 }

@@ -49,13 +49,13 @@ MEANING: Mapping[str, Mapping[str, str]] = {
 ADVICE: Mapping[str, Mapping[str, str]] = {
     "rocks-carry-more": {
         "yes": "Compare training without the listed tokens (export --rule rock) with its control "
-        "of tokens as frequent.",
+        "of frequency-matched tokens.",
         "no": "Do not mask tokens by this list: it selects by frequency.",
     },
     "rocks-persist": {
         "yes": "Look at rock_persistence for the types, and compare training without them.",
-        "no": "Do not mask or weight tokens by type: hard tokens of other types stay hard as "
-        "often.",
+        "no": "Do not mask or weight tokens by this list: tokens of other types that were as hard "
+        "stay hard no less often.",
     },
     "rocks-stay": {
         "yes": "Look at the types that rock_tokens labels stagnant, and at what they stand before.",

@@ -16,7 +16,8 @@ Row = Mapping[str, Any]
 
 FELL = {
     "yes": "On the same tokens the student is closer to the teacher than before.",
-    "no": f"On the same tokens KL fell by less than {SMALL_CHANGE:.0%}, if at all.",
+    "no": f"On the same tokens KL did not fall by {SMALL_CHANGE:.0%} or more; compare the two "
+    "means: it may have risen.",
     "undecided": "On the same tokens KL may have fallen or not.",
 }
 AFTER_FALL = {
@@ -35,13 +36,15 @@ AFTER_PREDICTS = {
     "no": "Choose tokens by divergence and entropy; compatibility adds nothing to them.",
 }
 BEATS = {
-    "yes": "{selector} holds more of the gain than as many tokens of the largest divergence.",
+    "yes": "{selector} holds more of the gain than the same number of tokens of the largest "
+    "divergence.",
     "no": "No selector holds notably more of the gain than divergence alone.",
     "undecided": "{selector} is the best, but may hold no more of the gain than divergence alone.",
 }
 AFTER_BEATS = {
     "yes": "Train on the tokens of {selector}, beside a control arm of equal budget.",
-    "no": "Select by divergence: it is the simplest.",
+    "no": "If tokens are to be selected, divergence is the simplest rule; train a control arm of "
+    "equal budget beside it.",
 }
 
 
@@ -107,7 +110,7 @@ def _predicts(gains: pl.DataFrame, contrast: pl.DataFrame) -> Finding:
         estimate=row["adjusted"],
         low=row["adjusted_low"],
         high=row["adjusted_high"],
-        control=row["null"],
+        control=0.0,
         difference=row["adjusted"],
         difference_low=row["adjusted_low"],
         difference_high=row["adjusted_high"],
