@@ -19,6 +19,7 @@ from opd_diag.datasets import Dataset
 from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.releases import ar1, jumps, release_run
 from opd_diag.stats.changepoints import recoveries, reverse_around_lines, scan_shifts
+from opd_diag.stats.online_changepoints import first_alarms
 from opd_diag.stats.sign_flips import sign_flip_p
 
 SERIES = 10_000
@@ -59,6 +60,24 @@ def false_accepts() -> None:
             expected = EXPECTED[float(kind)][n] if kind[0] == "0" else "up above down"
             rates = " | ".join(percent(g > 6) for g in (found.gain, found.gain_up, mixed.gain))
             print(f"| {name} | {n} | {rates} | {expected} |", flush=True)
+
+
+def watched() -> None:
+    print("\n## The same rule after every segment\n")
+    print("Series in which it fires at some look, no drop there; series of 300 have 150 looks.\n")
+    print("| noise | n | down, % | up, % | shuffled, % | the whole, % |\n|---|---|---|---|---|---|")
+    for kind in ("0.0", "0.6", "jump and slow decay"):
+        for n in (20, 40, 100, 300):
+            y = series(kind, n, np.random.default_rng([n, 8]))
+            lengths = np.full(len(y), n)
+            mixed = np.random.default_rng([n, 9]).permuted(y, axis=1)
+            rates = [
+                percent(first_alarms(one.ravel(), lengths, threshold=6.0) > 0)
+                for one in (y, -y, mixed)
+            ]
+            rates.append(percent(scan_shifts(y.ravel(), lengths).gain > 6))
+            name = "i.i.d." if kind == "0.0" else kind if kind[0] == "j" else f"AR({kind})"
+            print(f"| {name} | {n} | {' | '.join(rates)} |", flush=True)
 
 
 def presets() -> None:
@@ -240,6 +259,7 @@ def main() -> None:
     print("# The release rule where nothing is there\n")
     print(f"{SERIES:,} series a row, ± one standard error.\n")
     false_accepts()
+    watched()
     presets()
     steps_and_lines()
     cumulative_sum()

@@ -123,11 +123,11 @@ def scan_shifts(
     """
     flat, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     weight = None if weights is None else np.asarray(weights, np.float64)
-    _check(flat, sizes, weight, min_size)
+    check_series(flat, sizes, weight, min_size)
     starts = np.cumsum(sizes) - sizes
     order = np.argsort(sizes, kind="stable")
     shifts = Shifts(np.full(len(sizes), -1), *np.full((8, len(sizes)), np.nan))
-    for block in _blocks(sizes[order]):
+    for block in blocks(sizes[order]):
         series = order[block]
         n = sizes[series]
         inside = np.arange(n.max()) < n[:, None]
@@ -223,7 +223,8 @@ def recoveries(values: npt.ArrayLike, lengths: npt.ArrayLike, tau: npt.ArrayLike
     return recovered
 
 
-def _check(values: Floats, sizes: Integers, weights: Floats | None, min_size: int) -> None:
+def check_series(values: Floats, sizes: Integers, weights: Floats | None, min_size: int) -> None:
+    """Check that series, their lengths and weights fit together; ValueError if not."""
     if min_size < 1:
         raise ValueError(f"min_size: {min_size}; expected 1 or more")
     if values.shape != (sizes.sum(),):
@@ -234,17 +235,17 @@ def _check(values: Floats, sizes: Integers, weights: Floats | None, min_size: in
         raise ValueError("weights: expected one positive number for each value")
 
 
-def _blocks(rising: Integers) -> list[slice]:
+def blocks(rising: Integers) -> list[slice]:
     """Cut series, sorted by length, into runs that fit in memory when padded; empty ones go."""
-    blocks = []
+    runs = []
     start = int(np.searchsorted(rising, 1))
     while start < len(rising):
         # Padded to the last one, `count` rows take count x its length cells.
         cells = np.arange(1, len(rising) - start + 1) * rising[start:]
         stop = start + max(1, int(np.searchsorted(cells, _CELLS, side="right")))
-        blocks.append(slice(start, stop))
+        runs.append(slice(start, stop))
         start = stop
-    return blocks
+    return runs
 
 
 def _scan(

@@ -8,11 +8,13 @@ import opd_diag as od
 from opd_diag.analyses.agreement_traps.rule import Rule, find_cuts, least_means, longest_spans
 from opd_diag.analyses.agreement_traps.same_tokens import find_lows
 from opd_diag.analyses.agreement_traps.shuffles import shuffles
+from opd_diag.analyses.release_points.online import online_stops
 from opd_diag.analyses.release_points.options import Rule as ReleaseRule
 from opd_diag.analyses.release_points.points import judge, shuffled_shifts
 from opd_diag.analyses.release_points.segments import score_segments
 from opd_diag.analyses.tokens import read_tokens
 from opd_diag.datasets import null_run
+from opd_diag.stats.changepoints import scan_shifts
 from opd_diag.stats.windows import minima, moving_means
 from opd_diag.tables.source import as_source
 
@@ -108,6 +110,26 @@ def scored(spans: int, seed: int = 0):
     arrays = [np.array(values) for values in (row, segment, position)]
     before = np.concatenate([np.arange(n) for n in np.bincount(arrays[0])])
     return arrays, before, np.expm1(np.clip(margin, 0, None))[:, None]
+
+
+@pytest.mark.parametrize("spans", SPANS)
+def test_a_rollout_is_stopped_in_its_first_span_that_is(spans) -> None:
+    (row, segment, position), before, margins = scored(spans)
+    segments = score_segments(row, segment, position, before, margins, 6)
+    stops = online_stops(segments, RELEASE, np.random.default_rng(0))
+    ends = np.cumsum(segments.spans)
+    for number, stop in enumerate(stops.to_dicts()):
+        expected, read = None, 0
+        for span in np.flatnonzero(segments.owner == number):
+            scores = segments.score[ends[span] - segments.spans[span] : ends[span], 0]
+            for i in range(RELEASE.min_segments, len(scores) + 1):
+                gain = scan_shifts(scores[:i], [i], min_size=RELEASE.min_size).gain[0]
+                if expected is None and gain > RELEASE.threshold:
+                    expected = read + i
+            read += len(scores)
+        assert stop["stop_segments"] == expected
+        assert stop["stop_index"] == (None if expected is None else 2 * expected)
+    assert stops["stop_segments"].is_not_null().any()
 
 
 @pytest.mark.parametrize("spans", SPANS)

@@ -18,6 +18,7 @@ from opd_diag.analyses.release_points.budgets import (
 from opd_diag.analyses.release_points.correlation import correlation_table
 from opd_diag.analyses.release_points.curves import curves_table
 from opd_diag.analyses.release_points.example import choose_example, example_table
+from opd_diag.analyses.release_points.online import online_statistics
 from opd_diag.analyses.release_points.options import Options, check_k, choose_rule
 from opd_diag.analyses.release_points.points import complete, points_table
 from opd_diag.analyses.release_points.positions import token_columns
@@ -140,11 +141,12 @@ def release_points(
         longest = int(tokens.lengths.max(initial=0))
         tokens = tokens.where(tokens.column("in_loss"))
         passed = scan(tokens, prompts, source.k_grid, cut, options, longest=longest)
-        points = complete(passed.judged.pop(k), chosen, passed.ends)
+        points = complete(passed.judged.pop(k), chosen, passed.watched)
         others = {each: complete(judged, chosen) for each, judged in passed.judged.items()}
         correlation = correlation_table(name, passed.correlations, chosen)
         kept = _windows(tokens, source, points, prompts, options)
         statistics = rollout_statistics(points, passed.shuffled, correlation, kept, options)
+        statistics += online_statistics(points, options)
         statistics += other_k_statistics(others)
         tables.append(
             ReleasePoints(

@@ -194,22 +194,24 @@ def shuffled_shifts(
 
 
 def complete(
-    judged: pl.DataFrame, rollouts: pl.DataFrame, ends: pl.DataFrame | None = None
+    judged: pl.DataFrame, rollouts: pl.DataFrame, watched: pl.DataFrame | None = None
 ) -> pl.DataFrame:
     """Give every rollout its row, also those without a token in the loss.
 
     Args:
         judged: What `judge` gives, with `row` and `n_tokens`.
         rollouts: All rollouts, with the columns of the splits.
-        ends: `row`, margin_early and margin_late; None where they are not wanted.
+        watched: What `scan` keeps under this name; None where it is not wanted.
 
     Returns:
         The columns of `points_table`, and `kept`: tokens in the loss before the release point.
     """
     known = rollouts.select("rollout", "prompt_id", *SPLITS).with_row_index("row")
     frame = known.join(judged, on="row", how="left", maintain_order="left")
-    if ends is not None:
-        frame = frame.join(ends, on="row", how="left", maintain_order="left")
+    if watched is not None:
+        frame = frame.join(watched, on="row", how="left", maintain_order="left").with_columns(
+            stop_frac=pl.col("stop_index") / pl.col("n_tokens")
+        )
     none = pl.col("n_tokens").is_null()
     return frame.with_columns(
         pl.col("n_tokens", "n_segments").fill_null(0),
@@ -225,7 +227,10 @@ def points_table(checkpoint: str, points: pl.DataFrame) -> pl.DataFrame:
     """Make `release_points` of what `complete` gives."""
     return result_table(
         "release_points",
-        points.drop("row", "release_index", "kept", "accepted_up"),
+        points.drop(
+            *("row", "release_index", "kept", "accepted_up"),
+            *("stop_index", "stopped_up", "stopped_shuffled"),
+        ),
         checkpoint=checkpoint,
     )
 

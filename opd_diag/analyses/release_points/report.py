@@ -54,6 +54,9 @@ def _lines(by_name: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield f"  released at the threshold {threshold}: {of('accepted')} of the rollouts"
     yield f"    upward {of('accepted_up')}, segments shuffled {of('accepted_shuffled')}"
     yield f"    downward minus upward: {of('accepted_minus_up')}"
+    yield f"  watched segment by segment, the rule stops {of('stopped')} of the rollouts"
+    controls = f"upward {of('stopped_up')}, segments shuffled {of('stopped_shuffled')}"
+    yield f"    {controls}; tokens saved {of('stop_saved')}"
     release = by_name["release_frac_median"]
     yield f"  median release: {estimate(release)} of the response; mean gain {of('gain_mean')}"
     yield f"  log(1 + margin), first fifth minus last: {of('margin_early_minus_late')}"

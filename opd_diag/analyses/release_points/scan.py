@@ -9,6 +9,7 @@ import polars as pl
 
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.release_points.correlation import correlations
+from opd_diag.analyses.release_points.online import online_stops
 from opd_diag.analyses.release_points.options import Options
 from opd_diag.analyses.release_points.points import judge, shuffled_shifts
 from opd_diag.analyses.release_points.positions import (
@@ -42,14 +43,15 @@ class Scan(NamedTuple):
         shuffled: What the rule compares with its threshold after shuffling segments, NaN without
             a downward split, infinity where the rollout was not drawn for it. Shape (shuffles,
             rollouts).
-        ends: `row`, margin_early and margin_late of the rollouts.
+        watched: `row`, where the rule would have stopped each rollout (see `online_stops`), and
+            its margin_early and margin_late.
         positions: Sums over bins of position.
         correlations: Student against teacher, by rollout.
     """
 
     judged: dict[int, pl.DataFrame]
     shuffled: Floats
-    ends: pl.DataFrame
+    watched: pl.DataFrame
     positions: Positions
     correlations: pl.DataFrame
 
@@ -76,11 +78,12 @@ def scan(
     count = tokens.rollouts.height
     summing = Summing(tokens.rollouts, prompts, quantities(k_grid), options.k, longest=longest)
     rng = np.random.default_rng(options.seed)
+    rng_online = np.random.default_rng([options.seed, 1])
     drawn = np.zeros(count, np.bool_)
     drawn[rng.permutation(count)[:SHUFFLED_ROLLOUTS]] = True
     shuffled = np.full((SHUFFLES, count), np.inf)
     judged: dict[int, list[pl.DataFrame]] = {k: [] for k in k_grid}
-    ends, correlated = [], []
+    ends, stops, correlated = [], [], []
     columns: list[pl.Expr | str] = ["segment", "student_logp", "teacher_logp"]
     columns += token_columns(k_grid)
     for batch in _batches(tokens, columns):
@@ -89,7 +92,10 @@ def scan(
         for place, k in enumerate(k_grid):
             verdict = judge(segments, place, options.rule, token_weighted=options.token_weighted)
             judged[k].append(heads.hstack(verdict))
-        ours = segments.only(k_grid.index(options.k), drawn[rows])
+        own = segments.only(k_grid.index(options.k), np.ones(rows.size, np.bool_))
+        online = online_stops(own, options.rule, rng_online, token_weighted=options.token_weighted)
+        stops.append(heads.select("row").hstack(online))
+        ours = own.only(0, drawn[rows])
         shuffled[:, rows[drawn[rows]]] = shuffled_shifts(
             ours.score[:, 0],
             ours.spans,
@@ -105,7 +111,7 @@ def scan(
     return Scan(
         {k: pl.concat(frames) for k, frames in judged.items()},
         shuffled,
-        pl.concat(ends),
+        pl.concat(stops).join(pl.concat(ends), on="row", how="left", maintain_order="left"),
         summing.positions(),
         pl.concat(correlated),
     )

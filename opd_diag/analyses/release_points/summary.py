@@ -105,12 +105,12 @@ def rollout_statistics(
         options: The choices.
     """
     k, threshold = options.k, options.rule.threshold
-    gain, gain_up = _numbers(points["gain"]), _numbers(points["gain_up"])
+    gain, gain_up = numbers(points["gain"]), numbers(points["gain_up"])
     reason = points["reason"].fill_null("").to_numpy()
     able = reason != TOO_FEW_SEGMENTS
     tried = able & ~np.isinf(shuffled).any(axis=0)
-    down, up = (_if(able, points[name].to_numpy()) for name in ("accepted", "accepted_up"))
-    chance = _if(tried, (shuffled > threshold).mean(axis=0))
+    down, up = (where(able, points[name].to_numpy()) for name in ("accepted", "accepted_up"))
+    chance = where(tried, (shuffled > threshold).mean(axis=0))
     listed = [
         Statistic("accepted", "share", down, k, "rate", threshold),
         Statistic("accepted_up", "share", up, k, "rate", threshold),
@@ -120,21 +120,21 @@ def rollout_statistics(
         *_rates_of_gains(able, gain, k),
         Statistic("gain_mean", "nat", gain, k),
         Statistic("gain_minus_up", "nat", _or_0(gain, able) - _or_0(gain_up, able), k),
-        Statistic("cusum_mean", "-", _numbers(points["cusum"]), k),
-        Statistic("release_frac_median", "share", _numbers(points["release_frac"]), k, "median"),
-        Statistic("autocorrelation", "correlation", _numbers(points["autocorrelation"]), k),
+        Statistic("cusum_mean", "-", numbers(points["cusum"]), k),
+        Statistic("release_frac_median", "share", numbers(points["release_frac"]), k, "median"),
+        Statistic("autocorrelation", "correlation", numbers(points["autocorrelation"]), k),
     ]
-    early, late = (_numbers(points[f"margin_{end}"]) for end in ("early", "late"))
+    early, late = (numbers(points[f"margin_{end}"]) for end in ("early", "late"))
     listed += _against("margin_early", early, "margin_late", late, "log nat", k)
-    beats = _numbers(points["step_beats_line"])
+    beats = numbers(points["step_beats_line"])
     long_enough = points["accepted"].to_numpy() & (points["n_segments"].to_numpy() >= LINE_SEGMENTS)
-    listed.append(Statistic("step_beats_line", "share", _if(long_enough, beats), k, "rate"))
-    line, turned = (_numbers(points[f"gain_over_line{end}"]) for end in ("", "_reversed"))
+    listed.append(Statistic("step_beats_line", "share", where(long_enough, beats), k, "rate"))
+    line, turned = (numbers(points[f"gain_over_line{end}"]) for end in ("", "_reversed"))
     over, over_reversed, excess = _against(
         "gain_over_line", line, "gain_over_line_reversed", turned, "nat", k
     )
     listed += [over._replace(tested=True), over_reversed, excess]
-    listed.append(Statistic("recovery", "log nat", _numbers(points["recovery"]), k, tested=True))
+    listed.append(Statistic("recovery", "log nat", numbers(points["recovery"]), k, tested=True))
     for j, quantity in enumerate(budgets.quantities):
         own, dealt = f"{quantity.name}_kept", f"{quantity.name}_kept_dealt"
         listed += _against(own, budgets.own[:, j], dealt, budgets.dealt[:, j], "share", quantity.k)
@@ -142,7 +142,7 @@ def rollout_statistics(
         share = (reason == cause) * 1.0
         listed.append(Statistic(cause.replace(" ", "_"), "share", share, kind="rate"))
     for method in ("pearson", "spearman"):
-        early, late = (_numbers(correlation[f"{method}_{side}"]) for side in ("early", "late"))
+        early, late = (numbers(correlation[f"{method}_{side}"]) for side in ("early", "late"))
         listed += [
             Statistic(f"{method}_early", "correlation", early),
             Statistic(f"{method}_late", "correlation", late),
@@ -156,8 +156,8 @@ def other_k_statistics(others: Mapping[int, pl.DataFrame]) -> list[Statistic]:
     listed = []
     for k, judged in others.items():
         able = judged["reason"].fill_null("").to_numpy() != TOO_FEW_SEGMENTS
-        gain = _numbers(judged["gain"])
-        fraction = _numbers(judged["release_frac"])
+        gain = numbers(judged["gain"])
+        fraction = numbers(judged["release_frac"])
         listed += [
             *_rates_of_gains(able, gain, k),
             Statistic("gain_mean", "nat", gain, k),
@@ -169,7 +169,9 @@ def other_k_statistics(others: Mapping[int, pl.DataFrame]) -> list[Statistic]:
 def _rates_of_gains(able: npt.NDArray[np.bool_], gain: Floats, k: int) -> list[Statistic]:
     """Count the rollouts above fixed gains, which stand beside any rule."""
     return [
-        Statistic(f"accepted_at_{least}", "share", _if(able, gain > least), k, "rate", float(least))
+        Statistic(
+            f"accepted_at_{least}", "share", where(able, gain > least), k, "rate", float(least)
+        )
         for least in GAINS
     ]
 
@@ -179,7 +181,7 @@ def _against(
 ) -> list[Statistic]:
     """List a value of each rollout, its control, and their difference, which is tested."""
     both = np.isfinite(value) & np.isfinite(control)
-    value, control = _if(both, value), _if(both, control)
+    value, control = where(both, value), where(both, control)
     difference = f"{name}_minus_{other.rpartition('_')[2]}"
     return [
         Statistic(name, unit, value, k),
@@ -364,14 +366,16 @@ def _rows(
     )
 
 
-def _numbers(column: pl.Series) -> Floats:
+def numbers(column: pl.Series) -> Floats:
+    """Give a column as float64, NaN where it is null."""
     return column.cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
-def _if(there: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]) -> Floats:
+def where(there: npt.NDArray[np.bool_], values: npt.NDArray[np.generic]) -> Floats:
+    """Give the values where they are, else NaN."""
     return np.where(there, values, np.nan)
 
 
 def _or_0(gain: Floats, able: npt.NDArray[np.bool_]) -> Floats:
     """Take the gain above 0, and 0 where there is no shift, of the rollouts that were scanned."""
-    return _if(able, np.maximum(np.nan_to_num(gain), 0))
+    return where(able, np.maximum(np.nan_to_num(gain), 0))

@@ -39,6 +39,8 @@ RELEASE_POINTS = (
     Column("release_token", pl.UInt32, "tokens", "Position of the first token dropped; null: none is."),
     Column("release_frac", pl.Float64, "share", "Share of the tokens in the loss that stand before it."),
     Column("scale", pl.Float64, "ratio", "Tokens in the loss over tokens kept, which keeps the loss mass.", nullable=False),
+    Column("stop_segments", pl.UInt32, "segments", "Segments after which the rule, applied to the segments so far, first fires; null: never."),
+    Column("stop_frac", pl.Float64, "share", "Share of the tokens in the loss that these segments hold."),
 )  # fmt: skip
 
 _GROUP = (

@@ -90,6 +90,33 @@ def test_the_summary_of_a_planted_drop_tells_it_from_its_controls(planted):
     assert statistic(found, "accepted_at_6", k=2)["paper"] is None
 
 
+def test_a_planted_drop_stops_the_rollout_soon_after_it(planted):
+    data, found = planted
+    points = found.release_points.filter(pl.col("checkpoint") == "a")
+    read = points["stop_segments"].to_numpy().astype(int)
+    assert (read > data.truth["tau"]).mean() > 0.95
+    assert np.median(read - data.truth["tau"]) <= 3
+    assert statistic(found, "stopped")["value"] == 1
+    assert statistic(found, "stopped_minus_up")["value"] == 1
+    assert statistic(found, "stopped_not_accepted")["value"] == 0
+    delay = statistic(found, "stop_delay")
+    expected = (read - points["tau"].cast(pl.Int64).to_numpy()).mean()
+    assert delay["value"] == pytest.approx(expected)
+    saved = 1 - points["stop_frac"].to_numpy()
+    assert statistic(found, "stop_saved")["value"] == pytest.approx(saved.mean())
+
+
+def test_watched_noise_stops_more_often_than_the_whole_is_accepted_and_as_often_shuffled():
+    data = small(prompts=60, samples=4, segments=40, shape="none")
+    found = analysed(data)
+    stopped, accepted = (statistic(found, name) for name in ("stopped", "accepted"))
+    assert stopped["value_low"] > accepted["value"] + 0.01
+    for name in ("stopped_minus_up", "stopped_minus_shuffled"):
+        row = statistic(found, name)
+        assert row["value_low"] < 0 < row["value_high"]
+    assert statistic(found, "stopped_not_accepted")["value"] > 0.5
+
+
 def test_white_noise_is_seldom_accepted_and_as_often_up_as_down():
     down = up = 0
     n = 800
@@ -371,7 +398,7 @@ def test_summary_lines_name_the_figures_and_the_reasons(planted):
     assert lines[0] == "a: 48 rollouts"
     assert lines[1] == "  released at the threshold 6: 100.0 % [86.2, 100.0] of the rollouts"
     assert "13 % of the response" in lines[-1]
-    assert len(lines) <= 17
+    assert len(lines) <= 21
     strict = summary_lines(analysed(small(), threshold=500.5))
     assert strict[1].startswith("  released at the threshold 500: 0.0 % [0.0, ")
     tiny = summary_lines(analysed(small(prompts=2, segments=6)))
