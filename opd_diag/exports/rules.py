@@ -159,9 +159,9 @@ def _rock(
     window: int,
 ) -> TokenWeights:
     # One list serves all checkpoints: the table bears the one that it was ranked under.
-    names = [checkpoint, *reversed(run.checkpoints)]
+    names = list(dict.fromkeys([checkpoint, *reversed(run.checkpoints)]))
     table = options = None
-    for name in dict.fromkeys(names):
+    for name in names:
         try:
             table, options = _result(run, "rock_tokens", name, "rock")
             break

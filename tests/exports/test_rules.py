@@ -80,6 +80,14 @@ def test_rock_weighs_rocks_and_a_window_of_their_peaks(exported_run: Run) -> Non
     assert wide["weight"].to_numpy() == pytest.approx(expected.astype(float))
 
 
+def test_one_list_of_rocks_serves_every_checkpoint(exported_run: Run) -> None:
+    """It was ranked under the last checkpoint, and holds for the tokens of all."""
+    first, last = exported_run.checkpoints[0], exported_run.checkpoints[-1]
+    assert exported_run.result("rock_tokens")["checkpoint"].unique().to_list() == [last]
+    weights = [od.token_weights(exported_run, rule="rock", checkpoint=c) for c in (first, last)]
+    assert weights[0].equals(weights[1])
+
+
 def test_a_selector_takes_its_budget_of_the_highest_scores(exported_run: Run) -> None:
     weights = od.token_weights(exported_run, rule="selector:tip@10%")
     in_loss = tokens_of(exported_run, exported_run.checkpoints[0])["in_loss"]
