@@ -77,8 +77,8 @@ def token_weights(
 
     Raises:
         OptionError: If the rule is unknown or an option makes no sense with it.
-        TableError: If the result that the rule needs is missing or stale (the message names the
-            command that makes it), or a mask does not fit the run.
+        TableError: If the result that the rule needs is missing or stale or leaves out rollouts
+            (the message names the command that makes it), or a mask does not fit the run.
 
     Source: arXiv 2605.13643 (release), 2606.09471 (trap), 2605.09253 (rock), 2605.26844
         (selectors).
@@ -137,7 +137,8 @@ def export(
 
     Raises:
         OptionError: If the rule or format is unknown, or the format cannot hold the weights.
-        TableError: If a result is missing or stale, or a mask does not fit the run.
+        TableError: If a result is missing or stale or leaves out rollouts, or a mask does not fit
+            the run.
         RolloutError: If rollouts were tokenised again from text, without `force`.
         StorageError: If a file cannot be written, or `out` holds something else.
     """

@@ -92,9 +92,22 @@ def _result(run: Run, name: str, checkpoint: str, rule: str) -> tuple[pl.DataFra
     return table, read_result_metadata(result_path(run.results_folder, name))["arguments"]
 
 
-def _per_rollout(tokens: TokenTable, table: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-    """Put columns of a result beside the rollouts, null where it has no row."""
+def _per_rollout(
+    run: Run, tokens: TokenTable, name: str, table: pl.DataFrame, columns: list[str]
+) -> pl.DataFrame:
+    """Put columns of a result beside the rollouts.
+
+    Raises:
+        TableError: If it has no row for some of them: nothing was looked for there.
+    """
     rollouts = tokens.rollouts.select("rollout")
+    absent = rollouts.join(table, on="rollout", how="anti").height
+    if absent:
+        raise TableError(
+            f"{run.path}: {absent:,} of {rollouts.height:,} rollouts have no row in {name}; "
+            "expected one for each (run `opd-diag analyze "
+            f"{name.replace('_', '-')} {run.path}` without --policy, --step and --group)"
+        )
     return rollouts.join(
         table.select("rollout", *columns), on="rollout", how="left", maintain_order="left"
     )
@@ -110,7 +123,7 @@ def _release(
     run: Run, checkpoint: str, tokens: TokenTable, in_loss: Mask, base: Weights, keep: Keep
 ) -> TokenWeights:
     table, options = _result(run, "release_points", checkpoint, "release")
-    points = _per_rollout(tokens, table, ["release_token", "scale"])
+    points = _per_rollout(run, tokens, "release_points", table, ["release_token", "scale"])
     kept = in_loss & _before(tokens, points["release_token"])
     weight = base * kept
     if keep == "loss":
@@ -138,7 +151,7 @@ def _trap(
     run: Run, checkpoint: str, tokens: TokenTable, in_loss: Mask, base: Weights
 ) -> TokenWeights:
     table, options = _result(run, "agreement_traps", checkpoint, "trap")
-    traps = _per_rollout(tokens, table, ["cut_token", "threshold"])
+    traps = _per_rollout(run, tokens, "agreement_traps", table, ["cut_token", "threshold"])
     weight = base * _before(tokens, traps["cut_token"])
     calibrated: dict[str, object] = {
         "rule": "trap",

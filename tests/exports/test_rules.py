@@ -168,3 +168,27 @@ def test_a_result_that_is_missing_is_named_with_its_command(tmp_path: Path) -> N
         od.token_weights(run, rule="release")
     with pytest.raises(TableError, match="run `opd-diag analyze rock-tokens"):
         od.token_weights(run, rule="rock")
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"), [("release", "release_points"), ("trap", "agreement_traps")]
+)
+def test_rollouts_that_were_not_looked_at_are_not_taken_for_kept(
+    tmp_path: Path, rule: str, name: str
+) -> None:
+    from opd_diag.datasets import save_run, trap_run
+
+    data = trap_run(prompts=8, samples=2, tokens=120, seed=3)
+    groups = pl.Series(np.where(np.arange(16) % 8 < 3, "math", "code"))
+    rollouts = data.rollouts.with_columns(group=groups)
+    run = save_run(data._replace(rollouts=rollouts), tmp_path / "run")
+    result = getattr(od, name)(run, group="math")
+    run.save(result._asdict(), arguments={"group": "math"})
+    command = name.replace("_", "-")
+    with pytest.raises(
+        TableError,
+        match=f"10 of 16 rollouts have no row in {name}; expected.*{command}.*without.*--group",
+    ):
+        od.token_weights(run, rule=rule)
+    run.save(getattr(od, name)(run)._asdict(), arguments={})
+    assert od.token_weights(run, rule=rule).height == 16 * 120
