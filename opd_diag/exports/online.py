@@ -145,8 +145,8 @@ def selector(
         known = {
             "d_learn": learn,
             "d_incompat": d * (1 - c),
-            "tip": h + d - h * d,
-            "soft_or": h + learn - h * learn,
+            "tip": 1 - (1 - h) * (1 - d),
+            "soft_or": 1 - (1 - h) * (1 - learn),
             "entropy": raw[0],
             "divergence": raw[1],
             "compatibility": raw[2],

@@ -43,8 +43,8 @@ def teachability_features(
     H (`entropy`) is the student's entropy, D (`divergence`) forward_kl or union_kl, C
     (`compatibility`) the teacher's mass on the student's top K. Each is scaled to [0, 1] over the
     tokens that are chosen. With H~, D~ and C~ the scaled ones, `d_learn` = D~ C~, `d_incompat` =
-    D~ (1 - C~), `tip` = H~ + D~ - H~ D~, `soft_or` = H~ + d_learn - H~ d_learn. `quadrant` counts
-    1 (high H, high D), 2 (high H, low D), 3 (low H, high D), 4 (both low), cut at the medians.
+    D~ (1 - C~), `tip` = 1 - (1 - H~) (1 - D~), `soft_or` = 1 - (1 - H~) (1 - d_learn). `quadrant`
+    counts 1 (high H, high D), 2 (high H, low D), 3 (low H, high D), 4 (both low), cut at the medians.
     A feature that is constant scales to null, and so does all that is made from it.
 
     Args:
@@ -121,13 +121,17 @@ def scaling(z: pl.Expr, scale: str) -> pl.Expr:
 
 
 def scores(h: pl.Expr, d: pl.Expr, c: pl.Expr) -> list[pl.Expr]:
-    """Combine scaled entropy, divergence and compatibility to the four scores."""
+    """Combine scaled entropy, divergence and compatibility to the four scores.
+
+    TIP and soft-OR are written as products of what is left: h + d - h d is 1 where h or d is, but
+    rounding makes 1 - 2^-53 of it, and then parts tokens that the scale ties.
+    """
     learn = d * c
     return [
         learn.alias("d_learn"),
         (d * (1 - c)).alias("d_incompat"),
-        (h + d - h * d).alias("tip"),
-        (h + learn - h * learn).alias("soft_or"),
+        (1 - (1 - h) * (1 - d)).alias("tip"),
+        (1 - (1 - h) * (1 - learn)).alias("soft_or"),
     ]
 
 

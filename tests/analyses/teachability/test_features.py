@@ -58,6 +58,15 @@ def test_the_published_scale_is_clipped_between_two_quantiles(data):
     assert (found["divergence_scaled"] == 1).sum() == 0.05 * rows.height  # the tie at the top
 
 
+def test_what_the_clip_ties_no_rounding_parts(data):
+    """Divergence orders tokens of equal scores, so that equal ones have to be equal in bits."""
+    found = teachability_features(data.tokens, data.rollouts).collect()
+    h, d, c = (found[f"{name}_scaled"] for name in ("entropy", "divergence", "compatibility"))
+    for score, full in (("tip", (h == 1) | (d == 1)), ("soft_or", (h == 1) | (d * c == 1))):
+        assert full.sum() > 10
+        assert found.filter(full)[score].unique().to_list() == [1.0]
+
+
 def test_features_are_lazy_and_of_the_student_before_training(data, tmp_path):
     lazy = teachability_features(data.tokens, data.rollouts)
     assert isinstance(lazy, pl.LazyFrame)
