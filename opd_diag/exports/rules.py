@@ -8,12 +8,13 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.release_points.options import PRESETS
-from opd_diag.analyses.teachability.features import teachability_features
+from opd_diag.analyses.teachability.features import teachability_features, tie_order
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import OptionError, TableError, first_line
 from opd_diag.exports.weights import Mask, TokenWeights, Weights
-from opd_diag.stats.hashing import seeded_hash
+from opd_diag.stats.hashing import hashed_uniform, seeded_hash
 from opd_diag.stats.ragged import ranges, starts_of
+from opd_diag.stats.selection import choose
 from opd_diag.tables.files import require_regular
 from opd_diag.tables.results import read_result_metadata, result_path
 from opd_diag.tables.run import Run
@@ -239,19 +240,20 @@ def _selector(
     position = tokens.position
     keys = pl.DataFrame({"rollout": rollout, "position": position})
     joined = keys.join(known, on=["rollout", "position"], how="left", maintain_order="left")
-    order = seeded_hash(rollout, position, seed=seed)
     if name == "random":
-        score = order / np.float64(np.iinfo(np.uint64).max)
-        score = np.where(in_loss, score, np.nan)
-        raw = score
+        score = hashed_uniform(rollout, position, seed=seed + 1)
     else:
         score = joined[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        raw = joined["divergence"].cast(pl.Float64).fill_null(np.nan).to_numpy()
     able = np.flatnonzero(in_loss & np.isfinite(score))
     if not able.size:
         raise TableError(f"rule: selector {name!r} has no value on any token; expected some")
-    size = min(able.size, max(1, round(budget * int(in_loss.sum()))))
-    chosen = able[np.lexsort((order[able], -raw[able], -score[able]))[:size]]
+    divergence = joined["divergence"].fill_null(np.nan).to_numpy()
+    order = tie_order(name, divergence, seeded_hash(rollout, position, seed=seed))
+    # The budget is a share of the tokens in the loss; those without a score are never chosen.
+    among = np.flatnonzero(in_loss)
+    known_score = np.where(np.isfinite(score), score, -np.inf)[among]
+    share = max(budget, 1 / among.size)
+    chosen = among[choose(known_score, [share], order[among]).level == 0]
     weight = np.zeros(in_loss.size, np.float32)
     if soft:
         total = score[able].sum()

@@ -31,6 +31,22 @@ def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def tied_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Scores that tie: the teacher's mass has five values, raw divergence forty."""
+    data = trap_run(prompts=14, samples=2, tokens=240, seed=4)
+    few = (pl.col("forward_kl") * 8).round().clip(0, 39) / 8
+    five = pl.Series(np.random.default_rng(0).integers(0, 5, data.tokens.height) / 4)
+    mass = data.tokens["teacher_mass"]
+    tokens = data.tokens.with_columns(
+        forward_kl=few.cast(pl.Float32),
+        teacher_mass=pl.Series(np.repeat(five.to_numpy()[:, None], mass.dtype.size, axis=1)).cast(
+            mass.dtype
+        ),
+    )
+    return save_run(data._replace(tokens=tokens), tmp_path_factory.mktemp("ties") / "run")
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "export"

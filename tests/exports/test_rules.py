@@ -102,6 +102,29 @@ def test_a_selector_takes_its_budget_of_the_highest_scores(exported_run: Run) ->
     assert soft["weight"].sum() == pytest.approx(in_loss.sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "selector"),
+    [
+        ("d_learn", "D_learn"), ("d_incompat", "D_incompat"), ("tip", "TIP"),
+        ("soft_or", "soft-OR"), ("entropy", "H"), ("divergence", "D"), ("compatibility", "C"),
+        ("random", "random"),
+    ],
+)  # fmt: skip
+def test_a_selector_exports_the_tokens_that_the_table_evaluates(
+    tied_run: Run, name: str, selector: str
+) -> None:
+    table = od.teachability(tied_run, budgets=(0.04, 0.2)).teachability_selectors
+    first, last = (tokens_of(tied_run, c) for c in tied_run.checkpoints)
+    gain = (first["forward_kl"] - last["forward_kl"]).cast(pl.Float64)
+    for budget in (0.04, 0.2):
+        weights = od.token_weights(tied_run, rule=f"selector:{name}@{budget}")
+        chosen = weights["weight"] > 0
+        row = table.filter(selector=selector, budget=budget, kl="forward_kl").row(0, named=True)
+        assert chosen.sum() == row["n"]
+        assert weights.filter(chosen)["position"].mean() == pytest.approx(row["position"])
+        assert gain.filter(chosen).mean() == pytest.approx(row["gain"])
+
+
 def test_a_mask_of_ones_own(exported_run: Run, tmp_path: Path) -> None:
     path = tmp_path / "mask.parquet"
     tokens = tokens_of(exported_run, exported_run.checkpoints[0])

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.teachability.options import (
@@ -12,6 +14,7 @@ from opd_diag.analyses.teachability.options import (
     require_one_of,
 )
 from opd_diag.analyses.tokens import require_columns
+from opd_diag.stats.selection import ties_by_value
 from opd_diag.tables.columns.tokens import K_GRID
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_rollouts
@@ -133,6 +136,22 @@ def scores(h: pl.Expr, d: pl.Expr, c: pl.Expr) -> list[pl.Expr]:
         (1 - (1 - h) * (1 - d)).alias("tip"),
         (1 - (1 - h) * (1 - learn)).alias("soft_or"),
     ]
+
+
+def tie_order(
+    feature: str, divergence: npt.NDArray[np.floating], order: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Give the order in which tokens of equal values of a feature are chosen, smallest first.
+
+    The clip ties tokens that differ: under the four scores the larger raw divergence comes first.
+    Entropy, divergence and compatibility are raw themselves, and chance alone orders their ties.
+
+    Args:
+        feature: One of `FEATURES`, or another quantity, whose ties chance orders too.
+        divergence: Raw divergence. Shape (n,).
+        order: Seeded hash of (rollout, position). Shape (n,).
+    """
+    return ties_by_value(divergence, order) if feature in SCORES else order
 
 
 def paper_scores(tokens: pl.DataFrame) -> pl.DataFrame:

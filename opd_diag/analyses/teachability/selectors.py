@@ -10,11 +10,12 @@ import polars as pl
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import Contexts, Floats
+from opd_diag.analyses.teachability.features import tie_order
 from opd_diag.analyses.teachability.gains import CONSTANT
 from opd_diag.analyses.teachability.options import KLS, Options
 from opd_diag.stats.hashing import hashed_uniform
 from opd_diag.stats.holm import holm
-from opd_diag.stats.selection import choose, ties_by_value
+from opd_diag.stats.selection import choose
 from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.teachability import DIVERGENCE, RANDOM, REGRESSION
 from opd_diag.tables.source import Source, finished_result
@@ -28,8 +29,6 @@ FEATURE_SELECTORS = {
     "H": "entropy",
     "C": "compatibility",
 }
-SCALED_SELECTORS = ("D_learn", "D_incompat", "TIP", "soft-OR")
-"""Those whose scale ties tokens: raw divergence orders them."""
 RESULTS = {
     "rock-free": "rock_tokens",
     "before-release": "release_points",
@@ -62,7 +61,7 @@ def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[
     weights = {"n": None, "position": contexts.column("position").astype(np.float64)}
     if contexts.has_gain:
         weights |= {kl: contexts.gain(kl).astype(np.float64) for kl in KLS}
-    by_value = ties_by_value(contexts.column("divergence"), contexts.order)
+    divergence = contexts.column("divergence")
     width = len(budgets) + 1
     prompts = contexts.prompts.count
     chosen = {}
@@ -71,7 +70,7 @@ def choose_tokens(contexts: Contexts, source: Source, options: Options) -> dict[
             none = np.zeros(len(budgets), np.int64)
             chosen[name] = Chosen(None, none, {}, reason)
             continue
-        order = by_value if name in SCALED_SELECTORS else contexts.order
+        order = tie_order(FEATURE_SELECTORS.get(name, name), divergence, contexts.order)
         choice = choose(score, budgets, order, groups)
         key = contexts.prompts.code * width + choice.level
         sums = {
