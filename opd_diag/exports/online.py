@@ -10,20 +10,27 @@ token of one new rollout.
     weights(rule, segments=[...], margins=[...])                  # release
     weights(rule, reverse_kl=[...])                               # trap
     weights(rule, token_ids=[...], loss=[...])                    # rock; loss only with a window
-    weights(rule, entropy=[...], divergence=[...], compatibility=[...])  # selector
+    weights(rule, entropy=[...], divergence=[...], compatibility=[...],
+            positions=[...], rollout=0)                           # selector
 
-Every list holds one value per response token that is in the loss.
+Every list holds one value per response token that is in the loss. `positions`, the places of these
+tokens in the response, from 0, and `rollout`, a number of your own for each rollout, may be left
+out: they say which of the tokens that tie at the threshold of a selector are chosen.
 """
 
 import math
 from typing import Any
 
 
-def weights(rule: dict[str, Any], **columns: list[Any]) -> list[float]:
+WORD = 2**64 - 1
+
+
+def weights(rule: dict[str, Any], *, rollout: int = 0, **columns: list[Any]) -> list[float]:
     """Return the weight of each response token of one rollout.
 
     Args:
         rule: What `rule.json` holds.
+        rollout: A number of the rollout; a selector draws what ties at its threshold by it.
         **columns: Lists of one value per token: those that the rule's function below names.
 
     Raises:
@@ -33,6 +40,8 @@ def weights(rule: dict[str, Any], **columns: list[Any]) -> list[float]:
         raise ValueError("columns: unequal lengths; expected one value per token in each")
     if rule.get("rule") not in RULES:
         raise ValueError(f"rule: {rule.get('rule')!r}; expected one of {', '.join(RULES)}")
+    if rule["rule"] == "selector":
+        return selector(rule, rollout=rollout, **columns)
     answer: list[float] = RULES[rule["rule"]](rule, **columns)
     return answer
 
@@ -132,8 +141,14 @@ def selector(
     entropy: list[float],
     divergence: list[float],
     compatibility: list[float],
+    positions: list[int] | None = None,
+    rollout: int = 0,
 ) -> list[float]:
-    """Weigh the tokens whose score reaches the threshold that gave the budget: 1, others 0.
+    """Weigh the tokens of the largest scores, down to where the budget was spent: 1, others 0.
+
+    Among tokens whose score equals the threshold those of larger divergence are taken first, where
+    the rule has a threshold of it, and of those that are equal in both a share, drawn by a hash of
+    rollout and position.
 
     With `soft` the score itself, whose mean over all tokens of a batch is to be brought to 1.
     """
@@ -154,12 +169,40 @@ def selector(
         scores.append(known[rule["name"]])
     if rule["soft"]:
         return scores
-    return [1.0 if score >= rule["threshold"] else 0.0 for score in scores]
+    threshold, second = rule["threshold"], rule["divergence_threshold"]
+    places = range(len(scores)) if positions is None else positions
+    chosen = []
+    for score, raw_divergence, place in zip(scores, divergence, places, strict=True):
+        if score != threshold:
+            chosen.append(score > threshold)
+        elif second is not None and raw_divergence != second:
+            chosen.append(raw_divergence > second)
+        else:
+            chosen.append(hashed_uniform(rollout, place, seed=rule["seed"]) < rule["tie_share"])
+    return [1.0 if one else 0.0 for one in chosen]
+
+
+def hashed_uniform(*keys: int, seed: int) -> float:
+    """Give a number in [0, 1) that depends on the keys alone, the same on every machine.
+
+    Source: Steele, Lea and Flood 2014 (the finaliser of SplitMix64).
+    """
+    state = seed & WORD
+    for key in keys:
+        state = (state + 0x9E3779B97F4A7C15) & WORD
+        state = _mixed(state ^ _mixed((key + 0x9E3779B97F4A7C15) & WORD))
+    return float((state >> 11) * 2.0**-53)
+
+
+def _mixed(z: int) -> int:
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & WORD
+    return z ^ (z >> 31)
 
 
 def _scaled(value: float, low: float, high: float) -> float:
     """Scale a feature to [0, 1] by the 5th and 95th percentile of the run."""
-    return min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 0.0
+    return min(max((value - low) * (1 / (high - low)), 0.0), 1.0) if high > low else 0.0
 
 
 RULES: dict[str, Any] = {"release": release, "trap": trap, "rock": rock, "selector": selector}

@@ -8,10 +8,10 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses.release_points.options import PRESETS
-from opd_diag.analyses.teachability.features import teachability_features, tie_order
+from opd_diag.analyses.teachability.features import RAW, SCORES, teachability_features, tie_order
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import OptionError, TableError, first_line
-from opd_diag.exports.weights import Mask, TokenWeights, Weights
+from opd_diag.exports.weights import Integers, Mask, TokenWeights, Weights
 from opd_diag.stats.hashing import hashed_uniform, seeded_hash
 from opd_diag.stats.ragged import ranges, starts_of
 from opd_diag.stats.selection import choose
@@ -262,19 +262,61 @@ def _selector(
         weight[able] = score[able] * (in_loss.sum() / total)
     else:
         weight[chosen] = 1
-    columns = ("entropy", "divergence", "compatibility")
+    if name == "random":
+        return TokenWeights(tokens, in_loss, weight, "tokens", None)
+    tie = hashed_uniform(rollout, position, seed=seed)
     calibrated: dict[str, object] = {
         "rule": "selector",
         "name": name,
         "budget": budget,
         "soft": soft,
-        "threshold": float(score[chosen].min()),
+        **_thresholds(score, divergence if name in SCORES else None, tie, able, chosen),
+        "seed": seed,
         "scale": {
-            column: [float(known[column].quantile(q, "linear") or 0.0) for q in (0.05, 0.95)]
-            for column in columns
+            column: [
+                float(known[column].cast(pl.Float64).quantile(q, "linear") or 0.0)
+                for q in (0.05, 0.95)
+            ]
+            for column in RAW
         },
     }
-    return TokenWeights(tokens, in_loss, weight, "tokens", None if name == "random" else calibrated)
+    return TokenWeights(tokens, in_loss, weight, "tokens", calibrated)
+
+
+def _thresholds(
+    score: npt.NDArray[np.float64],
+    divergence: npt.NDArray[np.floating] | None,
+    tie: npt.NDArray[np.float64],
+    able: Integers,
+    chosen: Integers,
+) -> dict[str, object]:
+    """Say where a selector stopped: at which score, divergence and share of what still ties.
+
+    Without the last two a rule takes every token at the threshold, of which the clip of the scale
+    makes more than many a budget holds.
+
+    Args:
+        score: Shape (tokens,).
+        divergence: What orders equal scores, larger ones first; None: nothing does.
+        tie: Number in [0, 1) that orders what is equal in both, smaller ones first.
+        able: Tokens that might have been chosen.
+        chosen: Those that were.
+    """
+    threshold, second = score[chosen].min(), None
+    equal, taken = (rows[score[rows] == threshold] for rows in (able, chosen))
+    if divergence is not None:
+        second = divergence[taken].min()
+        equal, taken = (rows[divergence[rows] == second] for rows in (equal, taken))
+    share = taken.size / equal.size
+    if share < 1:
+        # Any number in between chooses the same tokens of this run; the share fits other runs.
+        last, left = tie[taken].max(), tie[np.setdiff1d(equal, taken)].min()
+        share = share if last < share <= left else (last + left) / 2
+    return {
+        "threshold": float(threshold),
+        "divergence_threshold": None if second is None else float(second),
+        "tie_share": float(share),
+    }
 
 
 def _budget(text: str) -> float:

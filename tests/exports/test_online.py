@@ -13,6 +13,7 @@ import pytest
 import opd_diag as od
 from opd_diag.exports import online
 from opd_diag.stats.changepoints import downward_shift
+from opd_diag.stats.hashing import hashed_uniform
 from opd_diag.tables.run import Run
 
 COLUMNS = {
@@ -70,6 +71,43 @@ def test_the_reference_gives_the_weights_of_the_export(
         assert _rock_agrees(calibrated, table)
     else:
         assert differ == 0
+
+
+@pytest.mark.parametrize("budget", ["1%", "4%", "10%", "35%"])
+@pytest.mark.parametrize(
+    "name",
+    ["d_learn", "d_incompat", "tip", "soft_or", "entropy", "divergence", "compatibility"],
+)
+def test_a_selector_holds_its_budget_where_scores_tie(
+    tied_run: Run, out: Path, name: str, budget: str
+) -> None:
+    rule = f"selector:{name}@{budget}"
+    exported = od.export(tied_run, rule=rule, to="parquet", out=out)
+    assert exported.rule is not None
+    calibrated = json.loads(exported.rule.read_text())
+    table = columns_of(tied_run, tied_run.checkpoints[0])
+    own, others = [], []
+    for (rollout,), rows in table.group_by("rollout", maintain_order=True):
+        given = {column: rows[column].to_list() for column in COLUMNS["selector:d_incompat@15%"]}
+        given["positions"] = rows["position"].to_list()
+        own += online.weights(calibrated, rollout=int(str(rollout)), **given)
+        others += online.weights(calibrated, rollout=1000 + int(str(rollout)), **given)
+    weights = od.token_weights(tied_run, rule=rule)["weight"].to_numpy()
+    assert np.array_equal(own, weights)
+    # Rollouts of other numbers draw other ties, as new rollouts do, to the same share.
+    column, level = "divergence", calibrated["divergence_threshold"]
+    if level is None:
+        column, level = name, calibrated["threshold"]
+    ties = table.filter(pl.col(column) == level).height
+    assert abs(sum(others) - weights.sum()) <= 4 * np.sqrt(ties / 4)
+
+
+def test_ties_are_drawn_as_the_analyses_draw_them() -> None:
+    rollout, position = (np.random.default_rng(0).integers(0, 10**6, 50) for _ in range(2))
+    for seed in (0, 7):
+        expected = hashed_uniform(rollout, position, seed=seed)
+        keys = zip(rollout.tolist(), position.tolist(), strict=True)
+        assert [online.hashed_uniform(*key, seed=seed) for key in keys] == expected.tolist()
 
 
 def _rock_agrees(calibrated: dict[str, object], table: pl.DataFrame) -> bool:

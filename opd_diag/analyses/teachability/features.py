@@ -120,7 +120,8 @@ def scaling(z: pl.Expr, scale: str) -> pl.Expr:
         place = (z.rank("average") - 0.5) / z.count()
         return pl.when(z.max() > z.min()).then(place)
     low, high = (z.cast(pl.Float64).quantile(q, "linear") for q in (0.05, 0.95))
-    return pl.when(high > low).then(((z - low) / (high - low)).clip(0, 1))
+    # Polars divides by one number so, too; the exported rule has to find the same bits.
+    return pl.when(high > low).then(((z - low) * (1 / (high - low))).clip(0, 1))
 
 
 def scores(h: pl.Expr, d: pl.Expr, c: pl.Expr) -> list[pl.Expr]:
