@@ -66,52 +66,73 @@ def release(rule: dict[str, Any], *, segments: list[int], margins: list[float]) 
         sums[-1] += margin
         counts[-1] += 1
     scores = [math.log1p(total / count) for total, count in zip(sums, counts, strict=True)]
-    tau, gain = downward_shift(scores, min_size=rule["min_size"])
+    sizes = counts if rule["token_weighted"] else None
+    tau, value = downward_shift(
+        scores, min_size=rule["min_size"], sizes=sizes, statistic=rule["statistic"]
+    )
     enough = len(scores) >= rule["min_segments"] and max(scores) - min(scores) >= 1e-6
-    if not (enough and tau and gain > rule["threshold"]):
+    if not (enough and tau and value > rule["threshold"]):
         return [1.0] * len(segments)
     kept = firsts[tau]
     scale = len(segments) / kept if rule["keep"] == "loss" else 1.0
     return [scale] * kept + [0.0] * (len(segments) - kept)
 
 
-def downward_shift(scores: list[float], *, min_size: int) -> tuple[int, float]:
-    """Find the downward shift of the mean with the largest gain in BIC.
+def downward_shift(
+    scores: list[float], *, min_size: int, sizes: list[int] | None = None, statistic: str = "bic"
+) -> tuple[int, float]:
+    """Find the downward shift of the mean with the largest statistic.
+
+    Args:
+        scores: One for each segment.
+        min_size: Fewest segments on each side.
+        sizes: Tokens of each segment, by which it is weighed; None: all alike.
+        statistic: `bic`, the gain in BIC in nat, or `cusum`, the largest cumulative sum over the
+            root of the sum of squares.
 
     Returns:
-        Scores before the shift and the gain in nat; (0, -inf) where no split goes down.
+        Scores before the shift and the statistic; (0, -inf) where no split goes down.
     """
     n, tiny = len(scores), 1e-12
     if n < 2 * min_size:
         return 0, -math.inf
-    centre = sum(scores) / n
-    values = [score - centre for score in scores]
-    total, square = sum(values), sum(value * value for value in values)
-    whole = square - total * total / n
-    best, left, candidates = math.inf, 0.0, []
+    weights = [1.0] * n if sizes is None else [size * n / sum(sizes) for size in sizes]
+    centre = sum(w * score for w, score in zip(weights, scores, strict=True)) / n
+    moved = [w * (score - centre) for w, score in zip(weights, scores, strict=True)]
+    whole = sum(one * (score - centre) for one, score in zip(moved, scores, strict=True))
+    rounding = tiny * math.sqrt(whole * n)  # equal means leave no more than this
+    fall, left = 0.0, 0.0  # the cumulative sum, and the weight before the split
+    candidates = []
     for tau in range(1, n):
-        left += values[tau - 1]
-        if tau < min_size or n - tau < min_size or left / tau <= (total - left) / (n - tau):
+        fall += moved[tau - 1]
+        left += weights[tau - 1]
+        if tau < min_size or n - tau < min_size or fall <= rounding:
             continue
-        rss = max(square - left * left / tau - (total - left) ** 2 / (n - tau), 0.0)
-        candidates.append((tau, rss))
-        best = min(best, rss)
+        candidates.append((tau, fall, max(whole - fall * fall * n / (left * (n - left)), 0.0)))
     if not candidates:
         return 0, -math.inf
-    tau, rss = [one for one in candidates if one[1] <= best + tiny * whole][-1]
+    if statistic == "cusum":
+        largest = max(one for _, one, _ in candidates)
+        tau = max(tau for tau, one, _ in candidates if one >= largest - rounding)
+        return tau, largest / math.sqrt(max(whole, tiny))
+    best = min(rss for _, _, rss in candidates)
+    tau, _, rss = [one for one in candidates if one[2] <= best + tiny * whole][-1]
     gain = n * math.log((whole + tiny) / n) - n * math.log((rss + tiny) / n) - 2 * math.log(n)
     return tau, gain
 
 
 def trap(rule: dict[str, Any], *, reverse_kl: list[float]) -> list[float]:
-    """Weigh by the trap rule: 0 from the first token of the first persistent low window."""
+    """Weigh by the trap rule: 0 from the first token of the first persistent low window.
+
+    Windows that end before `grace` tokens are passed over.
+    """
     window, wanted = rule["window"], rule["consecutive"]
     total, run = 0.0, 0
     for place, value in enumerate(reverse_kl):
         total += value
         if place >= window:
             total -= reverse_kl[place - window]
-        if place + 1 >= window:
+        if place + 1 >= max(window, rule["grace"]):
             run = run + 1 if total / window < rule["threshold"] else 0
             if run == wanted:
                 kept = place + 1 - wanted + 1 - window

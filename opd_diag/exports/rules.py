@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.release_points.options import PRESETS
+from opd_diag.analyses.release_points.options import choose_rule
 from opd_diag.analyses.teachability.features import RAW, SCORES, teachability_features, tie_order
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import OptionError, TableError, first_line
@@ -130,19 +130,17 @@ def _release(
     if keep == "loss":
         scale = points["scale"].fill_null(1.0).to_numpy()
         weight *= np.repeat(scale, tokens.lengths).astype(np.float32)
-    usual = PRESETS[str(options.get("preset") or "opd-diag")]
+    chosen = choose_rule(
+        options.get("preset") or "opd-diag",
+        options.get("statistic") or "bic",
+        *(options.get(name) for name in ("min_size", "min_segments", "threshold")),
+    )
     calibrated: dict[str, object] = {
         "rule": "release",
         "k": options.get("k") or 4,
         "segmenter": options.get("segmenter") or "punkt",
-        **{
-            name: usual_value if (given := options.get(name)) is None else given
-            for name, usual_value in (
-                ("min_size", usual.min_size),
-                ("min_segments", usual.min_segments),
-                ("threshold", usual.threshold),
-            )
-        },
+        "token_weighted": bool(options.get("token_weighted")),
+        **chosen._asdict(),
         "keep": keep,
     }
     return TokenWeights(tokens, in_loss, weight, "prefix", calibrated)
@@ -158,6 +156,7 @@ def _trap(
         "rule": "trap",
         "window": options.get("window") or 64,
         "consecutive": options.get("consecutive") or 4,
+        "grace": options.get("grace") or 0,
         "threshold": traps["threshold"].median(),
     }
     return TokenWeights(tokens, in_loss, weight, "prefix", calibrated)

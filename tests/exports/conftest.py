@@ -31,6 +31,19 @@ def exported_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture
+def sized_run(tmp_path: Path) -> Run:
+    """Segments of unequal size, low stretches that begin early, and falling margins."""
+    data = trap_run(prompts=10, samples=2, tokens=240, seed=5)
+    ends = np.cumsum(np.random.default_rng(1).integers(2, 16, 100))
+    falls = (pl.col("position") >= 90) & (pl.col("rollout") % 2 == 0)
+    tokens = data.tokens.with_columns(
+        margin=pl.when(falls).then(pl.col("margin") * 0.25).otherwise("margin"),
+        segment=pl.Series(np.searchsorted(ends, data.tokens["position"], "right"), dtype=pl.UInt32),
+    )
+    return save_run(data._replace(tokens=tokens), tmp_path / "run")
+
+
 @pytest.fixture(scope="session")
 def tied_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Scores that tie: the teacher's mass has five values, raw divergence forty."""

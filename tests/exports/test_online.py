@@ -12,7 +12,7 @@ import pytest
 
 import opd_diag as od
 from opd_diag.exports import online
-from opd_diag.stats.changepoints import downward_shift
+from opd_diag.stats.changepoints import Statistic, downward_shift, scan_shifts
 from opd_diag.stats.hashing import hashed_uniform
 from opd_diag.tables.run import Run
 
@@ -73,6 +73,49 @@ def test_the_reference_gives_the_weights_of_the_export(
         assert differ == 0
 
 
+def differing_rollouts(run: Run, rule: str, calibrated: dict[str, object]) -> tuple[int, int]:
+    """Count rollouts that the mask cuts, and those where the rule gives other weights."""
+    table = columns_of(run, run.checkpoints[-1]).join(
+        od.token_weights(run, rule=rule), on=["rollout", "position"], maintain_order="left"
+    )
+    cut = differ = 0
+    for _, rows in table.group_by("rollout", maintain_order=True):
+        given = {column: rows[column].to_list() for column in COLUMNS[rule]}
+        answer = online.weights(calibrated, **given)
+        cut += rows["weight"].min() == 0
+        differ += not np.allclose(answer, rows["weight"].to_numpy(), rtol=1e-5)
+    return cut, differ
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("release", {"statistic": "cusum"}),
+        ("release", {"statistic": "cusum", "threshold": 1.2, "min_size": 5}),
+        ("release", {"token_weighted": True, "preset": "paper"}),
+        ("release", {"token_weighted": True, "statistic": "cusum", "threshold": 1.0}),
+        ("trap", {"grace": 150, "threshold": 0.2}),
+        ("trap", {"window": 16, "consecutive": 9, "threshold": 0.2}),
+    ],
+)
+def test_the_rule_holds_every_option_that_made_the_mask(
+    sized_run: Run, out: Path, rule: str, options: dict[str, object]
+) -> None:
+    name = {"release": "release_points", "trap": "agreement_traps"}[rule]
+    sized_run.save(getattr(od, name)(sized_run, **options)._asdict(), arguments=options)
+    exported = od.export(sized_run, rule=rule, to="parquet", out=out)
+    assert exported.rule is not None
+    calibrated = json.loads(exported.rule.read_text())
+    assert calibrated.items() >= {k: v for k, v in options.items() if k != "preset"}.items()
+    cut, differ = differing_rollouts(sized_run, rule, calibrated)
+    assert cut >= 4
+    assert differ == 0
+    # The options matter here: the usual ones cut elsewhere.
+    usual = {"statistic": "bic", "token_weighted": False, "grace": 0, "consecutive": 4}
+    changed = {k: v for k, v in usual.items() if calibrated.get(k, v) != v}
+    assert differing_rollouts(sized_run, rule, calibrated | changed)[1] > 0
+
+
 @pytest.mark.parametrize("budget", ["1%", "4%", "10%", "35%"])
 @pytest.mark.parametrize(
     "name",
@@ -130,6 +173,25 @@ def test_the_shift_is_that_of_the_analysis(seed: int) -> None:
             assert (tau, gain) == (0, -math.inf)
         else:
             assert (tau, gain) == (shift.tau, pytest.approx(shift.gain, rel=1e-9))
+
+
+@pytest.mark.parametrize("statistic", ["bic", "cusum"])
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_and_cusum_are_those_of_the_analysis(seed: int, statistic: Statistic) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, 60, 5)
+    values, sizes = rng.normal(size=lengths.sum()), rng.integers(1, 40, lengths.sum())
+    values[rng.random(values.size) < 0.3] -= 2
+    shifts = scan_shifts(values, lengths, min_size=2, weights=sizes, statistic=statistic)
+    stops = np.cumsum(lengths)
+    for i, (stop, length) in enumerate(zip(stops, lengths, strict=True)):
+        part = slice(stop - length, stop)
+        tau, value = online.downward_shift(
+            values[part].tolist(), min_size=2, sizes=sizes[part].tolist(), statistic=statistic
+        )
+        expected = (shifts.gain if statistic == "bic" else shifts.cusum)[i]
+        assert tau == max(shifts.tau[i], 0)
+        assert value == pytest.approx(expected if tau else -math.inf, rel=1e-9)
 
 
 def test_it_needs_nothing_but_python(exported_run: Run, out: Path) -> None:
