@@ -7,21 +7,25 @@ token of one new rollout.
     import json
 
     rule = json.load(open("rule.json"))
-    weights(rule, segments=[...], margins=[...])                  # release
-    weights(rule, reverse_kl=[...])                               # trap
-    weights(rule, token_ids=[...], loss=[...])                    # rock; loss only with a window
-    weights(rule, entropy=[...], divergence=[...], compatibility=[...],
-            positions=[...], rollout=0)                           # selector
+    weights(rule, positions=[...], segments=[...], margins=[...])  # release
+    weights(rule, positions=[...], reverse_kl=[...])               # trap
+    weights(rule, positions=[...], token_ids=[...], loss=[...])    # rock; loss only with a window
+    weights(rule, positions=[...], entropy=[...], divergence=[...],
+            compatibility=[...], rollout=0)                        # selector
 
-Every list holds one value per response token that is in the loss. `positions`, the places of these
-tokens in the response, from 0, and `rollout`, a number of your own for each rollout, may be left
-out: they say which of the tokens that tie at the threshold of a selector are chosen.
+Every list holds one value per response token that is in the loss; None where a measured one is not
+known. `positions` are the places of these tokens in the response, from 0. They show where a tool or
+a user wrote: no scan for a release point and no window of a trap goes across that. Without them
+the tokens follow each other.
+`rollout` is a number of your own for each rollout: with the positions it says which of the tokens
+that tie at the threshold of a selector are chosen.
 """
 
 import math
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeGuard
 
-
+SHORTEST_TURN = 2  # tokens outside the loss that end a span: fewer are no text of others
 WORD = 2**64 - 1
 
 
@@ -34,48 +38,87 @@ def weights(rule: dict[str, Any], *, rollout: int = 0, **columns: list[Any]) -> 
         **columns: Lists of one value per token: those that the rule's function below names.
 
     Raises:
-        ValueError: If the rule is unknown, or lists are of unequal length.
+        ValueError: If the rule is unknown, lists are of unequal length, or positions do not rise.
     """
     if len({len(values) for values in columns.values()}) > 1:
         raise ValueError("columns: unequal lengths; expected one value per token in each")
     if rule.get("rule") not in RULES:
         raise ValueError(f"rule: {rule.get('rule')!r}; expected one of {', '.join(RULES)}")
+    places = columns.get("positions") or []
+    if any(later <= place for place, later in pairwise(places)):
+        raise ValueError("positions: not rising; expected places in the response, in order")
     if rule["rule"] == "selector":
         return selector(rule, rollout=rollout, **columns)
     answer: list[float] = RULES[rule["rule"]](rule, **columns)
     return answer
 
 
-def release(rule: dict[str, Any], *, segments: list[int], margins: list[float]) -> list[float]:
+def release(
+    rule: dict[str, Any],
+    *,
+    segments: list[int],
+    margins: list[float | None],
+    positions: list[int] | None = None,
+) -> list[float]:
     """Weigh by the release rule: 1 (or the scale that keeps the loss mass), then 0.
+
+    Every span that the model wrote without a break is scanned by itself; the first one that is
+    released counts.
 
     Args:
         rule: What `rule.json` holds.
         segments: Number of each token's segment, rising from 0.
         margins: The teacher's log-prob gap between its two likeliest tokens among the student's
             K likeliest, nat.
+        positions: Place of each token in the response.
     """
-    sums: list[float] = []
-    counts: list[int] = []
-    firsts: list[int] = []
+    begins = span_begins(positions, len(segments))
+    spans: list[list[tuple[int, list[float | None]]]] = []  # first token and margins of segments
     for place, (segment, margin) in enumerate(zip(segments, margins, strict=True)):
-        if not firsts or segment != segments[place - 1]:
-            sums.append(0.0)
-            counts.append(0)
-            firsts.append(place)
-        sums[-1] += margin
-        counts[-1] += 1
-    scores = [math.log1p(total / count) for total, count in zip(sums, counts, strict=True)]
-    sizes = counts if rule["token_weighted"] else None
+        if begins[place]:
+            spans.append([])
+        if begins[place] or segment != segments[place - 1]:
+            spans[-1].append((place, []))
+        spans[-1][-1][1].append(margin)
+    for span in spans:
+        kept = _release_of(rule, span)
+        if kept:
+            scale = len(segments) / kept if rule["keep"] == "loss" else 1.0
+            return [scale] * kept + [0.0] * (len(segments) - kept)
+    return [1.0] * len(segments)
+
+
+def _release_of(rule: dict[str, Any], span: list[tuple[int, list[float | None]]]) -> int:
+    """Give the token at which a span is released, 0 where it is not."""
+    scores, sizes, firsts = [], [], []
+    for first, margins in span:
+        measured = [margin for margin in margins if _known(margin)]
+        if measured:  # a segment without any margin has no score
+            scores.append(math.log1p(sum(measured) / len(measured)))
+            sizes.append(len(margins))
+            firsts.append(first)
+    if len(scores) < max(1, rule["min_segments"]) or max(scores) - min(scores) < 1e-6:
+        return 0
     tau, value = downward_shift(
-        scores, min_size=rule["min_size"], sizes=sizes, statistic=rule["statistic"]
+        scores,
+        min_size=rule["min_size"],
+        sizes=sizes if rule["token_weighted"] else None,
+        statistic=rule["statistic"],
     )
-    enough = len(scores) >= rule["min_segments"] and max(scores) - min(scores) >= 1e-6
-    if not (enough and tau and value > rule["threshold"]):
-        return [1.0] * len(segments)
-    kept = firsts[tau]
-    scale = len(segments) / kept if rule["keep"] == "loss" else 1.0
-    return [scale] * kept + [0.0] * (len(segments) - kept)
+    return firsts[tau] if tau and value > rule["threshold"] else 0
+
+
+def span_begins(positions: list[int] | None, count: int) -> list[bool]:
+    """Tell which tokens begin a span: the first, and those behind what others wrote."""
+    if positions is None:
+        return [place == 0 for place in range(count)]
+    gaps = [later - place for place, later in pairwise(positions)]
+    return [True, *(gap > SHORTEST_TURN for gap in gaps)][:count]
+
+
+def _known(value: float | None) -> TypeGuard[float]:
+    """Tell whether a value was measured: it is neither None nor NaN."""
+    return value is not None and value == value
 
 
 def downward_shift(
@@ -121,47 +164,67 @@ def downward_shift(
     return tau, gain
 
 
-def trap(rule: dict[str, Any], *, reverse_kl: list[float]) -> list[float]:
+def trap(
+    rule: dict[str, Any], *, reverse_kl: list[float | None], positions: list[int] | None = None
+) -> list[float]:
     """Weigh by the trap rule: 0 from the first token of the first persistent low window.
 
-    Windows that end before `grace` tokens are passed over.
+    A window lies inside a span that the model wrote without a break, and tokens without a KL count
+    nowhere. Windows that end before `grace` tokens are passed over.
     """
     window, wanted = rule["window"], rule["consecutive"]
-    total, run = 0.0, 0
+    begins = span_begins(positions, len(reverse_kl))
+    values: list[float] = []  # those that are known, and their places
+    places: list[int] = []
+    begin, total, run = 0, 0.0, 0
     for place, value in enumerate(reverse_kl):
+        if begins[place]:
+            begin, total, run = len(values), 0.0, 0
+        if not _known(value):
+            continue
+        values.append(value)
+        places.append(place)
         total += value
-        if place >= window:
-            total -= reverse_kl[place - window]
-        if place + 1 >= max(window, rule["grace"]):
+        if len(values) - begin > window:
+            total -= values[-1 - window]
+        if len(values) - begin >= window and len(values) >= rule["grace"]:
             run = run + 1 if total / window < rule["threshold"] else 0
             if run == wanted:
-                kept = place + 1 - wanted + 1 - window
+                kept = places[len(values) - wanted + 1 - window]
                 return [1.0] * kept + [0.0] * (len(reverse_kl) - kept)
     return [1.0] * len(reverse_kl)
 
 
 def rock(
-    rule: dict[str, Any], *, token_ids: list[int], loss: list[float] | None = None
+    rule: dict[str, Any],
+    *,
+    token_ids: list[int],
+    loss: list[float | None] | None = None,
+    positions: list[int] | None = None,
 ) -> list[float]:
-    """Weigh rock types, and a window around their high-loss occurrences, by the rule's weight."""
+    """Weigh rock types, and a window around their high-loss occurrences, by the rule's weight.
+
+    The window counts places of the response, those outside the loss too.
+    """
     rocks, window = set(rule["token_ids"]), rule["window"]
     marked = [token in rocks for token in token_ids]
     if window:
         if loss is None:
             raise ValueError("loss: missing; expected one value per token for a rule with a window")
-        for place, token in enumerate(token_ids):
-            if token in rocks and loss[place] >= rule["loss_threshold"]:
-                for near in range(max(0, place - window), min(len(marked), place + window + 1)):
-                    marked[near] = True
+        places = range(len(token_ids)) if positions is None else positions
+        for peak, (token, value) in enumerate(zip(token_ids, loss, strict=True)):
+            if token in rocks and value is not None and value >= rule["loss_threshold"]:
+                for near in range(max(0, peak - window), min(len(marked), peak + window + 1)):
+                    marked[near] |= abs(places[near] - places[peak]) <= window
     return [rule["weight"] if mark else 1.0 for mark in marked]
 
 
 def selector(
     rule: dict[str, Any],
     *,
-    entropy: list[float],
-    divergence: list[float],
-    compatibility: list[float],
+    entropy: list[float | None],
+    divergence: list[float | None],
+    compatibility: list[float | None],
     positions: list[int] | None = None,
     rollout: int = 0,
 ) -> list[float]:
@@ -171,11 +234,16 @@ def selector(
     the rule has a threshold of it, and of those that are equal in both a share, drawn by a hash of
     rollout and position.
 
-    With `soft` the score itself, whose mean over all tokens of a batch is to be brought to 1.
+    With `soft` the score itself, whose mean over all tokens of a batch is to be brought to 1. A
+    token of which one of the three is not known weighs 0.
     """
     limits = [rule["scale"][name] for name in ("entropy", "divergence", "compatibility")]
-    scores = []
-    for raw in zip(entropy, divergence, compatibility, strict=True):
+    scores: list[float] = []
+    for values in zip(entropy, divergence, compatibility, strict=True):
+        raw = [value for value in values if _known(value)]
+        if len(raw) < 3:
+            scores.append(-math.inf)
+            continue
         h, d, c = (_scaled(value, *ends) for value, ends in zip(raw, limits, strict=True))
         learn = d * c
         known = {
@@ -189,15 +257,15 @@ def selector(
         }
         scores.append(known[rule["name"]])
     if rule["soft"]:
-        return scores
+        return [max(score, 0.0) for score in scores]
     threshold, second = rule["threshold"], rule["divergence_threshold"]
     places = range(len(scores)) if positions is None else positions
     chosen = []
-    for score, raw_divergence, place in zip(scores, divergence, places, strict=True):
+    for score, tied, place in zip(scores, divergence, places, strict=True):
         if score != threshold:
             chosen.append(score > threshold)
-        elif second is not None and raw_divergence != second:
-            chosen.append(raw_divergence > second)
+        elif second is not None and _known(tied) and tied != second:
+            chosen.append(tied > second)
         else:
             chosen.append(hashed_uniform(rollout, place, seed=rule["seed"]) < rule["tie_share"])
     return [1.0 if one else 0.0 for one in chosen]

@@ -44,6 +44,27 @@ def sized_run(tmp_path: Path) -> Run:
     return save_run(data._replace(tokens=tokens), tmp_path / "run")
 
 
+@pytest.fixture
+def turns_run(tmp_path: Path) -> Run:
+    """Responses of three turns, low KL and a falling margin across them, values that are null."""
+    data = trap_run(prompts=10, samples=2, tokens=300, length=200, seed=3)
+    rng = np.random.default_rng(2)
+    drawn = rng.random((3, data.tokens.height // 2)) < np.array([[0.03], [0.05], [0.05]])
+    lost, no_kl, no_margin = (pl.Series(np.tile(one, 2)) for one in drawn)
+    place = pl.col("position")
+    others = place.is_between(125, 139) | place.is_between(215, 229)
+    falls = (place >= 115 + pl.col("rollout") * 3) & (pl.col("rollout") % 2 == 0)
+    tokens = data.tokens.sort("checkpoint", "rollout", "position", maintain_order=True)
+    low = pl.when(falls).then(pl.col("margin") * 0.2).otherwise("margin")
+    tokens = tokens.with_columns(
+        margin=pl.when(~no_margin).then(low),
+        reverse_kl=pl.when(~no_kl).then("reverse_kl"),
+        segment=(place // 6).cast(pl.UInt32),
+        in_loss=~(others | lost),
+    )
+    return save_run(data._replace(tokens=tokens), tmp_path / "run")
+
+
 @pytest.fixture(scope="session")
 def tied_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Scores that tie: the teacher's mass has five values, raw divergence forty."""

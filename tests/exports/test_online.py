@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ import opd_diag as od
 from opd_diag.exports import online
 from opd_diag.stats.changepoints import Statistic, downward_shift, scan_shifts
 from opd_diag.stats.hashing import hashed_uniform
+from opd_diag.tables.rollouts import SHORTEST_TURN
 from opd_diag.tables.run import Run
 
 COLUMNS = {
@@ -61,26 +63,28 @@ def test_the_reference_gives_the_weights_of_the_export(
     differ = 0
     for _, rows in table.group_by("rollout", maintain_order=True):
         given = {column: rows[column].to_list() for column in COLUMNS[rule]}
-        found = online.weights(calibrated, **given)
-        differ += int((~np.isclose(found, rows["weight"].to_numpy(), rtol=1e-5)).any())
-    rollouts = table["rollout"].n_unique()
+        answer = online.weights(calibrated, positions=rows["position"].to_list(), **given)
+        differ += int((~np.isclose(answer, rows["weight"].to_numpy(), rtol=1e-5)).any())
     if rule == "trap":  # each rollout had its own threshold, the rule has their median
-        assert differ < 0.4 * rollouts
-    elif rule == "rock":  # outside the loss nothing is weighed, and the window does not see it
-        assert differ <= rollouts
-        assert _rock_agrees(calibrated, table)
+        assert differ < 0.4 * table["rollout"].n_unique()
     else:
         assert differ == 0
 
 
-def differing_rollouts(run: Run, rule: str, calibrated: dict[str, object]) -> tuple[int, int]:
+def differing_rollouts(
+    run: Run, rule: str, calibrated: dict[str, object], *, positions: bool = True, **options: Any
+) -> tuple[int, int]:
     """Count rollouts that the mask cuts, and those where the rule gives other weights."""
     table = columns_of(run, run.checkpoints[-1]).join(
-        od.token_weights(run, rule=rule), on=["rollout", "position"], maintain_order="left"
+        od.token_weights(run, rule=rule, **options),
+        on=["rollout", "position"],
+        maintain_order="left",
     )
     cut = differ = 0
     for _, rows in table.group_by("rollout", maintain_order=True):
         given = {column: rows[column].to_list() for column in COLUMNS[rule]}
+        if positions:
+            given["positions"] = rows["position"].to_list()
         answer = online.weights(calibrated, **given)
         cut += rows["weight"].min() == 0
         differ += not np.allclose(answer, rows["weight"].to_numpy(), rtol=1e-5)
@@ -114,6 +118,45 @@ def test_the_rule_holds_every_option_that_made_the_mask(
     usual = {"statistic": "bic", "token_weighted": False, "grace": 0, "consecutive": 4}
     changed = {k: v for k, v in usual.items() if calibrated.get(k, v) != v}
     assert differing_rollouts(sized_run, rule, calibrated | changed)[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "made_with", "options"),
+    [
+        ("release", {"min_segments": 6}, {}),
+        ("release", {"statistic": "cusum", "threshold": 1.3}, {"keep": "tokens"}),
+        ("release", {"preset": "paper", "token_weighted": True}, {}),
+        ("trap", {"threshold": 0.05}, {}),
+        ("trap", {"threshold": 0.05, "grace": 150}, {}),
+        ("trap", {"threshold": 0.1, "window": 1, "consecutive": 30}, {}),
+        ("rock", {}, {"window": 2, "rock_weight": 0.5}),
+    ],
+)
+def test_no_scan_or_window_goes_across_what_a_tool_wrote(
+    turns_run: Run, out: Path, rule: str, made_with: dict[str, Any], options: dict[str, Any]
+) -> None:
+    names = {"release": "release_points", "trap": "agreement_traps", "rock": "rock_tokens"}
+    result = getattr(od, names[rule])(turns_run, **made_with)
+    turns_run.save(result._asdict(), arguments=made_with)
+    exported = od.export(turns_run, rule=rule, to="parquet", out=out, **options)
+    assert exported.rule is not None
+    calibrated = json.loads(exported.rule.read_text())
+    cut, differ = differing_rollouts(turns_run, rule, calibrated, **options)
+    assert cut >= (0 if rule == "rock" else 4)
+    assert differ == 0
+    # Where the tokens are taken to follow each other, turns are run together.
+    assert differing_rollouts(turns_run, rule, calibrated, positions=False, **options)[1] > 0
+
+
+def test_a_turn_is_as_short_as_the_analyses_take_it() -> None:
+    assert online.SHORTEST_TURN == SHORTEST_TURN
+    rule = {"rule": "trap", "window": 2, "consecutive": 2, "threshold": 1.0, "grace": 0}
+    kl = [5.0, 0.0, 0.0, 0.0]
+    apart = [0, 1, 2, 3 + SHORTEST_TURN]
+    near = [0, 1, 2, 2 + SHORTEST_TURN]
+    assert online.weights(rule, reverse_kl=kl, positions=apart) == [1.0] * 4
+    assert online.weights(rule, reverse_kl=kl, positions=near) == [1.0, 0.0, 0.0, 0.0]
+    assert online.weights(rule, reverse_kl=kl) == [1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("budget", ["1%", "4%", "10%", "35%"])
@@ -151,14 +194,6 @@ def test_ties_are_drawn_as_the_analyses_draw_them() -> None:
         expected = hashed_uniform(rollout, position, seed=seed)
         keys = zip(rollout.tolist(), position.tolist(), strict=True)
         assert [online.hashed_uniform(*key, seed=seed) for key in keys] == expected.tolist()
-
-
-def _rock_agrees(calibrated: dict[str, object], table: pl.DataFrame) -> bool:
-    """Without a window the rule is the same token by token."""
-    plain = calibrated | {"window": 0}
-    found = online.weights(plain, token_ids=table["token_ids"].to_list())
-    rocks = np.isin(table["token_ids"].to_numpy(), calibrated["token_ids"])
-    return np.array_equal(np.array(found), np.where(rocks, 0.5, 1.0))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -210,5 +245,7 @@ def test_it_needs_nothing_but_python(exported_run: Run, out: Path) -> None:
 def test_bad_columns_are_refused() -> None:
     with pytest.raises(ValueError, match="unequal lengths"):
         online.weights({"rule": "rock"}, token_ids=[1, 2], loss=[0.5])
+    with pytest.raises(ValueError, match="positions: not rising"):
+        online.weights({"rule": "rock"}, token_ids=[1, 2], positions=[3, 3])
     with pytest.raises(ValueError, match="expected one of release"):
         online.weights({"rule": "other"})

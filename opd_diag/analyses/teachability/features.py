@@ -47,8 +47,8 @@ def teachability_features(
     (`compatibility`) the teacher's mass on the student's top K. Each is scaled to [0, 1] over the
     tokens that are chosen. With H~, D~ and C~ the scaled ones, `d_learn` = D~ C~, `d_incompat` =
     D~ (1 - C~), `tip` = 1 - (1 - H~) (1 - D~), `soft_or` = 1 - (1 - H~) (1 - d_learn). `quadrant`
-    counts 1 (high H, high D), 2 (high H, low D), 3 (low H, high D), 4 (both low), cut at the medians.
-    A feature that is constant scales to null, and so does all that is made from it.
+    counts 1 (high H, high D), 2 (high H, low D), 3 (low H, high D), 4 (both low), cut at the
+    medians. A feature that is constant scales to null, and so does all that is made from it.
 
     Args:
         run: A run, its folder, or a token table.
