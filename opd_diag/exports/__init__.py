@@ -1,8 +1,9 @@
 """Turn findings into masks and weights that trainers load, each with its control arms."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from opd_diag.tables.files import atomic_path
 from opd_diag.tables.run import Run, open_run
 
 __all__ = ["Exported", "export", "token_weights"]
+
+UNFINISHED = ".unfinished"  # folder in which an export is written
 
 
 class Exported(NamedTuple):
@@ -166,47 +169,57 @@ def export(
         soft=soft,
         seed=seed,
     )
+    if rule != "all" and (weights.weight[weights.in_loss] == 1).all():
+        raise OptionError(
+            f"rule: {rule!r} gives every token in the loss of {opened.path} the weight 1; expected "
+            "one that drops tokens or weighs them, or rule 'all'"
+        )
     module = format_module(to)
     if module.BINARY and not weights.binary:
         raise OptionError(
             f"to: {to} holds no weights but 0 and 1, and rule {rule!r} gives others; expected "
             "another format" + (", or --keep tokens" if rule == "release" else "")
         )
-    folder = _empty_folder(Path(out))
-    arms = {"rule": weights}
-    arms |= {f"control-{i}": control_weights(weights, seed=seed + i) for i in range(1, control + 1)}
-    rows = [
-        {"arm": name, "path": str(module.write(samples(arm), folder / name)), **_kept(arm)}
-        for name, arm in arms.items()
-    ]
-    calibrated = None
-    if weights.calibrated is not None:
-        calibrated = _write_json(folder / "rule.json", weights.calibrated)
-        with atomic_path(folder / "apply_rule.py") as temporary:
-            shutil.copyfile(str(online.__file__), temporary)
-    options = {
-        "rule": rule,
-        "to": to,
-        "control": control,
-        "checkpoint": checkpoint,
-        "keep": keep,
-        "rock_weight": rock_weight,
-        "window": window,
-        "soft": soft,
-        "seed": seed,
-    }
-    manifest = {
-        "opd-diag export": version("opd-diag"),
-        "options": options,
-        "input_hash": opened.input_hash(opened.checkpoints),
-        "tokenised_again": again,
-        "denominator": "all arms have the same rollouts and the same tokens in the loss; divide "
-        "by these, not by what an arm keeps, to compare them",
-        "loaded_by": module.LOADED_BY,
-        "arms": rows,
-    }
-    path = _write_json(folder / "export.json", manifest)
-    return Exported(pl.DataFrame(rows), path, calibrated, module.LOADED_BY)
+    folder = Path(out)
+    with _unfinished_export(folder) as unfinished:
+        arms = {"rule": weights}
+        arms |= {
+            f"control-{i}": control_weights(weights, seed=seed + i) for i in range(1, control + 1)
+        }
+        rows = [
+            {"arm": name, "path": str(folder / path.relative_to(unfinished)), **_kept(arm)}
+            for name, arm in arms.items()
+            for path in [module.write(samples(arm), unfinished / name)]
+        ]
+        calibrated = None
+        if weights.calibrated is not None:
+            _write_json(unfinished / "rule.json", weights.calibrated)
+            calibrated = folder / "rule.json"
+            with atomic_path(unfinished / "apply_rule.py") as temporary:
+                shutil.copyfile(str(online.__file__), temporary)
+        options = {
+            "rule": rule,
+            "to": to,
+            "control": control,
+            "checkpoint": checkpoint,
+            "keep": keep,
+            "rock_weight": rock_weight,
+            "window": window,
+            "soft": soft,
+            "seed": seed,
+        }
+        manifest = {
+            "opd-diag export": version("opd-diag"),
+            "options": options,
+            "input_hash": opened.input_hash(opened.checkpoints),
+            "tokenised_again": again,
+            "denominator": "all arms have the same rollouts and the same tokens in the loss; "
+            "divide by these, not by what an arm keeps, to compare them",
+            "loaded_by": module.LOADED_BY,
+            "arms": rows,
+        }
+        _write_json(unfinished / "export.json", manifest)
+    return Exported(pl.DataFrame(rows), folder / "export.json", calibrated, module.LOADED_BY)
 
 
 def _weigh(run: Run, rule: str, **options: Any) -> TokenWeights:
@@ -247,23 +260,35 @@ def _kept(weights: TokenWeights) -> dict[str, Any]:
     }
 
 
-def _empty_folder(folder: Path) -> Path:
-    """Make the folder, or empty it of an earlier export."""
+@contextlib.contextmanager
+def _unfinished_export(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to, and put it in the place of an earlier export once it is whole."""
+    unfinished = folder / UNFINISHED
+    missing = not folder.exists()
     try:
-        if folder.exists() and any(folder.iterdir()):
-            if not (folder / "export.json").is_file():
-                raise StorageError(
-                    f"{folder}: not empty and no earlier export; expected a new folder"
-                )
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        held = set() if missing else {path.name for path in folder.iterdir()}
+        if held - {UNFINISHED} and "export.json" not in held:
+            raise StorageError(f"{folder}: not empty and no earlier export; expected a new folder")
+        if UNFINISHED in held:
+            shutil.rmtree(unfinished)
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+        except BaseException:
+            shutil.rmtree(folder if missing else unfinished, ignore_errors=True)
+            raise
+        for path in folder.iterdir():
+            if path != unfinished:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "export.json"):
+            path.rename(folder / path.name)
+        unfinished.rmdir()
     except NotADirectoryError:
         raise StorageError(f"{folder}: a file; expected a folder") from None
     except OSError as error:
         if isinstance(error, StorageError):
             raise
         raise StorageError(f"{folder}: {error.strerror}; expected a folder to write") from error
-    return folder
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> Path:

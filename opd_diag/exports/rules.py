@@ -351,8 +351,13 @@ def _mask(path: Path, tokens: TokenTable, in_loss: Mask) -> TokenWeights:
         }
     )
     given = frame.select(
-        pl.col("rollout", "position").cast(pl.UInt32), pl.col("weight").cast(pl.Float32)
+        pl.col("rollout", "position").cast(pl.UInt32, strict=False),
+        pl.col("weight").cast(pl.Float32),
     )
+    for name in ("rollout", "position"):
+        wrong = frame[name].filter(given[name].is_null())
+        if len(wrong):
+            raise TableError(f"{path}: {name} {wrong[0]}; expected a whole number of 0 or more")
     if given.select("rollout", "position").is_duplicated().any():
         raise TableError(f"{path}: (rollout, position) occurs twice; expected each token once")
     strangers = given.join(keys, on=["rollout", "position"], how="anti")

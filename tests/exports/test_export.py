@@ -160,6 +160,43 @@ def test_the_manifest_says_what_each_arm_keeps(exported_run: Run, out: Path) -> 
         od.export(exported_run, rule="all", to="parquet", out=out)
 
 
+def test_an_export_that_fails_leaves_the_earlier_one(
+    exported_run: Run, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    od.export(exported_run, rule="trap", to="parquet", out=out, control=1)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")}
+    slime = format_module("slime")
+
+    def fails(samples: Any, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("")
+        raise OptionError("to: no such library")
+
+    monkeypatch.setattr(slime, "write", fails)
+    with pytest.raises(OptionError, match="no such library"):
+        od.export(exported_run, rule="trap", to="slime", out=out)
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")} == before
+    with pytest.raises(OptionError, match="no such library"):
+        od.export(exported_run, rule="trap", to="slime", out=out / "new" / "one")
+    assert not (out / "new" / "one").exists()
+    monkeypatch.undo()
+    (out / "new").rmdir()
+    (out / ".unfinished").mkdir()  # of a process that was killed
+    od.export(exported_run, rule="trap", to="slime", out=out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "apply_rule.py", "export.json", "rule", "rule.json"
+    ]  # fmt: skip
+
+
+def test_a_rule_that_drops_nothing_is_no_export(exported_run: Run, out: Path) -> None:
+    tokens = exported_run.tokens(exported_run.checkpoints[-1]).select("rollout", "position")
+    mask = out.parent / "ones.parquet"
+    tokens.collect().with_columns(weight=1.0).write_parquet(mask)
+    with pytest.raises(OptionError, match="every token in the loss of .* the weight 1; expected"):
+        od.export(exported_run, rule=f"mask:{mask}", to="parquet", out=out)
+    assert not out.exists()
+
+
 def test_rollouts_made_again_from_text_are_refused(tmp_path: Path) -> None:
     from opd_diag.datasets import null_run, save_run
 

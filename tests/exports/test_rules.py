@@ -147,6 +147,8 @@ def test_a_mask_of_ones_own(exported_run: Run, tmp_path: Path) -> None:
         ({"rollout": [0], "position": [10**6], "weight": [1]}, "not in the run"),
         ({"rollout": [0], "position": [1], "weight": [-1.0]}, "expected 0 or more"),
         ({"rollout": [0.5], "position": [1], "weight": [1.0]}, "expected rollout and position"),
+        ({"rollout": [-1], "position": [1], "weight": [1.0]}, "rollout -1; expected a whole"),
+        ({"rollout": [0], "position": [2**40], "weight": [1.0]}, "position 1099511627776; expec"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(
