@@ -126,4 +126,5 @@ def _result(run: Run, name: str) -> dict[str, Any]:
         run.result(name)
     except TableError as error:
         return {"state": "damaged", "reason": str(error)}
-    return {"state": "fresh", **metadata}
+    only = run.subset_of(name)
+    return {"state": "fresh", **({"reason": only} if only else {}), **metadata}

@@ -24,6 +24,7 @@ from opd_diag.tables.rollouts import ROLLOUTS_NAME, VOCAB_NAME, read_rollouts_ta
 from opd_diag.tables.tokens import part_path, read_part_metadata, scan_tokens
 
 OTHER_RUN = "made from another run"
+SUBSETS = ("policy", "step", "group")  # options that leave rollouts out
 
 
 def open_run(path: str | Path) -> "Run":
@@ -197,6 +198,24 @@ class Run:
             for name in self.checkpoints
             if all(self.manifest.lists(self.path, part_path(self.path, name, n)) for n in parts)
         ]
+
+    def subset_of(self, name: str, folder: Path | None = None) -> str | None:
+        """Say which rollouts alone a result was made from, or None if from all.
+
+        Args:
+            name: Name of the table.
+            folder: Folder of the results; by default the run's own.
+
+        Returns:
+            A clause such as `only rollouts of group 'math'`.
+
+        Raises:
+            TableError: If there is no such result.
+        """
+        path = result_path(folder or self.results_folder, name)
+        asked = read_result_metadata(path)["arguments"]
+        parts = [f"{name} {asked[name]!r}" for name in SUBSETS if asked.get(name) is not None]
+        return f"only rollouts of {', '.join(parts)}" if parts else None
 
     def result(self, name: str, folder: Path | None = None) -> pl.DataFrame:
         """Read a result table.

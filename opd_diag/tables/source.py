@@ -23,6 +23,13 @@ __all__ = [
     "vocabulary",
 ]
 
+KEYS = ["rollout", "position"]
+# Inference engines in bfloat16 stay below these differences of log-probs, nat; another checkpoint
+# does not.
+MEDIAN_ALIGNED = 0.02
+P95_ALIGNED = 0.25
+FEWEST_ALIGNED = 16  # tokens
+
 _OPTIONAL = {
     "policy": pl.String,
     "step": pl.Int64,
@@ -95,17 +102,49 @@ def vocabulary(source: Source) -> pl.DataFrame | None:
     return source.vocab if isinstance(source, Run) else None
 
 
-def sampled_by(source: Source, checkpoint: str) -> bool | None:
-    """Tell whether a checkpoint sampled the rollouts, from the generator's log-probs.
+def sampled_by(source: Source, checkpoint: str, rollouts: pl.DataFrame) -> bool | None:
+    """Tell whether a checkpoint sampled some rollouts, from the generator's log-probs.
 
-    None where that is not known: no log-probs in the rollouts, or a source in memory.
+    Those of several policies or training steps are judged by themselves, and all of them count: in
+    a dump of two steps, one of two models sampled half of the tokens.
+
+    Args:
+        source: A run; of a source in memory it is not known.
+        checkpoint: Name of the checkpoint.
+        rollouts: The rollouts, as `choose_rollouts` returns them.
+
+    Returns:
+        None where it is not known: no log-probs in the rollouts.
     """
     if not isinstance(source, Run):
         return None
     alignment = source.manifest.checkpoints[checkpoint].alignment
     if not alignment or alignment.get("median") is None:
         return None
-    return bool(alignment["diagnosis"] == "aligned")
+    several = rollouts.select("policy", "step").n_unique() > 1
+    if rollouts.height == source.rollouts.height and not several:
+        return bool(alignment["diagnosis"] == "aligned")
+    sampled = (
+        rollouts.lazy()
+        .select("rollout", "policy", "step", "sampled_logp")
+        .drop_nulls("sampled_logp")
+        .with_columns(position=pl.int_ranges(pl.col("sampled_logp").list.len(), dtype=pl.UInt32))
+        .explode("sampled_logp", "position")
+    )
+    student = source.tokens(checkpoint).filter("in_loss").select(*KEYS, "student_logp")
+    apart = (pl.col("sampled_logp") - pl.col("student_logp")).abs()
+    fits = (
+        sampled.join(student, on=KEYS)
+        .with_columns(apart=apart.fill_nan(None))
+        .drop_nulls("apart")
+        .group_by("policy", "step")
+        .agg(n=pl.len(), median=pl.col("apart").median(), p95=pl.col("apart").quantile(0.95))
+        .filter(pl.col("n") >= FEWEST_ALIGNED)
+        .select((pl.col("median") <= MEDIAN_ALIGNED) & (pl.col("p95") <= P95_ALIGNED))
+        .collect()
+        .to_series()
+    )
+    return bool(fits.all()) if len(fits) else None
 
 
 def finished_result(source: Source, name: str) -> pl.DataFrame | None:

@@ -16,6 +16,7 @@ from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK,
 LANDMARKS = (0.25, 0.5, 0.75)  # quantiles of the lengths
 
 NO_OUTCOME = "no rollout says whether it is correct"
+NOT_ABLE = "the rule could fire on no rollout that says whether it is correct"
 ONE_KIND = "no prompt has rollouts of both kinds"
 
 
@@ -80,7 +81,8 @@ def trap_outcomes(checkpoint: Checkpoint) -> pl.DataFrame:
     x, m, x0, m0 = np.stack(sums, axis=2)
     difference = prompts.difference(x, m, x0, m0)
     p = [stratified_p(*strata[1:]) if strata.size.size else np.nan for *_, strata in within]
-    nothing = ONE_KIND if fired.size else NO_OUTCOME
+    nothing = NOT_ABLE if correct.is_not_null().any() else NO_OUTCOME
+    nothing = ONE_KIND if fired.size else nothing
     return result_table(
         "trap_outcomes",
         {

@@ -76,8 +76,17 @@ def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.D
         except TableError as error:
             asked += _not_asked(analysis, opened.checkpoints[-1], first_line(error))
         else:
-            asked += ask(**tables)
+            subsets = [opened.subset_of(name, results) for name in tables]
+            only = next((subset for subset in subsets if subset), None)
+            asked += [_of_subset(one, only) for one in ask(**tables)]
     return answer([_with_source(one, opened.teacher_source) for one in asked], opened.checkpoints)
+
+
+def _of_subset(one: Finding, only: str | None) -> Finding:
+    """Say of an answer which rollouts alone it speaks of."""
+    if only is None:
+        return one
+    return replace(one, reason="; ".join(text for text in (only, one.reason) if text))
 
 
 def _with_source(one: Finding, source: str) -> Finding:
@@ -107,6 +116,7 @@ def answer(asked: Sequence[Finding], checkpoints: Sequence[str]) -> pl.DataFrame
     order = sorted(
         asked, key=lambda one: (questions.index(one.question), checkpoints.index(one.checkpoint))
     )
+    order = [one if one.difference is not None else replace(one, p=None) for one in order]
     p = [np.nan if one.p is None else one.p for one in order]
     tests = int(np.isfinite(p).sum())
     rows = [

@@ -6,6 +6,7 @@ from opd_diag.analyses.answers import Finding
 from opd_diag.tables.columns.interventions import AT_CUT, RECOVERABLE, ROCK, TEACHER
 
 MARGIN = 0.02  # difference of accuracies that is too small to matter
+FLOOR = f"the control is right in fewer than {MARGIN:.0%} of the responses: nothing can be lost"
 
 NEEDED = {
     "yes": "Without the rock tokens the student is right less often than without types as "
@@ -34,6 +35,11 @@ LOST_ADVICE = {
 }
 
 
+def _at_floor(control: float | None) -> bool:
+    """Tell whether an accuracy is so low that nothing can take the margin from it."""
+    return control is not None and control < MARGIN
+
+
 def knock_out(knock_out: pl.DataFrame) -> list[Finding]:
     """Answer whether banning rocks costs more accuracy than banning types as frequent.
 
@@ -44,6 +50,7 @@ def knock_out(knock_out: pl.DataFrame) -> list[Finding]:
     for row in knock_out.filter(kind=ROCK).iter_rows(named=True):
         accuracy = row["accuracy"]
         apart = row["control_difference"]
+        control = None if apart is None else accuracy - apart
         findings.append(
             Finding(
                 question="rocks-needed",
@@ -52,15 +59,15 @@ def knock_out(knock_out: pl.DataFrame) -> list[Finding]:
                 estimate=accuracy,
                 low=row["accuracy_low"],
                 high=row["accuracy_high"],
-                control=None if apart is None else accuracy - apart,
+                control=control,
                 difference=apart,
                 difference_low=row["control_difference_low"],
                 difference_high=row["control_difference_high"],
-                p=row["control_p"],
+                p=None if _at_floor(control) else row["control_p"],
                 direction=-1,
                 margin=MARGIN,
                 n_prompts=row["n_problems"],
-                reason=row["reason"],
+                reason=FLOOR if _at_floor(control) else row["reason"],
                 meaning=NEEDED,
                 advice=NEEDED_ADVICE,
                 source="knock_out",
@@ -89,11 +96,11 @@ def continuation(continuation: pl.DataFrame) -> list[Finding]:
             difference=row["difference"],
             difference_low=row["difference_low"],
             difference_high=row["difference_high"],
-            p=row["p"],
+            p=None if _at_floor(row["control"]) else row["p"],
             direction=-1,
             margin=MARGIN,
             n_prompts=row["n_problems"],
-            reason=row["reason"],
+            reason=FLOOR if _at_floor(row["control"]) else row["reason"],
             meaning=LOST,
             advice=LOST_ADVICE,
             source="continuation",

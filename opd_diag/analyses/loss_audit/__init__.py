@@ -96,7 +96,8 @@ def loss_audit(
         columns = options.columns(source.tokens(name).collect_schema().names())
         sums = add_up(options.estimators, tokens.where(tokens.column("in_loss")), columns, prompts)
         audit = audit_table(
-            name, options.estimators, sums, options.own, sampled_by(source, name), prompts,
+            name, options.estimators, sums, options.own, sampled_by(source, name, chosen),
+            prompts,
             seed=seed,
         )  # fmt: skip
         bins = bins_table(name, options.estimators, sums, prompts)

@@ -41,7 +41,7 @@ def summary_lines(tables: Tables) -> list[str]:
             f"{name}: {count(most['n'])} tokens, exact KL {estimate(most, 'exact', 'nat')}"
         )
         shown = [row for row in there if row["trainer_loss"] or name == whole[-1]]
-        lines += [f"  {row['estimator']:<28} {_described(row)}" for row in shown]
+        lines += [f"  {row['estimator']:<28} {_described(row, most['n'])}" for row in shown]
         own = [row["estimator"] for row in shown if row["trainer_loss"] and name == whole[-1]]
         groups = tables.loss_groups.filter(
             pl.col("checkpoint") == name, pl.col("estimator").is_in(own), split=GROUP
@@ -53,8 +53,8 @@ def summary_lines(tables: Tables) -> list[str]:
             lines.append(f"    and {more} more groups (loss_groups)")
         if absent := rows.filter(pl.col("n") == 0).height:
             lines.append(
-                f"  {absent} more need columns that this run lacks: score it again with this "
-                "version"
+                f"  {absent} more need columns or top K sets that this run lacks (n is 0 in "
+                "loss_audit)"
             )
         if most["sampled_here"] is not True:
             told = "another model" if most["sampled_here"] is False else "nobody knows who"
@@ -65,7 +65,7 @@ def summary_lines(tables: Tables) -> list[str]:
     return lines
 
 
-def _described(row: Row) -> str:
+def _described(row: Row, most: int) -> str:
     mean = f"{estimate(row, 'relative', '')} of it"
     if row["exact"] is None:
         mean = f"mean {estimate(row, 'mean', 'nat')}"
@@ -77,4 +77,6 @@ def _described(row: Row) -> str:
         parts.append(f"sign flipped on {estimate(row, 'flips', 'share')}")
     if row["at_clamp"] is not None:
         parts.append(f"cut {estimate(row, 'at_clamp', 'share')}")
+    if row["n"] < most:
+        parts.append(f"of {count(row['n'])} tokens alone")
     return "; ".join(parts)

@@ -175,8 +175,10 @@ def _scores(contexts: Contexts, source: Source) -> Iterator[tuple[str, Floats | 
         table = finished_result(source, result)
         rows = None if table is None else table.filter(pl.col("checkpoint") == first)
         if rows is None or rows.is_empty():
-            command = result.replace("_", "-")
-            why = f"no result {result!r} of {first!r}: run `opd-diag analyze {command}`"
+            command = f"opd-diag analyze {result.replace('_', '-')}"
+            why = f"no result {result!r}: run `{command}`"
+            if table is not None:
+                why = f"{result!r} holds no row of {first!r}, whose features choose the tokens"
             yield name, None, why
             continue
         allowed = _not_rock(contexts, rows) if name == "rock-free" else _kept(contexts, rows, name)

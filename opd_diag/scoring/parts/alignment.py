@@ -6,16 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from opd_diag.tables.source import FEWEST_ALIGNED, MEDIAN_ALIGNED, P95_ALIGNED
+
 # Shift s compares the generator's value at a token with the student's s tokens later.
 SHIFTS = (0, 1, -1)
 # Edges of a histogram of |difference|, 10 % apart: histograms of parts add up exactly.
 EDGES = np.geomspace(1e-6, 1e2, 201)
-# Inference engines in bfloat16 stay below these; another checkpoint does not.
-MEDIAN_ALIGNED = 0.02
-P95_ALIGNED = 0.25
 # A confident model lies within these under any temperature: then what fits far better is meant.
 FAR_BETTER = 1 / 3
-FEWEST_TOKENS = 16
 # Dumps round to so many decimals; what a value could have been before counts as no difference.
 DECIMALS = (2, 3, 4)
 
@@ -75,7 +73,7 @@ def rounding(values: Values) -> float:
         values: Log-probs (nat), NaN where there is none. Shape (tokens,).
     """
     known = values[np.isfinite(values) & (values != 0)].astype(np.float64)
-    if len(known) < FEWEST_TOKENS:
+    if len(known) < FEWEST_ALIGNED:
         return 0.0
     # Float32 keeps seven digits, so that the value of a decimal is known up to this.
     near = 1e-6 * np.abs(known) + 1e-9
@@ -94,7 +92,7 @@ def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> 
     """
     plain = counts[0]
     n = int(plain.sum())
-    if n < FEWEST_TOKENS:
+    if n < FEWEST_ALIGNED:
         have = f"{n} tokens with a log-prob" if n else "the rollouts hold no log-probs"
         detail = f"{have}, so the fit of models and tokens cannot be checked"
         return Alignment(n, None, None, "too few tokens", detail)
@@ -124,7 +122,7 @@ def fits_instead(rival: NDArray[np.int64], plain: NDArray[np.int64]) -> bool:
 
 def is_aligned(counts: NDArray[np.int64]) -> bool:
     """Tell whether differences are as small as those between two engines of one model."""
-    if counts.sum() < FEWEST_TOKENS:
+    if counts.sum() < FEWEST_ALIGNED:
         return False
     return quantile(counts, 0.5) <= MEDIAN_ALIGNED and quantile(counts, 0.95) <= P95_ALIGNED
 

@@ -17,7 +17,6 @@ from opd_diag.scoring.models.forward import (
 )
 from opd_diag.scoring.models.loading import Loading, context_of, load_model
 from opd_diag.scoring.models.norm_and_head import load_norm_and_head, without_weights
-from opd_diag.scoring.parts.alignment import MEDIAN_ALIGNED
 from opd_diag.scoring.parts.batches import chunk_rows, total_memory
 from opd_diag.scoring.sequences import Inputs, Sequences
 from opd_diag.scoring.teachers.by_group import teacher_of_rollouts
@@ -25,6 +24,7 @@ from opd_diag.scoring.teachers.hidden_states import GivenStates, find_states, ro
 from opd_diag.scoring.teachers.logprobs import GivenLogprobs, read_logprobs
 from opd_diag.scoring.teachers.source import TeacherSource
 from opd_diag.scoring.token_lists import Ragged
+from opd_diag.tables.source import MEDIAN_ALIGNED
 from opd_diag.text.vocabulary import check_ids
 
 _SHARE_FOR_WEIGHTS = 0.6

@@ -10,13 +10,13 @@ from scipy.stats import rankdata
 
 from opd_diag.scoring.parts.alignment import (
     EDGES,
-    FEWEST_TOKENS,
     Alignment,
     fits_instead,
     is_aligned,
     quantile,
     rounding,
 )
+from opd_diag.tables.source import FEWEST_ALIGNED
 
 Floats = NDArray[np.floating[Any]]
 Bins = NDArray[np.int64]
@@ -193,7 +193,7 @@ def diagnose_audit(
     """
     plain = audit.bins[TEACHER]
     n = int(plain.sum())
-    if n < FEWEST_TOKENS:
+    if n < FEWEST_ALIGNED:
         detail = f"{n} tokens with a log-prob of the teacher: too few to compare{_of_top(audit)}"
         return Alignment(n, None, None, "too few tokens", detail)
     median, p95 = quantile(plain, 0.5), quantile(plain, 0.95)

@@ -171,6 +171,12 @@ def test_nulls_hold_the_level_and_are_answered_no():
     assert said.count("no") >= 10
 
 
+def test_outcomes_of_rollouts_that_are_too_short_are_no_missing_outcomes():
+    data = trap_run(prompts=6, samples=2, tokens=60, length=20, seed=2)
+    row = two_tables(data, draws=2)[1].row(0, named=True)
+    assert row["reason"] == "the rule could fire on no rollout that says whether it is correct"
+
+
 def test_without_outcomes_the_question_is_not_asked():
     data = ugly_run(tokens=100, checkpoints=("a",), seed=0)
     data = data._replace(rollouts=data.rollouts.with_columns(correct=pl.lit(None, pl.Boolean)))

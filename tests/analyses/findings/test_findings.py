@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -140,3 +142,41 @@ def test_lines_say_the_answer_the_numbers_and_the_advice():
     assert "too few prompts" in lines[3]
     assert summary_lines(table, "rock_tokens") == [head, *lines[:2]]
     assert summary_lines(table, "teachability") == []
+
+
+def test_an_answer_from_some_rollouts_says_which(tmp_path):
+    data = null_run(prompts=12, samples=2, tokens=80, types=80)
+    group = pl.when(pl.col("prompt_id").hash(1) % 2 == 0).then(pl.lit("math"))
+    rollouts = data.rollouts.with_columns(group=group.otherwise(pl.lit("code")))
+    run = save_run(data._replace(rollouts=rollouts), tmp_path / "run")
+    run.save(od.release_points(run))
+    run.save(od.agreement_traps(run, draws=2))
+    whole = od.findings(run)
+    assert not whole["reason"].drop_nulls().str.contains("only rollouts").any()
+    run.save(od.release_points(run, group="math"))
+    table = od.findings(run)
+    said = table["reason"].fill_null("").str.starts_with("only rollouts of group 'math'")
+    assert set(table.filter(said)["question"]) == {"margin-falls", "margin-drops", "cut-drops-poor"}
+    assert od.info(run.path)["results"]["release_points"]["reason"].endswith("'math'")
+    assert "reason" not in od.info(run.path)["results"]["agreement_traps"]
+
+
+def test_a_question_without_a_difference_is_no_test():
+    rows = [asked(p=0.03), replace(asked("rocks-stay", p=1.0), difference=None)]
+    table = answer(rows, ["a"])
+    assert table["answer"].to_list() == ["yes", "not asked"]
+    assert table["p_adjusted"].to_list() == pytest.approx([0.03, None])
+    assert table["p"].to_list() == [0.03, None]
+
+
+@pytest.mark.parametrize(("accuracy", "said"), [(0.0, "not asked"), (0.5, "no")])
+def test_a_ban_of_what_was_never_right_is_not_judged(accuracy, said):
+    row = {
+        "kind": "rock", "checkpoint": "a", "accuracy": accuracy, "accuracy_low": accuracy,
+        "accuracy_high": accuracy, "control_difference": 0.0, "control_difference_low": -0.01,
+        "control_difference_high": 0.01, "control_p": 1.0, "n_problems": 48, "reason": "",
+    }  # fmt: skip
+    table = answer(INTERVENED["knock_out"](pl.DataFrame([row])), ["a"])
+    assert table["answer"].to_list() == [said]
+    if said == "not asked":
+        assert "fewer than 2% of the responses: nothing can be lost" in table["reason"][0]

@@ -211,8 +211,12 @@ def test_selectors_read_the_results_of_other_analyses(data, tmp_path):
     run = save_run(data, tmp_path / "run")
     before = teachability(run, budgets=(0.5, 1.0)).teachability_selectors
     reasons = before.filter(selector="rock-free")["reason"].unique().to_list()
-    assert reasons == ["no result 'rock_tokens' of 'step0': run `opd-diag analyze rock-tokens`"]
+    assert reasons == ["no result 'rock_tokens': run `opd-diag analyze rock-tokens`"]
     rocks = [0, 1, 2]
+    later = {"checkpoint": ["step1"], "token_id": [0], "is_rock": [True]}
+    run.save({"rock_tokens": result_of("rock_tokens", later)}, arguments={})
+    other = teachability(run, budgets=(0.5,)).teachability_selectors.filter(selector="rock-free")
+    assert "holds no row of 'step0', whose features" in other["reason"][0]
     run.save(
         {"rock_tokens": result_of("rock_tokens", {
             "checkpoint": ["step0"] * 4, "token_id": [*rocks, 3], "is_rock": [True] * 3 + [False],
@@ -263,7 +267,7 @@ def test_stale_results_and_those_of_another_checkpoint_give_no_selector(data, tm
     assert open_run(run.path).is_stale("rock_tokens")
     found = left()
     assert set(found) == {"rock-free", "before-release", "outside-trap"}
-    assert found["rock-free"].startswith("no result 'rock_tokens' of 'step0'")
+    assert found["rock-free"].startswith("no result 'rock_tokens': run")
 
 
 def test_support_compares_definitions_at_every_k(data, found):
