@@ -204,7 +204,11 @@ def test_what_is_wrong_is_said(rollouts, teacher, student, logits, tmp_path):
     refused("no log-probs of the teacher for 1 of 9 rollouts, first r0", *rest)
     refused("logprobs has 3 values; expected 40", first | {"logprobs": [-1.0] * 3}, *rest)
     refused("expected a finite number up to 0", first | {"logprobs": [0.5] * 40}, *rest)
-    refused("no logprobs, top_ids", {"id": "r0"}, *rest)
+    refused("line 1: no logprobs, top_ids and top_logprobs", {"id": "r0"}, *rest)
+    for kept, lost in (("top_ids", "top_logprobs"), ("top_logprobs", "top_ids")):
+        alone = {name: first[name] for name in ("id", kept)}
+        for row in (alone, alone | {"logprobs": first["logprobs"]}, first | {lost: None}):
+            refused(f"line 1: {kept} without {lost}; expected both or neither", row, *rest)
     wrong = {"id": "r0", "prompt_logprobs": [None] + [{"3": {"logprob": -1.0}}] * 40}
     refused("is not among its prompt_logprobs", wrong, *rest)
     meta = {"input_token_logprobs": [[-1.0, 3, None]] * 40}

@@ -163,8 +163,14 @@ def _of_row(row: dict[str, Any], response: NDArray[np.int32]) -> list[TokenLogpr
     if row.get("meta_info") is not None:
         return _of_sglang(row["meta_info"], response)
     own, ids, logps = (row.get(name) for name in ("logprobs", "top_ids", "top_logprobs"))
+    if (ids is None) != (logps is None):
+        there, absent = ("top_logprobs", "top_ids") if ids is None else ("top_ids", "top_logprobs")
+        raise ValueError(f"{there} without {absent}; expected both or neither")
     if own is None and ids is None:
-        raise ValueError("no logprobs, top_ids, prompt_logprobs or meta_info; expected one")
+        raise ValueError(
+            "no logprobs, top_ids and top_logprobs, prompt_logprobs or meta_info; expected one of "
+            "these forms"
+        )
     for name, values in (("logprobs", own), ("top_ids", ids), ("top_logprobs", logps)):
         if values is not None and len(values) < len(response):
             raise ValueError(f"{name} has {len(values)} values; expected {len(response)}")
