@@ -1,6 +1,7 @@
 """Problems with reference answers: from a run, from a file, or from both."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -105,9 +106,10 @@ def check_lengths(
 
 
 def _lines(path: Path) -> list[str]:
+    """Read the lines of a file, which end with a line feed alone: texts may hold other breaks."""
     try:
         with open_regular(path) as file:
-            return file.read().decode().splitlines()
+            return file.read().decode().split("\n")
     except OSError as error:
         raise RolloutError(
             f"{path}: {error.strerror}; expected a file of problems, one JSON object a line"
@@ -125,23 +127,38 @@ def _problem(
         row = None
     if not isinstance(row, dict):
         raise ValueError("no JSON object; expected one with prompt_id and answer")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a surrogate pair; expected valid Unicode") from None
     name, answer = row.get("prompt_id"), row.get("answer")
     if not isinstance(name, str | int) or isinstance(name, bool):
         raise ValueError("no prompt_id; expected the name of the problem")
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
         raise ValueError("no answer; expected a text or a number")
+    if isinstance(answer, float) and not math.isfinite(answer):
+        raise ValueError(f"answer is {answer}; expected a text or a finite number")
     name, known = str(name), prompts.get(str(name))
     ids = row.get("prompt_token_ids")
     prompt = row.get("prompt")
+    if ids is not None and not _are_ids(ids):
+        raise ValueError(
+            "prompt_token_ids is no list of ids; expected one or more whole numbers from 0"
+        )
     if ids is None and prompt is not None:
+        if not _is_prompt(prompt):
+            raise ValueError(
+                "prompt is neither text nor turns; expected a text or a list of turns with role "
+                "and content"
+            )
         template = "raw" if isinstance(prompt, str) and not tokenizer.chat_template else "chat"
         ids = encode_prompt(tokenizer, prompt, template=template)
     if ids is None and known is None:
         raise ValueError(
             f"prompt_id {name!r} is no prompt of the run; expected prompt or prompt_token_ids too"
         )
-    if ids is not None and (not ids or not all(isinstance(i, int) for i in ids)):
-        raise ValueError("prompt_token_ids are no list of ids; expected at least one id")
+    if ids is not None and not ids:
+        raise ValueError("prompt is of no token; expected at least one")
     if ids is not None and known is not None and list(ids) != list(known):
         raise ValueError(
             f"prompt_id {name!r} has another prompt in the run; expected the same, or another name"
@@ -150,3 +167,27 @@ def _problem(
     if outside >= len(tokenizer):
         raise ValueError(f"prompt_token_ids holds {outside}; expected 0 to {len(tokenizer) - 1}")
     return Problem(name, list(ids or known or []), str(answer))
+
+
+def _are_ids(value: Any) -> bool:
+    """Tell whether a value is a list of token ids, at least one."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in value)
+    )
+
+
+def _is_prompt(value: Any) -> bool:
+    """Tell whether a value is a text, or turns of a conversation, at least one."""
+    if isinstance(value, str):
+        return bool(value)
+    return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
+
+
+def _is_turn(value: Any) -> bool:
+    """Tell whether a value is a turn: text, or calls of tools without any."""
+    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+        return False
+    content = value.get("content")
+    return isinstance(content, str) or (content is None and bool(value.get("tool_calls")))

@@ -1,6 +1,7 @@
 """Knock-outs: planted effects, controls, resuming, and what is refused before the first token."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,61 @@ def test_problems_come_from_a_file_too(run: Run, tiny_tokenizer: Any, tmp_path: 
         assert text in said  # fmt: skip
     with pytest.raises(RolloutError, match="No such file"):
         knock_out(run, problems=tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("text", ["one\u2028two", "one\u2029two", "one\x85two"])
+def test_a_line_of_problems_ends_with_a_line_feed_alone(
+    run: Run, tiny_tokenizer: Any, tmp_path: Path, text: str
+) -> None:
+    """The breaks that JSON need not escape stay in the text."""
+    path = tmp_path / "problems.jsonl"
+    rows = [{"prompt_id": "new", "answer": text, "prompt": text}, {"prompt_id": "p1", "answer": ""}]
+    lines = [json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows]
+    path.write_bytes("".join(lines).encode())
+    new, known = read_problems(run, path, tiny_tokenizer)
+    assert new.answer == text
+    assert known.name == "p1"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"prompt_token_ids": 5}, "prompt_token_ids is no list of ids"),
+        ({"prompt_token_ids": "5"}, "prompt_token_ids is no list of ids"),
+        ({"prompt_token_ids": []}, "prompt_token_ids is no list of ids"),
+        ({"prompt_token_ids": [-3, 5]}, "prompt_token_ids is no list of ids"),
+        ({"prompt_token_ids": [True]}, "prompt_token_ids is no list of ids"),
+        ({"prompt_token_ids": [1.0]}, "prompt_token_ids is no list of ids"),
+        ({"prompt": 5}, "prompt is neither text nor turns"),
+        ({"prompt": [1]}, "prompt is neither text nor turns"),
+        ({"prompt": []}, "prompt is neither text nor turns"),
+        ({"prompt": ""}, "prompt is neither text nor turns"),
+        ({"prompt": [{"content": "a"}]}, "prompt is neither text nor turns"),
+        ({"prompt": [{"role": "user"}]}, "prompt is neither text nor turns"),
+        ({"prompt": "half \ud800"}, "holds half a surrogate pair"),
+        ({"prompt": "a", "answer": math.nan}, "answer is nan"),
+        ({"prompt": "a", "answer": -math.inf}, "answer is -inf"),
+        ({"prompt": "a", "answer": [1]}, "no answer"),
+    ],
+)
+def test_a_problem_of_wrong_types_is_refused(
+    run: Run, tiny_tokenizer: Any, tmp_path: Path, values: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({"prompt_id": "new", "answer": "1"} | values))
+    with pytest.raises(RolloutError) as caught:
+        read_problems(run, path, tiny_tokenizer)
+    assert str(caught.value).startswith(f"{path}: line 1: {said}")
+    assert "; expected" in str(caught.value)
+
+
+def test_turns_are_a_prompt(run: Run, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    turns = [{"role": "user", "content": "one"}]
+    path.write_text(json.dumps({"prompt_id": "new", "answer": 0.5, "prompt": turns}))
+    (new,) = read_problems(run, path, tiny_tokenizer)
+    assert new.answer == "0.5"
+    assert "one<|end|>" in tiny_tokenizer.decode(new.prompt)
 
 
 def test_a_run_without_rocks_or_answers_is_refused(run: Run) -> None:

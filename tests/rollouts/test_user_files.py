@@ -8,6 +8,7 @@ import pytest
 
 from opd_diag.errors import OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
+from opd_diag.rollouts.files import read_rows
 from opd_diag.text.tokenizers import encode_prompt, render_chat
 
 EXACT = {"prompt_token_ids": [5, 6], "response_token_ids": [7, 8, 9]}
@@ -41,6 +42,24 @@ def test_compressed_texts_read_as_the_others(tmp_path, suffix, packed) -> None:
     read, expected = read_rollouts(path).table, read_rollouts(plain).table
     assert read.drop("source").equals(expected.drop("source"))
     assert read_rollouts(tmp_path / "packed").table.height == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.json", "a.csv"])
+def test_a_line_ends_with_a_line_feed_alone(tmp_path, name) -> None:
+    """Other line breaks, which JSON need not escape, stay in the text."""
+    asked = "one\u2028two\u2029three\x85four"
+    rows = [{"prompt": asked, "response": "5"}, {"prompt": "next", "response": "6"}]
+    path, plain = tmp_path / name, tmp_path / "plain"
+    if name == "a.csv":
+        pl.DataFrame(rows).write_csv(path)
+    else:
+        plain.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        if name.endswith(".zst"):
+            compress_lines(plain, path)
+        else:
+            pack = gzip.compress if name.endswith(".gz") else bytes
+            path.write_bytes(pack(plain.read_bytes()))
+    assert [row["prompt"] for _, row in read_rows(path)] == [asked, "next"]
 
 
 def compress_lines(plain, path) -> None:
