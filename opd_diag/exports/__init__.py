@@ -18,6 +18,7 @@ from opd_diag.exports.formats import FORMATS, format_module
 from opd_diag.exports.rules import Keep, weigh
 from opd_diag.exports.samples import samples
 from opd_diag.exports.weights import TokenWeights
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.files import atomic_path
 from opd_diag.tables.run import Run, open_run
 
@@ -148,8 +149,7 @@ def export(
     opened = run if isinstance(run, Run) else open_run(run)
     if to not in FORMATS:
         raise OptionError(f"to: {to!r}; expected one of {', '.join(FORMATS)}")
-    if control < 0:
-        raise OptionError(f"control: {control}; expected 0 or more")
+    at_least(0, control=control)
     if control and rule == "all":
         raise OptionError("control: rule 'all' drops nothing; expected no control arms")
     again = int((~opened.rollouts["token_exact"]).sum())
@@ -229,8 +229,7 @@ def _weigh(run: Run, rule: str, **options: Any) -> TokenWeights:
         raise OptionError(f"keep: {options['keep']!r}; expected loss or tokens")
     if not 0 <= options["rock_weight"] < np.inf:
         raise OptionError(f"rock_weight: {options['rock_weight']}; expected 0 or more")
-    if options["window"] < 0:
-        raise OptionError(f"window: {options['window']}; expected 0 or more")
+    at_least(0, window=options["window"], seed=options["seed"])
     for name, unset, owner in (
         ("rock_weight", 0.0, "rock"),
         ("window", 0, "rock"),

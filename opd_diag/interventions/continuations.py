@@ -30,7 +30,7 @@ from opd_diag.interventions.verifiers import (
     load_verifier,
 )
 from opd_diag.scoring.progress import Progress, StderrProgress
-from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.columns.interventions import (
     AT_CUT,
     AT_NONE,
@@ -153,9 +153,7 @@ def continuation(
     ).check()
     if cut not in CUTS:
         raise OptionError(f"cut: {cut!r}; expected {' or '.join(CUTS)}")
-    for name, value in (("rollouts", rollouts), ("samples", samples)):
-        if value < 1:
-            raise OptionError(f"{name}: {value}; expected 1 or more")
+    at_least(1, rollouts=rollouts, samples=samples)
     judge = load_verifier(verifier)
     chosen = choose_student(opened, student, trust_remote_code=trust_remote_code)
     guide = choose_teacher(opened, teacher, trust_remote_code=trust_remote_code)

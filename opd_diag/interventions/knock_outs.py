@@ -10,7 +10,6 @@ import polars as pl
 
 from opd_diag.analyses import wording
 from opd_diag.analyses.tables import result_table
-from opd_diag.errors import OptionError
 from opd_diag.interventions.comparison import compare_arms
 from opd_diag.interventions.generation import Request, Response
 from opd_diag.interventions.lists import (
@@ -36,7 +35,7 @@ from opd_diag.interventions.parts import arm_responses, keep_settings
 from opd_diag.interventions.problems import check_lengths, read_problems
 from opd_diag.interventions.verifiers import Verifier, check_verifier, judge_all, load_verifier
 from opd_diag.scoring.progress import Progress, StderrProgress
-from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.columns.interventions import (
     ALL_ROCKS,
     CONTROL,
@@ -137,14 +136,9 @@ def knock_out(
     settings = Settings(
         temperature, max_new_tokens, engine, batch_size, dtype, device, trust_remote_code, seed
     ).check()
-    for name, value, least in (
-        ("repeats", repeats, FEWEST_REPEATS),
-        ("samples", samples, 1),
-        ("each", each, 0),
-        ("random_lists", random_lists, 0),
-    ):
-        if value < least:
-            raise OptionError(f"{name}: {value}; expected {least} or more")
+    at_least(FEWEST_REPEATS, repeats=repeats)
+    at_least(1, samples=samples, top=top)
+    at_least(0, each=each, random_lists=random_lists)
     judge = load_verifier(verifier)
     rocks = opened.result("rock_tokens")
     chosen = choose_student(opened, student, trust_remote_code=trust_remote_code)

@@ -128,8 +128,6 @@ def rock_arms(
 
 def _top(rock_tokens: pl.DataFrame, top: int) -> pl.DataFrame:
     """Take the first rocks by rank; types that are no rock have no control."""
-    if top < 1:
-        raise OptionError(f"top: {top}; expected 1 or more")
     chosen = rock_tokens.filter(pl.col("rank") <= top)
     listed = chosen.filter("is_rock").height
     if chosen.height > listed:

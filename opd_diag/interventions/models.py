@@ -1,5 +1,6 @@
 """Open a run's student or teacher for generating: weights as scored, end tokens, context."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from opd_diag.scoring.models.loading import (
     default_dtype,
     load_model,
 )
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run
 from opd_diag.tables.teacher_sources import BY_GROUP
@@ -77,12 +79,10 @@ class Settings(NamedTuple):
         Raises:
             OptionError: If there is one.
         """
-        if self.temperature is not None and not self.temperature > 0:
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise OptionError(f"temperature: {self.temperature}; expected a positive number")
-        for name in ("max_new_tokens", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}: {value}; expected 1 or more")
+        at_least(1, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size)
+        at_least(0, seed=self.seed)
         if self.engine not in ENGINES:
             raise OptionError(f"engine: {self.engine!r}; expected {' or '.join(ENGINES)}")
         return self

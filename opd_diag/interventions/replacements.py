@@ -12,7 +12,7 @@ import torch
 from opd_diag.analyses import reasons
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.errors import OptionError, TableError
+from opd_diag.errors import TableError
 from opd_diag.interventions.models import Settings, choose_student, dtype_of
 from opd_diag.interventions.verifiers import boxed_span, last_number_span
 from opd_diag.scoring.models.forward import LanguageModel
@@ -21,7 +21,7 @@ from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.stats.matching import match_nearest
 from opd_diag.stats.ranks import normal_scores
 from opd_diag.stats.sign_flips import sign_flip_p
-from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.columns.interventions import OTHERS, ROCKS
 from opd_diag.tables.run import Run, open_run
 
@@ -94,10 +94,7 @@ def replacement(
     settings = Settings(
         None, None, "transformers", batch_size, dtype, device, trust_remote_code, seed
     ).check()
-    if tokens < 1:
-        raise OptionError(f"tokens: {tokens}; expected 1 or more")
-    if top is not None and top < 1:
-        raise OptionError(f"top: {top}; expected 1 or more")
+    at_least(1, tokens=tokens, top=top)
     listed = opened.result("rock_tokens").filter("is_rock")
     if top is not None:
         listed = listed.filter(pl.col("rank") <= top)

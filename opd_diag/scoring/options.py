@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from opd_diag.errors import OptionError
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.manifest import is_checkpoint_name
 
 _BITS = (4, 8)
@@ -51,18 +52,15 @@ def check_numbers(
     """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise OptionError(f"temperature: {temperature}; expected a positive number")
-    counts = {
-        "part_tokens": part_tokens,
-        "batch_tokens": batch_tokens,
-        "max_response_tokens": max_response_tokens,
-        "limit": limit,
-        "union_k": union_k,
-    }
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise OptionError(f"{name}: {count}; expected at least 1")
-    if seed < 0:
-        raise OptionError(f"seed: {seed}; expected at least 0")
+    at_least(
+        1,
+        part_tokens=part_tokens,
+        batch_tokens=batch_tokens,
+        max_response_tokens=max_response_tokens,
+        limit=limit,
+        union_k=union_k,
+    )
+    at_least(0, seed=seed)
 
 
 def check_grid(k_grid: Sequence[int], ids: int | None = None) -> tuple[int, ...]:
@@ -140,8 +138,7 @@ def check_workers(
     """
     if engine not in ("local", "ray"):
         raise OptionError(f"engine: {engine!r}; expected local or ray")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers: {workers}; expected at least 1")
+    at_least(1, workers=workers)
     if workers is not None and engine != "ray":
         raise OptionError(f"workers: {workers}; expected none, or engine ray")
     if devices is None:

@@ -16,7 +16,7 @@ def seeded_hash(*keys: npt.NDArray[np.integer], seed: int = 0) -> npt.NDArray[np
 
     Source: Steele, Lea and Flood 2014 (the finaliser of SplitMix64).
     """
-    state = np.full(np.shape(keys[0]), seed, np.uint64)
+    state = np.full(np.shape(keys[0]), seed % 2**64, np.uint64)
     for key in keys:
         state += np.uint64(0x9E3779B97F4A7C15)
         state ^= _mixed(key.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))

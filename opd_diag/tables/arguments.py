@@ -1,4 +1,4 @@
-"""The arguments that a result was made with, kept beside its tables."""
+"""The arguments of a call: checked, and kept beside the tables that they made."""
 
 import functools
 import inspect
@@ -19,6 +19,21 @@ class Tables(Protocol):
     """The tables of an analysis by name: what every public analysis returns."""
 
     def _asdict(self) -> dict[str, Any]: ...
+
+
+def at_least(least: int, **numbers: float | None) -> None:
+    """Check that numbers are not too small.
+
+    Args:
+        least: The smallest that makes sense.
+        numbers: Values by the name of their argument; None: not given.
+
+    Raises:
+        OptionError: If one is smaller, or NaN.
+    """
+    for name, number in numbers.items():
+        if number is not None and not number >= least:
+            raise OptionError(f"{name}: {number}; expected {least} or more")
 
 
 def public_analysis(analysis: Callable[P, T]) -> Callable[P, T]:

@@ -12,7 +12,7 @@ from opd_diag.scoring.models.fingerprints import fingerprint
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import Loading, load_model
 from opd_diag.scoring.progress import Progress, StderrProgress
-from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.columns.update_alignment import TABLES
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
@@ -107,13 +107,8 @@ def update_alignment(
     names = opened.checkpoints
     if len(names) < 2:
         raise OptionError("run: one checkpoint; expected two or more, an update lies between them")
-    for option, value, least in (
-        ("rollouts", rollouts, 1),
-        ("max_tokens", max_tokens, 1),
-        ("subspace", subspace, 0),
-    ):
-        if value is not None and value < least:
-            raise OptionError(f"{option}: {value}; expected {least} or more")
+    at_least(1, rollouts=rollouts, max_tokens=max_tokens)
+    at_least(0, subspace=subspace, seed=seed)
     known, identity = opened.manifest.checkpoints, opened.manifest.fingerprint
     if "teacher_states" in identity:
         raise OptionError(

@@ -92,7 +92,7 @@ def random_direction(update: Direction, *, tied: str | None, seed: int) -> Direc
         tied: Name of the body's parameter that the head's weight is, or None.
         seed: Seed of the draw.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed % 2**64)
 
     def like(tangent: Tensor) -> Tensor:
         drawn = torch.randn(tangent.shape, generator=generator).to(tangent)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from opd_diag.datasets import release_run, save_run
 from opd_diag.tables import files
 
 
@@ -166,6 +167,55 @@ def test_bad_usage_exits_with_2(score, write, rows, arguments):
     result = score(write(rows), extra=arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of two checkpoints whose models are nowhere: bad numbers are refused before them."""
+    data = release_run(prompts=4, samples=2, segments=12, checkpoints=("a", "b"))
+    return save_run(data, tmp_path_factory.mktemp("made") / "run").path
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        *(
+            (("analyze", name), ())
+            for name in (
+                *("score-summary", "loss-audit", "release-points", "rock-tokens"),
+                *("teachability", "agreement-traps", "update-alignment"),
+            )
+        ),
+        (("export",), ("--rule", "all", "--to", "parquet", "--out")),
+        (("intervene", "knock-out"), ("--verifier", "exact")),
+        (("intervene", "continuation"), ("--verifier", "exact")),
+        (("intervene", "replacement"), ()),
+    ],
+)
+def test_a_negative_seed_is_bad_usage(run_cli, made, tmp_path, command, more):
+    out = [tmp_path / "out"] if more[-1:] == ("--out",) else []
+    result = run_cli(*command, made, *more, *out, "--seed", -1)
+    assert result.exit_code == 2, result.output
+    assert "error: seed: -1; expected 0 or more" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["score-summary", "rock-tokens", "teachability"])
+def test_a_seed_may_be_as_large_as_one_likes(run_cli, made, tmp_path, command):
+    result = run_cli("analyze", command, made, "--out", tmp_path, "--seed", 2**64)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--threshold", "nan", "threshold: nan; expected a finite number"),
+        ("--threshold", "inf", "threshold: inf; expected a finite number"),
+    ],
+)
+def test_a_threshold_of_release_points_is_finite(run_cli, made, option, value, said):
+    result = run_cli("analyze", "release-points", made, option, value)
+    assert result.exit_code == 2, result.output
+    assert f"error: {said}" in result.stderr
 
 
 def test_a_folder_without_a_run(run_cli, tmp_path):

@@ -176,6 +176,8 @@ def test_a_mask_that_does_not_fit_is_refused(
         ({"rule": "release", "soft": True}, "expected rule selector"),
         ({"rule": "trap", "window": 2}, "expected rule rock"),
         ({"rule": "rock", "rock_weight": -1.0}, "expected 0 or more"),
+        ({"rule": "rock", "window": -1}, "window: -1; expected 0 or more"),
+        ({"rule": "all", "seed": -1}, "seed: -1; expected 0 or more"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -249,7 +249,7 @@ def test_the_first_worker_may_die_at_anything(
         ({"devices": TWO, "engine": "ray"}, "expected none with engine ray: use workers"),
         ({"engine": "mpi"}, "engine: 'mpi'; expected local or ray"),
         ({"workers": 2}, "workers: 2; expected none, or engine ray"),
-        ({"workers": 0, "engine": "ray"}, "workers: 0; expected at least 1"),
+        ({"workers": 0, "engine": "ray"}, "workers: 0; expected 1 or more"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(rollouts, options, folder, change, message):

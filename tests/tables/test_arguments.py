@@ -9,6 +9,7 @@ import opd_diag as od
 from opd_diag.analyses.release_points import ReleasePoints
 from opd_diag.datasets import release_run, save_run
 from opd_diag.errors import OptionError, TableError
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.results import read_result_metadata
 
 
@@ -59,3 +60,10 @@ def test_a_missing_column_is_named(run) -> None:
     tokens = run.tokens().drop("margin")
     with pytest.raises(TableError, match="margin.*; expected it for this analysis"):
         od.release_points(tokens, run.rollouts)
+
+
+def test_at_least_names_the_first_number_that_is_too_small() -> None:
+    at_least(1, top=1, draws=None, share=1.5)
+    for number in (0, -1, float("nan")):
+        with pytest.raises(OptionError, match=rf"^draws: {number}; expected 1 or more$"):
+            at_least(1, top=3, draws=number, block=0)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from opd_diag.analyses.agreement_traps.rule import Rule
 from opd_diag.errors import OptionError
+from opd_diag.tables.arguments import at_least
 
 MODES = ("run", "replay")
 UPDATES = ("step", "rollout")
@@ -43,7 +44,7 @@ class Options:
                 raise OptionError(f"{name}: {value!r}; expected {' or '.join(known)}")
         if not 0 < self.eta < 1:
             raise OptionError(f"eta: {self.eta}; expected more than 0 and less than 1")
-        _at_least(
+        at_least(
             1,
             window=self.window,
             consecutive=self.consecutive,
@@ -52,9 +53,9 @@ class Options:
             draws=self.draws,
             block=self.block,
         )
-        _at_least(
+        at_least(
             0,
-            grace=self.grace or 0,
+            grace=self.grace,
             warmup_rollouts=self.warmup_rollouts,
             warmup_steps=self.warmup_steps,
             seed=self.seed,
@@ -90,9 +91,3 @@ def parse_threshold(
             f"{', '.join(checkpoints)}"
         )
     return number
-
-
-def _at_least(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < least:
-            raise OptionError(f"{name}: {number}; expected {least} or more")

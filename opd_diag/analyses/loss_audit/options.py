@@ -14,6 +14,7 @@ from opd_diag.analyses.loss_audit.estimators import (
     needed_columns,
 )
 from opd_diag.errors import OptionError
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.columns.tokens import truncated_grid
 
 
@@ -48,8 +49,7 @@ class Options:
         """
         if wrong := [c for c in clamp if not (c > 0 and math.isfinite(c))]:
             raise OptionError(f"clamp: {wrong[0]}; expected numbers above 0 (nat)")
-        if seed < 0:
-            raise OptionError(f"seed: {seed}; expected at least 0")
+        at_least(0, seed=seed)
         few = truncated_grid(k_grid)
         top_k = few if top_k is None else top_k
         if unknown := [k for k in top_k if k not in few]:

@@ -122,8 +122,8 @@ def release_points(
         Six tables.
 
     Raises:
-        OptionError: If a preset, statistic, K or segmenter is unknown, or a segmenter has no text
-            to read.
+        OptionError: If a preset, statistic, K or segmenter is unknown, a number is out of range,
+            or a segmenter has no text to read.
         TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
 
     Source: arXiv 2605.13643; defaults of `opd-diag` and all controls are ours.

@@ -1,11 +1,13 @@
 """Take and check the choices of one call."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast, get_args
 
 from opd_diag.errors import OptionError
 from opd_diag.stats.changepoints import Statistic
+from opd_diag.tables.arguments import at_least
 
 STATISTICS: tuple[str, ...] = get_args(Statistic)
 
@@ -35,13 +37,20 @@ PRESETS = {"paper": Rule(1, 4, 0.0), "opd-diag": Rule(3, 8, 6.0)}
 
 @dataclass(frozen=True)
 class Options:
-    """What `release_points` was asked for; its arguments of the same names."""
+    """What `release_points` was asked for; its arguments of the same names.
+
+    Raises:
+        OptionError: If the seed is negative.
+    """
 
     rule: Rule
     k: int
     segmenter: str
     token_weighted: bool
     seed: int
+
+    def __post_init__(self) -> None:
+        at_least(0, seed=self.seed)
 
 
 def choose_rule(
@@ -54,12 +63,16 @@ def choose_rule(
     """Take the rule of a preset, with what was asked for in its place.
 
     Raises:
-        OptionError: If there is no such preset or statistic.
+        OptionError: If there is no such preset or statistic, or a number is out of range.
     """
     if statistic not in STATISTICS:
         raise OptionError(f"statistic: {statistic!r}; expected {' or '.join(STATISTICS)}")
     if preset not in PRESETS:
         raise OptionError(f"preset: {preset!r}; expected {' or '.join(PRESETS)}")
+    at_least(1, min_size=min_size)
+    at_least(2, min_segments=min_segments)
+    if threshold is not None and not math.isfinite(threshold):
+        raise OptionError(f"threshold: {threshold}; expected a finite number")
     usual = PRESETS[preset]
     if threshold is None:
         threshold = usual.threshold if statistic == "bic" else CUSUM_THRESHOLD

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from opd_diag.analyses.rock_tokens.occurrences import LOSSES
 from opd_diag.errors import OptionError
+from opd_diag.tables.arguments import at_least
 
 EXCLUDED = {"opd-diag": 0, "paper": 5}
 ETA = 0.1
@@ -51,11 +52,8 @@ class Options:
             if getattr(self, name) not in values:
                 expected = ", ".join(values)
                 raise OptionError(f"{name}: {getattr(self, name)!r}; expected one of {expected}")
-        for name in ("top", "min_count", "detail"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}: {getattr(self, name)}; expected 1 or more")
-        if self.left_out < 0:
-            raise OptionError(f"exclude_top_frequent: {self.left_out}; expected 0 or more")
+        at_least(1, top=self.top, min_count=self.min_count, detail=self.detail)
+        at_least(0, exclude_top_frequent=self.exclude_top_frequent, seed=self.seed)
         if not 0 <= self.eta <= 1:
             raise OptionError(f"eta: {self.eta}; expected a share from 0 to 1")
 

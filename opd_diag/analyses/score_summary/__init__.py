@@ -17,7 +17,7 @@ from opd_diag.analyses.score_summary.report import summary_lines
 from opd_diag.analyses.score_summary.shares import groups_table
 from opd_diag.analyses.score_summary.summary import summary_table
 from opd_diag.analyses.tokens import read_tokens
-from opd_diag.tables.arguments import public_analysis
+from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import Tokens, as_source, choose_checkpoints, choose_rollouts
 
@@ -73,8 +73,10 @@ def score_summary(
         `correct` and `wrong` are there where the rollouts say which they are.
 
     Raises:
+        OptionError: If the seed is negative.
         TableError: If a checkpoint, policy, step or group is unknown, or the tables do not fit.
     """
+    at_least(0, seed=seed)
     source = as_source(run, rollouts)
     chosen = choose_rollouts(source.rollouts, policy, step, group)
     summarised = Rollouts(chosen, seed=seed)

@@ -7,6 +7,7 @@ from math import inf
 from typing import NamedTuple
 
 from opd_diag.errors import OptionError, TableError
+from opd_diag.tables.arguments import at_least
 from opd_diag.tables.source import Source, choose_checkpoints
 
 KLS = ("forward_kl", "reverse_kl")
@@ -53,8 +54,7 @@ class Options:
             )
         if floor is not None and not 0 <= floor < inf:
             raise OptionError(f"noise_floor: {floor}; expected a number from 0, in nat")
-        if self.seed < 0:
-            raise OptionError(f"seed: {self.seed}; expected at least 0")
+        at_least(0, seed=self.seed)
 
 
 def require_one_of(name: str, value: object, known: Sequence[object]) -> None:

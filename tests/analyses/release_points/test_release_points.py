@@ -1,5 +1,7 @@
 """The public function: planted effects found, nulls not found, bad input refused."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -378,6 +380,14 @@ def test_bad_options_are_refused():
         analysed(data, preset="papers")
     with pytest.raises(OptionError, match="statistic: 'mean'; expected bic or cusum"):
         analysed(data, statistic="mean")
+    for options, message in (
+        ({"min_size": 0}, "min_size: 0; expected 1 or more"),
+        ({"min_segments": 1}, "min_segments: 1; expected 2 or more"),
+        ({"threshold": math.nan}, "threshold: nan; expected a finite number"),
+        ({"seed": -1}, "seed: -1; expected 0 or more"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            analysed(data, **options)
     with pytest.raises(OptionError, match="k: 3; expected one of 2, 4"):
         analysed(data, k=3)
     with pytest.raises(OptionError, match="segmenter: 'commas'; expected punkt, newline or block"):

@@ -236,7 +236,7 @@ def test_a_policy_and_a_step_choose_rollouts(data):
         ({"trained_steps": (5, 5)}, "trained_steps: .5, 5.; expected .* the second later"),
         ({"noise_floor": -1e-9}, "noise_floor: -1e-09; expected a number from 0, in nat"),
         ({"noise_floor": float("nan")}, "noise_floor: nan; expected a number from 0"),
-        ({"seed": -1}, "seed: -1; expected at least 0"),
+        ({"seed": -1}, "seed: -1; expected 0 or more"),
         ({"k": 3}, "k: 3; expected one of 2, 4, 8, 16, 32, 64"),
         ({"divergence": "js"}, "divergence: 'js'; expected one of full, union"),
         ({"scale": "z"}, "scale: 'z'"),
