@@ -13,6 +13,7 @@ from opd_diag.errors import OptionError
 from opd_diag.tables.arguments import at_least
 from opd_diag.tables.manifest import is_checkpoint_name
 
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 _BITS = (4, 8)
 
 
@@ -102,13 +103,11 @@ def check_loading(
     """Check how models are to be loaded.
 
     Raises:
-        OptionError: If torch knows no such dtype or has no such device here, or a number of bits
-            or a device map is unknown.
+        OptionError: If a dtype, a number of bits or a device map is unknown, or torch has no such
+            device here.
     """
-    if dtype not in (None, "auto"):
-        known = getattr(torch, str(dtype), None)
-        if not isinstance(known, torch.dtype) or not known.is_floating_point:
-            raise OptionError(f"dtype: {dtype!r}; expected auto, float32, bfloat16 or float16")
+    if dtype not in (None, *_DTYPES):
+        raise OptionError(f"dtype: {dtype!r}; expected {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}")
     for device in devices:
         if device is not None and not _is_here(device):
             raise OptionError(f"device: {device!r}; expected one that torch finds here")

@@ -112,7 +112,8 @@ def score(
             vocabulary.
         union_k: K of union_kl.
         segmenter: `punkt`, `newline` or `block:N`.
-        dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the saved one; by default float32 on
+            the CPU, the saved one on a GPU.
         device: Device of the students and of all logits; a GPU if there is one.
         teacher_device: Device of the teacher; by default that of the students.
         teacher_bits: 4 or 8 quantises the teacher's weights (bitsandbytes).

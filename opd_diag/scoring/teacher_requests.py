@@ -41,7 +41,7 @@ def teacher_requests(
         out: Folder for both files.
         checkpoint: The student whose likeliest ids are asked about; None: the last one.
         k: How many ids beside the token that stands there.
-        dtype: Name of a torch dtype or `auto`, as for `score`.
+        dtype: As for `score`.
         device: Device of the student; a GPU if there is one.
         trust_remote_code: Whether code that comes with the model may run.
 

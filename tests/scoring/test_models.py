@@ -106,6 +106,15 @@ def test_a_head_that_lacks_a_feature_is_refused(folders, kind, change):
         verify_head(wrong, IDS)
 
 
+def test_a_model_saved_in_float64_is_refused_by_name(folders, tmp_path):
+    """`auto` takes the dtype that a model was saved in, whichever that is."""
+    wide = load_model(str(folders["llama-tied"])).model.double()
+    wide.save_pretrained(tmp_path / "wide")
+    model = load_model(str(tmp_path / "wide"), Loading(dtype="auto"))
+    with pytest.raises(ModelError, match=r"wide: logits in float64; expected float32, bfloat16 or"):
+        verify_head(model, IDS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_autograd_through_the_models_own_forward(folders, kind):
     other = "gpt2" if kind == "qwen3" else "qwen3"

@@ -15,6 +15,8 @@ BOTH = [
     ("part_tokens", 0, "part_tokens: 0; expected 1 or more"),
     ("dtype", "float31", "dtype: 'float31'; expected auto, float32"),
     ("dtype", "int64", "dtype: 'int64'; expected auto, float32"),
+    ("dtype", "float64", "dtype: 'float64'; expected auto, float32, bfloat16 or float16"),
+    ("dtype", "float8_e4m3fn", "expected auto, float32, bfloat16 or float16"),
     ("device", "gpu", "device: 'gpu'; expected one that torch finds here"),
     ("device", "cuda:99", "device: 'cuda:99'; expected one that torch finds here"),
     ("device", "meta", "device: 'meta'; expected one that torch finds here"),

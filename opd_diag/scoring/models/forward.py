@@ -142,10 +142,17 @@ def verify_head(model: LanguageModel, ids: Tensor) -> float:
         The largest difference, over logits that are finite on both sides; 0 if none is.
 
     Raises:
-        ModelError: If they differ by more than the rounding of the model's dtype.
+        ModelError: If they differ by more than the rounding of the model's dtype, or that is none
+            of float32, bfloat16 and float16.
     """
     ids = ids[None]
     own = model.model(input_ids=ids.to(model.model.device), use_cache=False).logits[0]
+    tolerance = _TOLERANCE.get(own.dtype)
+    if tolerance is None:
+        raise ModelError(
+            f"{model.name}: logits in {str(own.dtype).removeprefix('torch.')}; expected float32, "
+            "bfloat16 or float16 (dtype, --dtype)"
+        )
     ours = model.head.logits(model.hidden_states(ids)[0].to(model.head.weight.device))
     size = min(own.shape[1], ours.shape[1])
     own, ours = own[:, :size].to(device=ours.device), ours[:, :size]
@@ -154,7 +161,7 @@ def verify_head(model: LanguageModel, ids: Tensor) -> float:
         return 0.0
     difference = float((ours - own.float())[finite].abs().max())
     largest = float(own[finite].float().abs().max())
-    if difference > _TOLERANCE[own.dtype] * max(largest, 1.0):
+    if difference > tolerance * max(largest, 1.0):
         raise ModelError(
             f"{model.name}: logits differ from the model's own by up to {difference:.3g}; expected "
             "an output head made of a weight, a bias, a scale and a soft cap"

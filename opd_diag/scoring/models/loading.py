@@ -41,7 +41,7 @@ class Loading:
     """How a model is loaded.
 
     Attributes:
-        dtype: Name of a torch dtype, or `auto` for the saved one.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the saved one.
         device: Where the model goes.
         head_device: Where its logits are computed; `device` by default.
         device_map: `auto` spreads the model over all devices through accelerate.

@@ -96,7 +96,8 @@ def check(
         overlong: What would become of a rollout that is longer than a model's context: `skip`,
             `cut` or `error`.
         temperature: Both models' logits are divided by it.
-        dtype: Name of a torch dtype or `auto`; float32 on the CPU, the saved one on a GPU.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the saved one; by default float32 on
+            the CPU, the saved one on a GPU.
         device: Where both models go; a GPU if there is one.
         teacher_states: Folder of the teacher's final hidden states, as for `score`.
         teacher_norm: Take these states through the teacher's final norm.
