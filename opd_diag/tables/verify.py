@@ -106,6 +106,7 @@ def accept_edits(folder: Path) -> list[str]:
         StorageError: If another process writes to the run, or the manifest cannot be written.
     """
     forget_checksums()
+    read_manifest(folder, edited=True)  # the lock makes a folder: none where there is no run
     with run_lock(folder):
         manifest = read_manifest(folder, edited=True)
         today = date.today().isoformat()

@@ -216,6 +216,14 @@ def test_a_manifest_that_is_not_as_it_was_written_is_refused(clean, other, tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_without_a_run_is_not_made_into_one(tmp_path):
+    with pytest.raises(ManifestError, match="no such file; expected a run"):
+        info(tmp_path / "typo", accept_edits=True)
+    with pytest.raises(ManifestError, match="no such file; expected a run"):
+        info(tmp_path, accept_edits=True)
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_edited_manifest_is_refused_until_it_is_accepted(clean, tmp_path):
     shutil.copytree(clean.path, tmp_path / "run")
     path = tmp_path / "run" / MANIFEST_NAME
