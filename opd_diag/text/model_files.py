@@ -26,7 +26,10 @@ _SHARDS = (
 )
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 _HUB_SECONDS = 3.0
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_config.json")
+# The kinds of weights, in the order in which transformers looks for them.
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+# What trainers leave beside them under the same ending.
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")
 
 
 def check_model_folder(name: str) -> None:
@@ -47,7 +50,7 @@ def check_model_folder(name: str) -> None:
         if looks_local(name):
             raise ModelError(f"{name}: no such folder; expected a model folder or a hub id")
         return
-    if any(next(folder.glob(pattern), None) for pattern in _WEIGHTS):
+    if weights_files(folder) or (folder / "adapter_config.json").exists():
         return
     for pattern, trainer, command in _SHARDS:
         shard = next(folder.glob(pattern), None)
@@ -56,6 +59,18 @@ def check_model_folder(name: str) -> None:
                 f"{name}: shards of {trainer}, no model; expected one folder of whole weights "
                 f"(merge them first: {command.format(name, shard.parent)})"
             )
+
+
+def weights_files(folder: Path) -> list[Path]:
+    """Return the files that hold a model's weights, sorted; none where there are no weights.
+
+    A folder may hold the same weights in two formats: those of the kind that transformers takes.
+    """
+    for pattern in _WEIGHTS:
+        files = [path for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS]
+        if files:
+            return sorted(files)
+    return []
 
 
 def _check_bases(name: str) -> None:

@@ -230,6 +230,30 @@ def test_digests_come_from_the_cache_while_the_file_is_the_same(tmp_path, monkey
     assert digest_file(file) == digest_file(file) != before
 
 
+@pytest.mark.parametrize(
+    ("files", "weights"),
+    [
+        (["model.safetensors", "training_args.bin"], ["model.safetensors"]),
+        (["b.safetensors", "a.safetensors", "c.bin"], ["a.safetensors", "b.safetensors"]),
+        (["pytorch_model.bin", "training_args.bin", "scheduler.bin"], ["pytorch_model.bin"]),
+        (["pytorch_model-2.bin", "pytorch_model-1.bin"], None),
+        (["adapter_model.bin", "optimizer.bin"], ["adapter_model.bin"]),
+        (["consolidated.bin"], None),
+        (["model.gguf", "training_args.bin"], ["model.gguf"]),
+    ],
+)
+def test_what_a_trainer_leaves_is_no_part_of_a_fingerprint(tmp_path, files, weights):
+    for name in ("config.json", "trainer_state.json", *files):
+        (tmp_path / name).write_text("{}")
+    assert list(fingerprint(str(tmp_path))) == ["config.json", *(weights or sorted(files))]
+
+
+def test_the_arguments_of_a_trainer_are_no_weights(tmp_path):
+    (tmp_path / "training_args.bin").touch()
+    with pytest.raises(ModelError, match="no weights in this folder"):
+        fingerprint(str(tmp_path))
+
+
 def test_an_empty_folder_has_no_fingerprint(tmp_path):
     with pytest.raises(ModelError, match="no weights in this folder"):
         fingerprint(str(tmp_path))

@@ -49,6 +49,9 @@ def test_shards_are_to_be_merged_first(tmp_path, file, command) -> None:
         check_model_folder(str(tmp_path))
     assert command in str(caught.value)
     assert "\n" not in str(caught.value)
+    (tmp_path / "scheduler.bin").touch()
+    with pytest.raises(ModelError, match=r"shards of .* \(merge them first: "):
+        check_model_folder(str(tmp_path))
     (tmp_path / "model.safetensors").touch()
     check_model_folder(str(tmp_path))
 

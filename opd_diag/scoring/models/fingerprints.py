@@ -8,9 +8,13 @@ from pathlib import Path
 
 from opd_diag.errors import ModelError, StorageError, first_line
 from opd_diag.tables.files import atomic_path, open_regular
-from opd_diag.text.model_files import base_of_adapter, check_model_folder, hub_options
+from opd_diag.text.model_files import (
+    base_of_adapter,
+    check_model_folder,
+    hub_options,
+    weights_files,
+)
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _SETTINGS = ("config.json", "adapter_config.json")
 
 
@@ -34,8 +38,7 @@ def fingerprint(
     folder = Path(name)
     if not folder.is_dir():
         return {"commit": _commit(name, revision, trust_remote_code)}
-    # A folder may hold the same weights in two formats; transformers takes the first kind found.
-    weights = next((files for kind in _WEIGHTS if (files := sorted(folder.glob(kind)))), [])
+    weights = weights_files(folder)
     if not weights:
         raise ModelError(f"{name}: no weights in this folder; expected *.safetensors")
     settings = [folder / setting for setting in _SETTINGS if (folder / setting).exists()]
