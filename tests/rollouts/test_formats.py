@@ -9,7 +9,9 @@ import torch
 
 from opd_diag.errors import OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
+from opd_diag.rollouts.files import read_rows
 from opd_diag.rollouts.formats import FORMATS, generic
+from opd_diag.rollouts.rows import GROUPS, REFERENCES, DumpFile
 from opd_diag.tables.columns.rollouts import ROLLOUTS
 from opd_diag.tables.schema import check_table
 from opd_diag.text.tokenizers import encode_prompt
@@ -47,6 +49,48 @@ def test_token_exact_formats_need_no_tokenizer_and_text_does(dump) -> None:
     else:
         with pytest.raises(RolloutError, match="text without token ids; expected a tokenizer"):
             read_rollouts(path)
+
+
+class Watched(dict[str, object]):
+    """A row that remembers which keys were asked for."""
+
+    asked: set[str]
+
+    def get(self, key: str, default: object = None) -> object:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+
+def test_no_key_that_a_format_asks_for_is_unknown(dump) -> None:
+    """What names the answer and the group is known where it is found."""
+    name, path = dump
+    form = next(form for form in FORMATS if form.name == name)
+    files = [path] if path.is_file() else [one for one in path.rglob("*.jsonl") if one.is_file()]
+    for one in files:
+        file = DumpFile(one)
+        for _, row in read_rows(one):
+            watched = Watched(row)
+            watched.asked = set()
+            list(form.rollouts(watched, file))
+            assert watched.asked, name
+            assert watched.asked <= {*form.used, *file.used, *REFERENCES, *GROUPS}, name
+
+
+@pytest.mark.parametrize("name", ["slime", "verl-batch"])
+def test_keys_that_a_batch_is_read_by_are_known(make, tmp_path, name) -> None:
+    path = make(name, tmp_path)
+    if name == "verl-batch":
+        content = torch.load(path)
+        content["tensordict"]["domain"] = content["tensordict"].pop("data_source")
+        torch.save(content, path)
+    read = read_rollouts(path)
+    assert not {"remove_sample", *GROUPS} & read.report["unknown_keys"].keys()
+    if name == "verl-batch":
+        assert read.table["group"].to_list() == ["adding", "adding"]
 
 
 @pytest.mark.parametrize("packed", ["gz", "zst"])

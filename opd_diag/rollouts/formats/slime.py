@@ -8,7 +8,7 @@ from opd_diag.rollouts.rows import GROUPS, DumpFile, Row, RowError, first_known,
 KEYS = ("tokens", "response_length", "rollout_id")
 USED = (
     *(*KEYS, "loss_mask", "rollout_log_probs", "reward", "status", "prompt", "response"),
-    *("label", "metadata", "teacher_log_probs", "meta_info"),
+    *("label", "metadata", "teacher_log_probs", "meta_info", "remove_sample"),
 )
 _REWARDS = ("reward", "score")
 # The first is what a sample is routed by, where there are several teachers.

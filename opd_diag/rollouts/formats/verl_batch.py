@@ -20,8 +20,8 @@ from opd_diag.rollouts.rows import (
 KEYS = ("prompts", "responses", "response_mask")
 USED = (
     *(*KEYS, "loss_mask", "rollout_log_probs", "rm_scores", "key", "global_steps", "uid"),
-    *("data_source", "reward_model", "teacher_ids", "teacher_logprobs", "input_ids"),
-    *("position_ids", "session_id", "tag"),
+    *("reward_model", "teacher_ids", "teacher_logprobs", "input_ids"),
+    *("position_ids", "session_id", "tag", *GROUPS),
 )
 _STEP = r"(?:^|/)(?:[a-z]+_)?(\d+)/gen_batch\.dp$"
 
