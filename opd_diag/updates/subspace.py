@@ -22,6 +22,7 @@ from opd_diag.updates.summary import SPLITS
 from opd_diag.updates.tokens import TokenDerivatives
 
 NO_COMMON = "the halves share no direction"
+ONE_HALF = "one half of the prompts has no such token"
 FEWEST_TOKENS = 20
 
 
@@ -94,7 +95,7 @@ def subspace_table(
                     "n": size,
                     "directions": bases[name].shape[1],
                     "floor": bases[name].shape[1] / bases[name].shape[0],
-                    **_shares(bases[name], *(half[name] for half in halves)),
+                    **_shares(bases[name], *(half.get(name) for half in halves)),
                 }
                 for name in matrices
             ]
@@ -106,28 +107,34 @@ def subspace_table(
 def _half_gradients(
     maker: TokenDerivatives, tokens: pl.DataFrame, matrices: Sequence[str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Sum the gradient of reverse KL over the tokens of each half of the prompts."""
-    halves: tuple[dict[str, torch.Tensor], ...] = ({}, {})
+    """Sum the gradient of reverse KL over the tokens of each half of the prompts, by matrix.
+
+    A half without tokens has no sums.
+    """
+    halves: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
     for (rollout, half), part in tokens.group_by("rollout", "half", maintain_order=True):
         positions = torch.tensor(part["position"].to_list())
         gradients = maker.gradient(int(str(rollout)), positions, matrices)
         own = halves[int(str(half))]
         for name, gradient in gradients.items():
             own[name] = own.get(name, torch.zeros_like(gradient)) + gradient
-    empty = {name: torch.zeros(1, 1) for name in matrices}
-    return halves[0] or empty, halves[1] or empty
+    return halves
 
 
-def _shares(basis: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> dict[str, Any]:
-    if a.shape != b.shape:  # one half has no token of the group
-        whole = a if a.numel() > b.numel() else b
-        projected = basis.T @ whole
-        rho = float(projected.square().sum() / whole.square().sum().clamp_min(1e-30))
-        return {"rho": rho, "cross_half": None, "reason": NO_COMMON}
-    whole = a + b
-    projected = basis.T @ whole
+def _shares(basis: torch.Tensor, a: torch.Tensor | None, b: torch.Tensor | None) -> dict[str, Any]:
+    """Compare the gradient of a group with the leading directions.
+
+    Args:
+        basis: The directions. Shape (rows, directions).
+        a: Gradient of the tokens of one half of the prompts; None: it has none.
+        b: That of the other half.
+    """
+    there = [half for half in (a, b) if half is not None]
+    whole = sum(there[1:], start=there[0])
     size = float(whole.square().sum())
-    share = float(projected.square().sum()) / size if size > 0 else None
+    share = float((basis.T @ whole).square().sum()) / size if size > 0 else None
+    if a is None or b is None:
+        return {"rho": share, "cross_half": None, "reason": ONE_HALF}
     common = float((a * b).sum())
     if common <= 0:
         return {"rho": share, "cross_half": None, "reason": NO_COMMON}

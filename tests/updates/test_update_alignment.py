@@ -34,7 +34,8 @@ from opd_diag.updates.derivatives import (
     tied_parameter,
     update_direction,
 )
-from opd_diag.updates.summary import label_tokens, summarise
+from opd_diag.updates.subspace import subspace_table
+from opd_diag.updates.summary import SPLITS, label_tokens, summarise
 from opd_diag.updates.tokens import sample_rollouts
 
 # torch's own forward mode compiles its helpers with it, once a process.
@@ -320,6 +321,47 @@ def test_parts_are_kept_and_the_subspace_has_its_floor(run: Run, tmp_path: Path)
     assert whole["rho"].to_numpy() == pytest.approx(1, rel=1e-4)
     run.save(again, folder=tmp_path)
     assert run.result("update_subspace", tmp_path).equals(again.update_subspace)
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_group_of_one_half_of_the_prompts_is_told_from_halves_that_disagree(rows: int) -> None:
+    """Matrices of one element too, whose shape tells nothing."""
+    gradient = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+    gradient = gradient[:, :1] if rows == 1 else gradient
+
+    class Maker:
+        def gradient(self, rollout: int, positions: Any, matrices: Any) -> Any:
+            sign = -1 if rollout == 2 else 1  # the opposite of what rollout 0 asks for
+            return {name: sign * len(positions) * gradient for name in matrices}
+
+    halves = {0: 0, 1: 0, 2: 1}  # by rollout
+    each = 30
+    labels = pl.DataFrame(
+        {
+            "rollout": np.repeat(list(halves), each),
+            "position": np.tile(np.arange(each), len(halves)),
+            "half": np.repeat(list(halves.values()), each),
+            "in_loss": True,
+            "phase": np.repeat(["both", "alone", "both"], each),
+        }
+    ).with_columns(pl.lit(None, pl.String).alias(name) for name in SPLITS if name != "phase")
+    direction = Direction({"m": torch.eye(rows, gradient.shape[1])}, torch.zeros(1, 1), None)
+    table = subspace_table(
+        Maker(),
+        direction,
+        labels,
+        ("a", "b"),
+        directions=1,
+        matrices=["m"],
+        seed=0,  # type: ignore[arg-type]
+    )
+    alone, both = table.sort("group").select("rho", "cross_half", "reason").rows(named=True)
+    share = float(gradient[0].square().sum() / gradient.square().sum())
+    assert alone["rho"] == pytest.approx(share, rel=1e-5)
+    assert alone["cross_half"] is None
+    assert alone["reason"] == "one half of the prompts has no such token"
+    assert both["cross_half"] is None
+    assert both["reason"] == "the halves share no direction"
 
 
 def test_first_tokens_have_the_derivatives_of_the_whole_and_parts_of_others_are_not_kept(

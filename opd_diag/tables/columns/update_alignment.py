@@ -63,7 +63,7 @@ UPDATE_SUBSPACE = (
     Column("directions", pl.UInt32, "-", "Leading left singular directions of the update, k.", nullable=False),
     Column("rho", pl.Float64, "share", "Share of the squared gradient of reverse_kl in these directions."),
     Column("floor", pl.Float64, "share", "What a random gradient has there: k over the number of rows."),
-    Column("cross_half", pl.Float64, "share", "The same across halves of the prompts, <P g_A, P g_B> / <g_A, g_B>; null where the halves share no direction."),
+    Column("cross_half", pl.Float64, "share", "The same across halves of the prompts, <P g_A, P g_B> / <g_A, g_B>; null where the halves share no direction, or one has no such token."),
     Column("reason", pl.String, "-", "Why a value is missing."),
 )  # fmt: skip
 
