@@ -17,7 +17,7 @@ _CELLS = 4_000_000  # draws x rows in one block: 32 MB
 
 def cluster_median(
     values: npt.ArrayLike,
-    codes: npt.ArrayLike,
+    clusters: npt.ArrayLike,
     *,
     draws: int = 1000,
     seed: int = 0,
@@ -27,19 +27,26 @@ def cluster_median(
     """Estimate the median over rows, with a percentile interval over whole clusters.
 
     Args:
-        values: Shape (rows,). Finite.
-        codes: Cluster of each row. Shape (rows,).
+        values: One number per row, any unit; what is not finite is left out. Shape (rows,).
+        clusters: Label of the cluster of each row, such as its prompt. Shape (rows,).
         draws: Bootstrap draws.
         seed: Seed of the draws.
         level: Two-sided level.
-        counts: How often each draw holds each cluster, in the order of the codes that occur, shape
-            (draws, clusters), to use instead of new draws.
+        counts: How often each draw holds each cluster that has a value, in the order of their
+            labels, shape (draws, clusters), to use instead of new draws.
 
     Returns:
-        The median, each field of shape ().
+        The median and its interval, each field of shape (); `reason` says why there is none.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
-    y = np.asarray(values, np.float64)
-    names, place = np.unique(np.asarray(codes), return_inverse=True)
+    y, labels = np.asarray(values, np.float64), np.asarray(clusters)
+    if y.ndim != 1 or y.shape != labels.shape:
+        raise ValueError(f"clusters: shape {labels.shape}; expected that of values, {y.shape}")
+    there = np.isfinite(y)
+    y = y[there]
+    names, place = np.unique(labels[there], return_inverse=True)
     if not len(y):
         return percentile(np.full(draws, np.nan), np.nan, 0)
     order = np.argsort(y)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import opd_diag as od
-from opd_diag.stats import cluster_mean
+from opd_diag.stats import cluster_mean, cluster_median
 
 
 def ends(interval):
@@ -62,9 +62,25 @@ def test_too_few_clusters_have_no_interval(values, labels):
     assert str(found.reason)
 
 
-def test_shapes_must_agree():
-    with pytest.raises(ValueError, match="clusters: shape"):
-        cluster_mean([1.0, 2.0], ["a"])
+@pytest.mark.parametrize("estimate", [cluster_mean, cluster_median])
+def test_shapes_must_agree(estimate):
+    for values, labels in (([1.0, 2.0], ["a"]), ([1.0], ["a", "b"]), (1.0, "a")):
+        with pytest.raises(ValueError, match="clusters: shape"):
+            estimate(values, labels)
+
+
+def test_the_median_leaves_out_what_is_not_finite():
+    rng = np.random.default_rng(4)
+    values, labels = rng.normal(size=90), np.repeat([f"p{i}" for i in range(30)], 3)
+    missing = values.copy()
+    missing[::9] = np.nan, np.inf, -np.inf, np.nan, np.nan, np.inf, np.nan, np.nan, -np.inf, np.nan
+    there = np.isfinite(missing)
+    found = cluster_median(missing, clusters=labels, seed=1)
+    assert float(found.estimate) == np.median(values[there])
+    assert ends(found) == ends(cluster_median(values[there], labels[there], seed=1))
+    none = cluster_median(np.full(6, np.nan), np.arange(6))
+    assert np.isnan(none.estimate)
+    assert none.reason == "too few prompts"
 
 
 def test_what_stats_offers_can_be_listed_and_reached():
