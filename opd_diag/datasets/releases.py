@@ -12,6 +12,9 @@ from opd_diag.tables.columns.tokens import K_GRID
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
+SHAPES = ("step", "line", "none")
+NOISES = ("ar", "jumps", "dips")
+
 LEVEL = 3.0
 NOISE = 0.25
 JUMPS = 0.05  # a segment
@@ -55,7 +58,14 @@ def release_run(
     Returns:
         The run; truth holds `tau`, the segments before the drop of each rollout, and
         `release_token`, the position of the first token after it. Both are None without a step.
+
+    Raises:
+        ValueError: If the shape or the noise is unknown.
     """
+    if shape not in SHAPES:
+        raise ValueError(f"shape: {shape!r}; expected one of {', '.join(SHAPES)}")
+    if noise not in NOISES:
+        raise ValueError(f"noise: {noise!r}; expected one of {', '.join(NOISES)}")
     tokens = segments * segment_tokens
     base = null_run(
         prompts=prompts,

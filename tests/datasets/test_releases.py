@@ -27,6 +27,13 @@ def test_a_planted_step_stands_where_the_truth_says():
     assert (data.truth["release_token"] == tau * 8).all()
 
 
+def test_an_unknown_shape_or_noise_is_refused():
+    with pytest.raises(ValueError, match="shape: 'stairs'; expected one of step, line, none"):
+        release_run(shape="stairs")
+    with pytest.raises(ValueError, match="noise: 'white'; expected one of ar, jumps, dips"):
+        release_run(noise="white")
+
+
 def test_a_line_falls_evenly_and_nothing_falls_not_at_all():
     line = scores(release_run(prompts=10, samples=4, shape="line", k_grid=(2,)), 40)
     slope = np.polyfit(np.linspace(0, 1, 40), line.mean(axis=0), 1)[0]
