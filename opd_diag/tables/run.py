@@ -123,12 +123,22 @@ class Run:
 
         Returns:
             The 95th percentile of |difference| by column; empty while it was not measured.
+
+        Raises:
+            TableError: If the checkpoint is unknown.
         """
+        self._know(checkpoint)
         floor = self.manifest.checkpoints[checkpoint].noise_floor
         return {} if floor is None else dict(floor.p95)
 
     def input_hash(self, checkpoints: Sequence[str]) -> str:
-        """Return the hash of what a result over `checkpoints` is made from: files and models."""
+        """Return the hash of what a result over `checkpoints` is made from: files and models.
+
+        Raises:
+            TableError: If a checkpoint is unknown.
+        """
+        for name in checkpoints:
+            self._know(name)
         manifest = self.manifest
         made_from: list[Any] = [
             manifest.fingerprint,

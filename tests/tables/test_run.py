@@ -53,6 +53,9 @@ def test_a_run_is_a_source(run: Run) -> None:
 def test_unknown_and_incomplete_checkpoints_are_refused(run: Run) -> None:
     with pytest.raises(TableError, match="no checkpoint 'x'; expected one of step0, 40"):
         run.tokens("x")
+    for read in (run.gradients, run.noise_floor, lambda name: run.input_hash(["40", name])):
+        with pytest.raises(TableError, match="no checkpoint 'x'; expected one of step0, 40"):
+            read("x")
     part_path(run.path, "40", 0).unlink()
     with pytest.raises(TableError, match="1 of 1 parts are missing, first part-00000.parquet"):
         run.tokens("40")
