@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from opd_diag.analyses import wording
 from opd_diag.analyses.findings import findings
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.stats.intervals import Interval
 from opd_diag.tables.run import Run
 
 COLUMNS = (
@@ -48,32 +50,40 @@ def compare_means(run: Run, other: Run, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `prompts` (how many both hold) and `rows`: label, the mean of each run, and the difference
-        of the second from the first on shared prompts with its interval, paired by prompt.
+        of the second from the first on shared prompts, paired by prompt; each with its interval.
     """
     frames = [_sums(one) for one in (run, other)]
     both = frames[0].join(frames[1], on="prompt", how="inner", suffix="_other").sort("prompt")
     prompts = Prompts(both["prompt"], seed=seed)
     rows = []
     for name, label, unit in COLUMNS:
-        means = [wording.number(_mean(frame, name)) + f" {unit}" for frame in frames]
+        means = [
+            _estimate(_mean(frame, name, seed), unit, "no token has a value") for frame in frames
+        ]
         x, m, x0, m0 = (
             both[column].cast(pl.Float64).to_numpy()
             for column in (f"{name}_other", f"{name}_n_other", name, f"{name}_n")
         )
-        interval = prompts.difference(*(v[:, None] for v in (x, m, x0, m0)))
-        ends = {
-            f"d{end}": None if not values.size or values[0] != values[0] else float(values[0])
-            for end, values in zip(("", "_low", "_high"), interval[:3], strict=True)
-        }
-        reason = str(interval.reason[0]) if interval.reason.size else "no shared prompts"
-        text = wording.estimate({**ends, "reason": reason or None}, "d", unit)
+        apart = prompts.difference(*(v[:, None] for v in (x, m, x0, m0)))
+        text = _estimate(apart, unit, "no values on shared prompts")
         rows.append({"label": label, "means": means, "difference": text})
     return {"prompts": both.height, "rows": rows}
 
 
-def _mean(frame: pl.DataFrame, name: str) -> float | None:
-    mean: float | None = frame.select(pl.col(name).sum() / pl.col(f"{name}_n").sum()).item()
-    return mean
+def _mean(frame: pl.DataFrame, name: str, seed: int) -> Interval:
+    """Average a column over the tokens of a run, from the sums of its prompts."""
+    x, n = (frame[column].cast(pl.Float64).to_numpy() for column in (name, f"{name}_n"))
+    return Prompts(frame["prompt"], seed=seed).ratio(x[:, None], n[:, None])
+
+
+def _estimate(interval: Interval, unit: str, without: str) -> str:
+    """Write an estimate with its interval; `without` says why where there is no estimate."""
+    ends = {
+        f"value{end}": None if not values.size or np.isnan(values[0]) else float(values[0])
+        for end, values in zip(("", "_low", "_high"), interval[:3], strict=True)
+    }
+    reason = without if ends["value"] is None else str(interval.reason[0])
+    return wording.estimate({**ends, "reason": reason or None}, unit=unit)
 
 
 def _sums(run: Run) -> pl.DataFrame:
@@ -90,5 +100,6 @@ def _sums(run: Run) -> pl.DataFrame:
             *(pl.col(name).cast(pl.Float64).sum() for name in names),
             *(pl.col(name).count().alias(f"{name}_n") for name in names),
         )
+        .sort("prompt")
         .collect()
     )

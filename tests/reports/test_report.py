@@ -14,9 +14,11 @@ import opd_diag as od
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import OptionError
 from opd_diag.reports import inline_figures, token_data
+from opd_diag.reports.comparison import compare_means
 from opd_diag.reports.inline_figures import interval_figure
 from opd_diag.reports.rollout_sample import choose_rollouts_to_read
 from opd_diag.reports.token_data import token_view
+from opd_diag.stats import cluster_mean
 from opd_diag.tables.run import Run
 
 
@@ -127,6 +129,32 @@ def test_two_runs_side_by_side(hostile_run: Run, tmp_path: Path) -> None:
     assert "Second minus first" in text
     last = hostile_run.tokens(hostile_run.checkpoints[-1]).filter("in_loss").collect()
     assert f"{last['reverse_kl'].cast(pl.Float64).mean():.3g} nat" in text
+
+
+def test_means_of_two_runs_have_intervals_and_what_is_missing_a_reason(tmp_path: Path) -> None:
+    data = null_run(prompts=12, samples=2, tokens=30, types=80)
+    ids = pl.Series(
+        [[3, 4 + n // 2] for n in range(24)], dtype=data.rollouts.schema["prompt_token_ids"]
+    )
+    data = data._replace(rollouts=data.rollouts.with_columns(prompt_token_ids=ids))
+    without = data.tokens.with_columns(reverse_kl=pl.lit(None, pl.Float32))
+    one = save_run(data, tmp_path / "one")
+    other = save_run(data._replace(tokens=without), tmp_path / "other")
+    compared = compare_means(one, other)
+    assert compared["prompts"] == 12
+    reverse, forward, *_ = compared["rows"]
+    mean = cluster_mean(data.tokens["reverse_kl"], np.repeat(np.arange(12), 60))
+    assert reverse["means"][1] == "n/a (no token has a value)"
+    numbers = re.fullmatch(r"(\S+) nat \[(\S+), (\S+)\]", reverse["means"][0])
+    assert numbers is not None
+    value, low, high = map(float, numbers.groups())
+    assert value == pytest.approx(float(mean.estimate), rel=5e-3)
+    assert [low, high] == pytest.approx(
+        [float(mean.low), float(mean.high)], rel=0.05
+    )  # other draws
+    assert reverse["difference"] == "n/a (no values on shared prompts)"
+    assert forward["means"][0] == forward["means"][1]
+    assert forward["difference"].startswith("0 nat")
 
 
 def test_a_run_without_results_says_what_to_run(tmp_path: Path) -> None:
