@@ -20,8 +20,8 @@ def plot(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]",
-            help="Analyses (all figures of each), figures, overview (one page), rollout (the text "
-            "of one, with --id) or all; default: a few of each analysis.",
+            help="Analyses and interventions (all figures of each), figures, overview (one page), "
+            "rollout (the text of one, with --id) or all; default: a few of each analysis.",
         ),
     ] = None,
     id: Annotated[  # noqa: A002

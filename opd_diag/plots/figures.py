@@ -56,9 +56,10 @@ def plot(
 
     Args:
         run: A run, or its folder.
-        names: Analyses, all of whose figures are drawn, single figures, `overview` for a page
-            with one figure of each analysis, `rollout` for the text of one rollout, or `all` for
-            everything but `rollout`; none: the few of `opd_diag.plots.catalogue.DEFAULT`.
+        names: Analyses and interventions, all of whose figures are drawn, single figures,
+            `overview` for a page with one figure of each analysis, `rollout` for the text of one
+            rollout, or `all` for everything but `rollout`; none: the few of
+            `opd_diag.plots.catalogue.DEFAULT`.
         id: For `rollout`: its `rollout_id` or row number.
         column: For `rollout`: the column that colours the tokens, as `token_strip` takes it;
             None: `reverse_kl`.
@@ -170,13 +171,13 @@ def figures() -> dict[str, str]:
 
 
 def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
-    """Return the figures of analyses or of their own names, with the table of each.
+    """Return the figures of analyses, of interventions or of their own names, with their tables.
 
     Args:
-        names: Analyses, figures, `all` or `rollout`; none: the default figures.
+        names: Analyses, interventions, figures, `all` or `rollout`; none: the default figures.
 
     Raises:
-        OptionError: If a name is neither an analysis nor a figure.
+        OptionError: If a name is none of them.
     """
     known = figures()
     if not names:
@@ -192,8 +193,8 @@ def choose_figures(names: Sequence[str]) -> Mapping[str, str]:
             wanted = {name: known[name]}
         if not wanted and name != ROLLOUT:
             raise OptionError(
-                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}), {ROLLOUT}, "
-                f"{ALL}, or a figure ({', '.join(known)})"
+                f"name: {given!r}; expected an analysis ({', '.join(ANALYSES)}), an intervention "
+                f"({', '.join(INTERVENTIONS)}), {ROLLOUT}, {ALL}, or a figure ({', '.join(known)})"
             )
         chosen |= wanted
     return chosen

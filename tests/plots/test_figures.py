@@ -152,6 +152,11 @@ def test_a_name_may_be_an_analysis_a_figure_or_the_page():
     assert set(choose_figures(["release-points"]).values()) == {
         name for name in RESULTS if name.startswith("release")
     }
+    assert choose_figures(["knock-out"]) == {"knock_out": "knock_out"}
+    with pytest.raises(
+        OptionError, match=r"an intervention \(knock_out, continuation, replacement"
+    ):
+        choose_figures(["knock-in"])
     assert choose_figures(["release-summary"]) == {"release_summary": "release_summary"}
     assert choose_figures(["overview", "rollout"]) == {"overview": ""}
     assert choose_figures(["all"]) == figures()
