@@ -256,8 +256,8 @@ def read_manifest(run: Path, *, edited: bool = False) -> Manifest:
         edited: Whether a manifest that was changed by hand is read, too.
 
     Raises:
-        ManifestError: If there is none, it is no JSON, it is not of this format and schema
-            version, a part of it is missing, or it is not what was written.
+        ManifestError: If there is none, it is no JSON, it is not of this format or of no schema
+            version that is read, a part of it is missing, or it is not what was written.
     """
     path = run / MANIFEST_NAME
     try:
@@ -276,7 +276,8 @@ def read_manifest(run: Path, *, edited: bool = False) -> Manifest:
     version = values.get("schema_version")
     if isinstance(version, bool) or version not in READABLE_VERSIONS:
         raise ManifestError(
-            f"{path}: schema version {str(version)[:40]}; expected {SCHEMA_VERSION}"
+            f"{path}: schema version {str(version)[:40]}; expected {READABLE_VERSIONS[0]} to "
+            f"{READABLE_VERSIONS[-1]}"
         )
     missing = [key for key in REQUIRED if key not in values]
     if missing:

@@ -85,7 +85,7 @@ def test_what_is_not_known_is_not_in_the_file(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[]", "another kind of file"),
         ('{"format": "x"}', "another kind of file"),
-        (json.dumps(WHOLE | {"schema_version": 99}), f"version 99; expected {SCHEMA_VERSION}"),
+        (json.dumps(WHOLE | {"schema_version": 99}), f"version 99; expected 1 to {SCHEMA_VERSION}"),
         (json.dumps({k: v for k, v in WHOLE.items() if k != "parts"}), "no parts; expected"),
         (json.dumps(WHOLE), "its checksum does not fit"),
         (json.dumps(WHOLE | {"checksum": digest(WHOLE), "warnings": ["w"]}), "does not fit"),
