@@ -38,6 +38,8 @@ def keep_settings(folder: Path, settings: dict[str, Any]) -> str:
 
     Raises:
         ModelMismatchError: If the folder holds a study of other settings; they are named.
+        TableError: If the settings that it holds are damaged.
+        StorageError: If they cannot be written.
     """
     remove_leftovers(folder, ["."])
     path = folder / SETTINGS

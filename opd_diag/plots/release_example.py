@@ -58,6 +58,6 @@ def release_example(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def _shortened(text: str) -> str:
-    """Make one short line of a segment; a dollar sign is not the start of a formula."""
+    """Make one short line of a segment."""
     line = " ".join(text.split())
     return line if len(line) <= TEXT_CHARACTERS else line[: TEXT_CHARACTERS - 1] + "…"

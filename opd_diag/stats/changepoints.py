@@ -202,7 +202,8 @@ def recoveries(values: npt.ArrayLike, lengths: npt.ArrayLike, tau: npt.ArrayLike
         tau: Number of values before each drop; below 1: there is none. Shape (series,).
 
     Returns:
-        Shape (series,), in the unit of the values; NaN without a drop or within 6 values of an end.
+        Shape (series,), in the unit of the values; NaN without a drop, or with fewer than 6 values
+        before or after it.
 
     Source: opd-diag's own.
     """

@@ -23,7 +23,7 @@ def info(
         run: A run, or its folder.
         verify: Read every file again, and tell which are not as they were written.
         accept_edits: Take files that were changed by hand as they are, and record them; a run of
-            an older schema version is taken over into the present one.
+            schema version 1 is taken over into version 2, whose manifest lists the files.
 
     Returns:
         JSON values: `path`, `versions`, `teacher`, `rollouts` (rows, prompts, tokens, what was

@@ -111,7 +111,8 @@ def read_result_metadata(path: Path) -> dict[str, Any]:
 
     Returns:
         `arguments`, `input_hash`, `checkpoints` that it covers, `run_checkpoints`, `retokenised`,
-        `versions`, and `columns`, a digest of its columns then.
+        `teacher_source`, `versions`, and `columns`, a digest of its columns then; an older result
+        may lack `run_checkpoints`, `retokenised`, `teacher_source` and `columns`.
 
     Raises:
         TableError: If the file is missing, damaged or no result of ours.

@@ -105,7 +105,9 @@ def find_states(folder: str, prompts: Ragged, responses: Ragged, names: list[str
 
 
 def digest_states(folder: str) -> dict[str, str]:
-    """Return what identifies the files of a folder: how many, and a sha256 of names and contents.
+    """Return what identifies the files of a folder: how many, and a sha256 of what they hold.
+
+    Their names are no part of it, but for the order in which the files are taken.
 
     Raises:
         ModelError: If one cannot be read.
