@@ -1,13 +1,11 @@
 """Part the rollouts of a run by what their dump tells: its groups, and what training dropped."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 GROUP, TRAINED = "group", "trained"
 UNKNOWN, OTHERS = "unknown", "others"

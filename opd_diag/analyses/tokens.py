@@ -16,7 +16,6 @@ from opd_diag.stats.ragged import blocks, index_in_sequence, run_lengths, run_st
 from opd_diag.tables.rollouts import SHORTEST_TURN
 from opd_diag.tables.source import Source
 
-Integers: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 KEYS = ("rollout", "position", "token_id")
@@ -32,25 +31,16 @@ class TokenTable:
         lengths: Tokens of each rollout. Shape (rollouts,).
     """
 
-    def __init__(
-        self,
-        source: Source,
-        rollouts: pl.DataFrame,
-        checkpoints: Sequence[str],
-        keep: Mask | None = None,
-    ) -> None:
+    def __init__(self, source: Source, rollouts: pl.DataFrame, checkpoints: Sequence[str]) -> None:
         self.checkpoints, self.rollouts = tuple(checkpoints), rollouts
-        self._source, self._keep = source, keep
+        self._source = source
         self._tables: dict[str, pl.LazyFrame] = {}
         numbers, self._position, _ = self._read_keys(self.checkpoints[0])
         self._sizes = run_lengths(run_starts(numbers), numbers.size)
         self._wanted = _rows_of(numbers, rollouts, source.rollouts)
-        self._count()
+        self._keep(self._wanted >= 0)
 
-    def _count(self) -> None:
-        kept = self._wanted >= 0
-        if self._keep is not None:
-            kept &= self._keep
+    def _keep(self, kept: Mask) -> None:
         self._all = bool(kept.all())
         self._kept = kept
         self.lengths = np.bincount(self._wanted[kept], minlength=self.rollouts.height)
@@ -109,25 +99,19 @@ class TokenTable:
         return table if self._all else table.filter(self._kept)
 
     def batches(
-        self,
-        columns: Iterable[str | pl.Expr],
-        checkpoint: str | None = None,
-        *,
-        most: int = BATCH_TOKENS,
+        self, columns: Iterable[str | pl.Expr], *, most: int = BATCH_TOKENS
     ) -> Iterator[pl.DataFrame]:
         """Read whole rollouts at a time, so that memory does not grow with the run.
 
         Args:
-            columns: Columns or expressions of columns.
-            checkpoint: The checkpoint to read; None: the first one.
+            columns: Columns or expressions of columns, of the first checkpoint.
             most: Most tokens of a batch, unless one rollout alone has more.
 
         Yields:
             row (in `rollouts`), position, index (0-based among the rollout's tokens here),
             n_tokens (number of these), and the columns. Batches without a token are left out.
         """
-        name, wanted = checkpoint or self.checkpoints[0], list(columns)
-        table = self._table(name)
+        table, wanted = self._table(self.checkpoints[0]), list(columns)
         for _, place in blocks(self._sizes, most=most):
             kept = self._kept[place]
             if not kept.any():
@@ -150,10 +134,9 @@ class TokenTable:
         """
         part: TokenTable = object.__new__(TokenTable)
         part.__dict__.update(self.__dict__)
-        keep = self._kept.copy()
-        keep[self._kept] = mask
-        part._keep = keep
-        part._count()
+        kept = self._kept.copy()
+        kept[self._kept] = mask
+        part._keep(kept)
         return part
 
     def _pick(self, values: npt.NDArray[Any]) -> Any:

@@ -13,7 +13,7 @@ move by less than that. Under 16-bit dtypes they move by more, and nothing is ru
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -320,9 +320,3 @@ def _invert(
     margin = torch.minimum(gap_above, gap_below)[:, 0]
     margin = torch.where(torch.isfinite(total[:, 0]), margin, torch.nan)
     return place[:, 0], margin
-
-
-def batches(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Cut a sequence into pieces of at most `size`."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

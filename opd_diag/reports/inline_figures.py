@@ -19,6 +19,7 @@ from opd_diag.tables.columns import ANALYSES
 from opd_diag.tables.run import Run
 
 LARGEST_SVG = 300_000  # characters; a larger drawing is put in as pixels
+INTERVAL_SIZE = (150, 26)  # width and height of the drawing of an interval, in CSS pixels
 MOST_FIGURES = 3  # of one analysis
 
 
@@ -74,14 +75,13 @@ def _markup(figure: Any, name: str, caption: str) -> Markup:
     return Markup(body)
 
 
-def interval_figure(row: Mapping[str, Any], *, width: int = 150, height: int = 26) -> Markup:
+def interval_figure(row: Mapping[str, Any]) -> Markup:
     """Draw an estimate with its interval, and its control as a tick.
 
     Args:
         row: A row of the table `findings`.
-        width: In CSS pixels.
-        height: In CSS pixels.
     """
+    width, height = INTERVAL_SIZE
     ends = (row["estimate"], row["estimate_low"], row["estimate_high"], row["control"])
     known = [value for value in ends if value is not None]
     if row["estimate"] is None:

@@ -48,8 +48,7 @@ class StderrProgress:
 
     _bar: "RichProgress"
 
-    def __init__(self, *, every: float = EVERY) -> None:
-        self._every = every
+    def __init__(self) -> None:
         self._task, self._tokens, self._done = "", 0, 0
         self._begin = self._told = 0.0
 
@@ -105,7 +104,7 @@ class StderrProgress:
         self._bar.advance(self._bar.task_ids[-1], tokens)
         self._done += tokens
         now = time.monotonic()
-        if self._bar.disable and now - self._told >= self._every:
+        if self._bar.disable and now - self._told >= EVERY:
             self._told = now
             self.say(self._line(now - self._begin))
 

@@ -78,10 +78,8 @@ def top_agreement(
     return Agreement(np.where(k <= universe, jaccard, np.nan), corrected)
 
 
-def rank_intervals(
-    x: Any, items: npt.ArrayLike, clusters: npt.ArrayLike, *, level: float = 0.95
-) -> Interval:
-    """Give intervals of the rank of a sum among the sums of all items.
+def rank_intervals(x: Any, items: npt.ArrayLike, clusters: npt.ArrayLike) -> Interval:
+    """Give 95 % intervals of the rank of a sum among the sums of all items.
 
     An item ranks below those whose sum is larger by more than chance, and above those whose sum is
     smaller by more. Chance is t / sqrt(2) standard errors of the difference of the two sums: what
@@ -92,7 +90,6 @@ def rank_intervals(
         x: What each cluster adds to each item. Sparse, shape (clusters, all items).
         items: Columns whose rank is wanted. Shape (k,).
         clusters: Effective clusters behind each of these, for t. Shape (k,).
-        level: Two-sided level.
 
     Returns:
         Ranks, 1 for the largest sum: 1 + the number of larger ones.
@@ -106,7 +103,7 @@ def rank_intervals(
     square = np.asarray(rows.multiply(rows).sum(axis=1), np.float64).ravel()
     factor = count / max(count - 1, 1)
     variance = factor * (square - total**2 / count)
-    far = stats.t.ppf((1 + level) / 2, np.maximum(behind - 1, 1)) / np.sqrt(2)
+    far = stats.t.ppf(0.975, np.maximum(behind - 1, 1)) / np.sqrt(2)
     estimate, low, high = np.empty((3, wanted.size))
     step = max(1, _CELLS // max(total.size, 1))
     for start in range(0, wanted.size, step):

@@ -93,7 +93,7 @@ def bootstrap_t(
 
     whole = least(_positive, rows[1::2])
     result = Studentised(
-        _estimates(rows, scale, groups, width),
+        _estimates(rows, scale, width),
         np.full(width, np.nan),
         np.full(width, np.nan),
         np.full(width, np.nan),
@@ -126,12 +126,7 @@ def bootstrap_t(
     return result
 
 
-def _estimates(
-    rows: Sequence[Any],
-    scale: Scale,
-    groups: Sequence[npt.NDArray[np.intp]],
-    width: int,
-) -> Floats:
+def _estimates(rows: Sequence[Any], scale: Scale, width: int) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = [_total_of(x) / _total_of(m) for x, m in zip(rows[::2], rows[1::2], strict=True)]
         return np.asarray(np.broadcast_to(scale(ratios)[0], width).copy())

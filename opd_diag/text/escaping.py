@@ -7,6 +7,8 @@ looks like another message, or end an element of a page.
 import html
 import re
 
+LONGEST_FILE_NAME = 80  # characters that a text adds to a file's name
+
 
 def for_terminal(text: str, *, lines: bool = False) -> str:
     r"""Write every character that does not print as an escape, such as `\x1b` or `\u202e`.
@@ -29,15 +31,10 @@ def for_html(text: str) -> str:
     return html.escape(for_terminal(text), quote=True)
 
 
-def for_file_name(text: str, *, longest: int = 80) -> str:
-    """Write text so that it can be part of a file's name, and leads to no other folder.
-
-    Args:
-        text: Any text.
-        longest: Most characters.
-    """
+def for_file_name(text: str) -> str:
+    """Write text so that it can be part of a file's name, and leads to no other folder."""
     safe = re.sub(r"[^A-Za-z0-9._=-]+", "_", text).strip("._")
-    return safe[:longest] or "_"
+    return safe[:LONGEST_FILE_NAME] or "_"
 
 
 def _escaped(text: str, keep: str = "") -> str:

@@ -52,35 +52,6 @@ def segmenter_spec(name: str) -> dict[str, object]:
     return {"name": name, "version": VERSION, "parameters": parameters}
 
 
-def segment_tokens(
-    token_ids: Sequence[int] | NDArray[np.integer],
-    vocab_bytes: Sequence[bytes],
-    is_special: NDArray[np.bool_],
-    *,
-    segmenter: str = "punkt",
-) -> NDArray[np.uint32]:
-    """Number the segments of one response, one number for each token.
-
-    A run of newlines belongs to the segment that it ends, and blank lines at the start to the first
-    one. Tokens that hold parts of one character share a segment, and a special token takes the
-    segment before it.
-
-    Args:
-        token_ids: The response. Shape (n,).
-        vocab_bytes: The bytes that every token id spells, by id.
-        is_special: Whether the id is a special token. Shape (vocabulary,).
-        segmenter: `punkt`, `newline`, or `block:N` with N tokens to a segment.
-
-    Returns:
-        Segment numbers, not falling, contiguous from 0. Shape (n,).
-
-    Raises:
-        OptionError: If there is no such segmenter.
-    """
-    (segments,) = segment_responses([token_ids], vocab_bytes, is_special, segmenter=segmenter)
-    return segments
-
-
 def segment_responses(
     responses: Sequence[Sequence[int] | NDArray[np.integer]],
     vocab_bytes: Sequence[bytes],
@@ -89,7 +60,11 @@ def segment_responses(
     segmenter: str = "punkt",
     inside: Sequence[NDArray[np.bool_] | None] | None = None,
 ) -> list[NDArray[np.uint32]]:
-    """Number the segments of many responses, as `segment_tokens` does for one.
+    """Number the segments of responses, one number for each token.
+
+    A run of newlines belongs to the segment that it ends, and blank lines at the start to the first
+    one. Tokens that hold parts of one character share a segment, and a special token takes the
+    segment before it.
 
     A response of several turns is cut where the model's own tokens begin and end: each span is read
     by itself, so that no sentence goes on across what a tool or a user wrote.
@@ -102,7 +77,7 @@ def segment_responses(
         inside: Which tokens of each response the model wrote, None where it wrote all.
 
     Returns:
-        One array of segment numbers for each response.
+        The numbers of each response: not falling, contiguous from 0. Shape (its tokens,) each.
 
     Raises:
         OptionError: If there is no such segmenter.

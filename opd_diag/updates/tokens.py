@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,6 @@ from opd_diag.updates.derivatives import (
     tied_parameter,
     update_direction,
 )
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 PART_ROLLOUTS = 16
 BUDGET_SECONDS = 600.0

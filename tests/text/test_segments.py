@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from opd_diag.text.segments import (
     segment_ends,
     segment_responses,
-    segment_tokens,
     segmenter_spec,
 )
 from opd_diag.text.vocabulary import token_bytes
@@ -19,10 +18,16 @@ SINGLE = [bytes([byte]) for byte in range(256)]
 PLAIN = np.zeros(256, dtype=bool)
 
 
+def segments_of(ids, vocab, special, *, segmenter: str = "punkt") -> np.ndarray:
+    """Segment one response."""
+    (numbers,) = segment_responses([ids], vocab, special, segmenter=segmenter)
+    return numbers
+
+
 def sentences(text: str, segmenter: str = "punkt") -> list[str]:
     """Segment a text of single bytes, and give the text of each segment."""
     data = text.encode()
-    numbers = segment_tokens(list(data), SINGLE, PLAIN, segmenter=segmenter)
+    numbers = segments_of(list(data), SINGLE, PLAIN, segmenter=segmenter)
     cut = np.split(np.frombuffer(data, dtype=np.uint8), np.flatnonzero(np.diff(numbers)) + 1)
     return [part.tobytes().decode() for part in cut]
 
@@ -62,46 +67,46 @@ def test_the_segmentation_is_that_of_a_plain_reading_of_the_rule() -> None:
     ends = {stop for _, stop in PunktSentenceTokenizer(parameters).span_tokenize(text)}
     ends = sorted((ends - {35}) | {36})  # the newline after "holds!" belongs to its segment
     by_hand = [sum(end <= place for end in ends[:-1]) for place in range(len(text))]
-    assert segment_tokens(list(text.encode()), SINGLE, PLAIN).tolist() == by_hand
+    assert segments_of(list(text.encode()), SINGLE, PLAIN).tolist() == by_hand
 
 
 def test_special_tokens_take_the_segment_before_them() -> None:
     vocab = [b"<|s|>", b"One.", b" Two.", b"<|e|>"]
     special = np.array([True, False, False, True])
-    numbers = segment_tokens([0, 1, 3, 2, 3, 3], vocab, special)
+    numbers = segments_of([0, 1, 3, 2, 3, 3], vocab, special)
     assert numbers.tolist() == [0, 0, 0, 1, 1, 1]
-    assert segment_tokens([0, 3], vocab, special).tolist() == [0, 0]
+    assert segments_of([0, 3], vocab, special).tolist() == [0, 0]
 
 
 def test_pieces_of_one_character_stay_together() -> None:
     snow = "雪".encode()
     vocab = [b"A. ", snow[:1], snow[1:2], snow[2:], b" B.", b"A." + b" " + snow[:1]]
     plain = np.zeros(len(vocab), dtype=bool)
-    assert segment_tokens([0, 1, 2, 3, 4], vocab, plain).tolist() == [0, 1, 1, 1, 1]
+    assert segments_of([0, 1, 2, 3, 4], vocab, plain).tolist() == [0, 1, 1, 1, 1]
     # The first byte of the character stands in a token of the sentence before.
-    assert segment_tokens([5, 2, 3], vocab, plain).tolist() == [0, 0, 0]
+    assert segments_of([5, 2, 3], vocab, plain).tolist() == [0, 0, 0]
 
 
 def test_a_token_over_a_border_stands_in_the_segment_where_it_starts() -> None:
     vocab = [b"One", b". T", b"wo."]
-    assert segment_tokens([0, 1, 2], vocab, np.zeros(3, dtype=bool)).tolist() == [0, 0, 1]
+    assert segments_of([0, 1, 2], vocab, np.zeros(3, dtype=bool)).tolist() == [0, 0, 1]
 
 
 def test_numbers_are_contiguous_where_a_token_swallows_a_segment() -> None:
     vocab = [b"One. Two. Thr", b"ee. Four."]
-    numbers = segment_tokens([0, 1], vocab, np.zeros(2, dtype=bool))
+    numbers = segments_of([0, 1], vocab, np.zeros(2, dtype=bool))
     assert numbers.tolist() == [0, 1]
 
 
 def test_tokens_that_spell_nothing_are_numbered() -> None:
     vocab = [b"", b"One. Two."]
-    assert segment_tokens([0, 1, 0], vocab, np.zeros(2, dtype=bool)).tolist() == [0, 0, 1]
-    assert segment_tokens([], vocab, np.zeros(2, dtype=bool)).tolist() == []
+    assert segments_of([0, 1, 0], vocab, np.zeros(2, dtype=bool)).tolist() == [0, 0, 1]
+    assert segments_of([], vocab, np.zeros(2, dtype=bool)).tolist() == []
 
 
 @given(st.lists(st.integers(0, 255)), st.sampled_from(["punkt", "newline", "block:4"]))
 def test_any_bytes_give_contiguous_numbers_that_do_not_fall(data, segmenter) -> None:
-    numbers = segment_tokens(data, SINGLE, PLAIN, segmenter=segmenter)
+    numbers = segments_of(data, SINGLE, PLAIN, segmenter=segmenter)
     assert numbers.dtype == np.uint32
     assert len(numbers) == len(data)
     if data:
@@ -121,7 +126,7 @@ def test_every_segment_but_a_blank_text_holds_something_to_read(text) -> None:
 def test_the_numbers_do_not_depend_on_how_the_text_is_cut(tiny_tokenizer, text) -> None:
     vocab = token_bytes(tiny_tokenizer)
     ids = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
-    numbers = segment_tokens(ids, vocab, np.zeros(len(vocab), dtype=bool))
+    numbers = segments_of(ids, vocab, np.zeros(len(vocab), dtype=bool))
     starts = np.cumsum([0, *(len(vocab[i]) for i in ids)])[:-1]
     ends = segment_ends(text.encode())
     whole = np.array([0, *np.cumsum([len(c.encode()) for c in text])])
@@ -137,7 +142,7 @@ def test_many_responses_are_segmented_as_one_by_one() -> None:
     responses = [list(text) for text in texts]
     many = segment_responses(responses, SINGLE, PLAIN)
     for response, numbers in zip(responses, many, strict=True):
-        assert numbers.tolist() == segment_tokens(response, SINGLE, PLAIN).tolist()
+        assert numbers.tolist() == segments_of(response, SINGLE, PLAIN).tolist()
 
 
 def test_specifications_are_json_and_unknown_names_are_refused() -> None:
@@ -150,7 +155,7 @@ def test_specifications_are_json_and_unknown_names_are_refused() -> None:
         with pytest.raises(ValueError, match="expected punkt, newline or block:N"):
             segmenter_spec(name)
         with pytest.raises(ValueError, match="expected punkt, newline or block:N"):
-            segment_tokens([1], SINGLE, PLAIN, segmenter=name)
+            segments_of([1], SINGLE, PLAIN, segmenter=name)
 
 
 def test_importing_the_segmenters_does_not_import_nltk() -> None:
@@ -175,11 +180,11 @@ def test_a_span_is_cut_as_if_it_stood_alone(segmenter, spans):
     )
     expected, count = [], 0
     for piece in pieces:
-        own = segment_tokens(piece, SINGLE, PLAIN, segmenter=segmenter)
+        own = segments_of(piece, SINGLE, PLAIN, segmenter=segmenter)
         expected += (own + count).tolist()
         count += int(own[-1]) + 1
     assert got.tolist() == expected
-    assert plain.tolist() == segment_tokens(whole, SINGLE, PLAIN, segmenter=segmenter).tolist()
+    assert plain.tolist() == segments_of(whole, SINGLE, PLAIN, segmenter=segmenter).tolist()
 
 
 def test_a_single_token_left_out_of_the_loss_ends_no_span():
@@ -187,7 +192,7 @@ def test_a_single_token_left_out_of_the_loss_ends_no_span():
     mask = np.ones(len(ids), bool)
     mask[[4, 14]] = False
     (got,) = segment_responses([ids], SINGLE, PLAIN, inside=[mask])
-    assert got.tolist() == segment_tokens(ids, SINGLE, PLAIN).tolist()
+    assert got.tolist() == segments_of(ids, SINGLE, PLAIN).tolist()
     mask[5] = False
     (cut,) = segment_responses([ids], SINGLE, PLAIN, inside=[mask])
     assert cut[3] < cut[4] < cut[6]

@@ -6,7 +6,7 @@ import polars as pl
 
 from opd_diag.tables.schema import Column
 
-YES, NO, UNDECIDED, NOT_ASKED = ANSWERS = ("yes", "no", "undecided", "not asked")
+YES, NO, UNDECIDED, NOT_ASKED = ("yes", "no", "undecided", "not asked")
 
 FINDINGS = (
     Column("checkpoint", pl.String, "-", "Checkpoint that the question is asked of; of a comparison the last one.", nullable=False),

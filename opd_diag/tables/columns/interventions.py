@@ -7,7 +7,7 @@ import polars as pl
 from opd_diag.tables.schema import Column
 
 # Kinds of arms of a knock-out.
-UNMASKED, ROCK, ALL_ROCKS, CONTROL, RANDOM, SINGLE, LISTED = KINDS = (
+UNMASKED, ROCK, ALL_ROCKS, CONTROL, RANDOM, SINGLE, LISTED = (
     "unmasked",
     "rock",
     "all rocks",
@@ -16,11 +16,10 @@ UNMASKED, ROCK, ALL_ROCKS, CONTROL, RANDOM, SINGLE, LISTED = KINDS = (
     "single type",
     "own list",
 )
-HEADLINE = (ROCK, CONTROL)  # the kinds that the question compares
 
 # Measures of `continuation`, and where a continuation starts.
 RECOVERABLE, AVERAGE, PASS = "recoverable", "avg@k", "pass@k"
-AT_CUT, AT_RANDOM, AT_NONE = "cut", "same depth", "whole rollouts"
+AT_CUT, AT_NONE = "cut", "whole rollouts"
 STUDENT, TEACHER = "student", "teacher"
 
 # Groups of `replacement`.
