@@ -11,8 +11,6 @@ from opd_diag.cli.option_values import name_students, name_teachers
 from opd_diag.cli.root_command import app
 from opd_diag.text.escaping import for_terminal
 
-COLOURS = {"green": "green", "yellow": "yellow", "red": "red"}
-
 
 @app.command(
     epilog="Example: opd-diag check dump/*.jsonl --teacher teacher --student checkpoints/40"
@@ -67,7 +65,7 @@ def check(
     else:
         for level, what, detail in findings:
             typer.echo(
-                f"{typer.style(f'{level:6}', fg=COLOURS[level])}  {for_terminal(what)}: "
+                f"{typer.style(f'{level:6}', fg=level)}  {for_terminal(what)}: "
                 f"{for_terminal(detail)}"
             )
     if any(finding.level == "red" for finding in findings):

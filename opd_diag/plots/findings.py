@@ -67,7 +67,7 @@ def _draw(ax: Axes, place: int, row: Mapping[str, Any], labelled: set[str]) -> N
     if answer == NOT_ASKED or not row["margin"] or row["difference"] is None:
         words = "not asked" if answer == NOT_ASKED else f"{answer}: {_beside(row)}"
         ax.text(1.02, place, words, color=CONTROL, va="center", size=size,
-                transform=ax.get_yaxis_transform(), parse_math=False)  # fmt: skip
+                transform=ax.get_yaxis_transform())  # fmt: skip
         return
     point, low, high = (_in_margins(row, end) for end in ("", "_low", "_high"))
     assert point is not None
@@ -78,7 +78,7 @@ def _draw(ax: Axes, place: int, row: Mapping[str, Any], labelled: set[str]) -> N
     if low is not None and high is not None:
         ax.hlines([place], [low], [high], linewidth=2, color=colour)
     ax.text(1.02, place, _beside(row), va="center", size=size,
-            transform=ax.get_yaxis_transform(), parse_math=False)  # fmt: skip
+            transform=ax.get_yaxis_transform())  # fmt: skip
 
 
 def _in_margins(row: Mapping[str, Any], end: str) -> float | None:

@@ -103,7 +103,7 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             drawn = (rows["value"], rows["value_low"], rows["value_high"])
             bars(ax, at, *drawn, colour=colour(i), label=name, horizontal=True)
         for place, reason in _missing(shown):
-            words = ax.text(0.01, place, reason, color=CONTROL, va="center", parse_math=False)
+            words = ax.text(0.01, place, reason, color=CONTROL, va="center")
             words.set_in_layout(False)  # or the row would narrow the axes
         ax.set_yticks(range(len(CONTROLS)), list(CONTROLS.values()))
         ax.set_ylim(len(CONTROLS) - 0.4, -0.4)

@@ -120,7 +120,7 @@ def rock_persistence_types(table: pl.DataFrame, *, ax: Axes | None = None) -> Ax
         ]
         for y, (name, *numbers) in enumerate(lines):
             shade = CONTROL if y == 0 else THRESHOLD
-            ax.text(0, y, name, va="center", color=shade, parse_math=False)
+            ax.text(0, y, name, va="center", color=shade)
             for right, cell in zip(COLUMNS, numbers, strict=True):
                 ax.text(right, y, cell, ha="right", va="center", color=shade)
         ax.set_xlim(0, 1)

@@ -170,7 +170,6 @@ def _names(ax: Axes, rows: pl.DataFrame) -> None:
                 xytext=(shift, 2),
                 ha=ha,
                 textcoords="offset points",
-                parse_math=False,
             )
             # The axes may become smaller when the legend has its place; the text does not.
             box = text.get_window_extent().expanded(1.1, 1.5)

@@ -137,7 +137,7 @@ def _note_lines(notes: Sequence[tuple[int, str]]) -> list[str]:
 def _around(ax: Axes, lines: Sequence[str], first: float, points: float) -> None:
     """Write lines of plain text before or after the tokens."""
     for place, line in enumerate(lines):
-        ax.text(0, first + place, line, fontsize=points, family="monospace", parse_math=False,
+        ax.text(0, first + place, line, fontsize=points, family="monospace",
                 va="center_baseline", color=CONTROL)  # fmt: skip
 
 
@@ -215,7 +215,7 @@ def _words(
         dark = values[piece.token] is not None and 0.3 * red + 0.6 * green + 0.1 * blue < 0.45
         shade = "white" if dark else "black" if in_loss[piece.token] else OUTSIDE
         ax.text(piece.at, piece.line, piece.text, fontsize=points, family="monospace",
-                va="center_baseline", color=shade, parse_math=False)  # fmt: skip
+                va="center_baseline", color=shade)  # fmt: skip
 
 
 def _marks(ax: Axes, table: pl.DataFrame, pieces: Sequence[Piece]) -> dict[str, str]:

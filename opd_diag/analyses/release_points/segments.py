@@ -90,10 +90,7 @@ def cut_again(
     Raises:
         OptionError: If there is no such segmenter, or it reads text and there is no vocabulary.
     """
-    try:
-        segmenter_spec(segmenter)
-    except ValueError as error:
-        raise OptionError(str(error)) from None
+    segmenter_spec(segmenter)
     spelled: list[bytes] = []
     special = np.zeros(0, np.bool_)
     if vocabulary is not None:

@@ -56,9 +56,6 @@ def first_tokens_table(checkpoint: str, tokens: TokenTable, rollouts: Rollouts) 
         **ends,
     }
     values |= {name: np.repeat(value, len(PLACES)) for name, value in by_group.items()}
-    table = result_table(
-        "score_first_tokens", values | {"place": 2 * PLACES}, checkpoint=checkpoint
-    )
     values["place"] = 2 * PLACES
     table = result_table("score_first_tokens", values, checkpoint=checkpoint)
     return table.filter(pl.col("n") > 0)

@@ -135,10 +135,8 @@ def _beats(table: pl.DataFrame) -> Finding:
     asked = others.filter(pl.col("over_divergence").is_not_null())
     if asked.is_empty():
         row = others.row(0, named=True) if others.height else rows.row(0, named=True)
-        reason = row["reason"]
     else:
         row = asked.sort("over_divergence", descending=True, maintain_order=True).row(0, named=True)
-        reason = row["reason"]
     p = row["p_adjusted"]
     if p is not None and (row["over_divergence"] or 0) <= 0:
         p = 1.0  # what captures less does not beat divergence, however surely it captures less
@@ -158,7 +156,7 @@ def _beats(table: pl.DataFrame) -> Finding:
         p=p,
         margin=SMALL_SHARE,
         n_prompts=row["n_prompts"],
-        reason=reason,
+        reason=row["reason"],
         meaning={key: text.format(selector=row["selector"]) for key, text in BEATS.items()},
         advice={key: text.format(selector=row["selector"]) for key, text in AFTER_BEATS.items()},
         source="teachability_selectors",
