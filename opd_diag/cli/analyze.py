@@ -1,6 +1,10 @@
 """opd-diag analyze: the group of the analyses, and all of them in turn."""
 
-from collections.abc import Sequence
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -10,7 +14,6 @@ import typer
 import opd_diag
 from opd_diag.analyses.questions import QUESTIONS
 from opd_diag.cli.printing import print_lines, print_written
-from opd_diag.cli.progress import working_on
 from opd_diag.cli.root_command import app
 from opd_diag.errors import OpdDiagError, TableError
 from opd_diag.tables.teacher_sources import source_line
@@ -30,6 +33,7 @@ app.add_typer(analyses, name="analyze")
 
 SELECTION = "Checkpoints and rollouts"
 OUTPUT = "Seed and output"
+EVERY = 30.0  # seconds between lines where stderr is not a terminal
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Checkpoint = Annotated[
@@ -123,6 +127,48 @@ def run_analysis(name: str, run: Path, out: Path | None, **options: Any) -> None
     print_findings(findings, name)
     print_lines(analyzed.lines)
     print_written([*analyzed.written, path], "table")
+
+
+@contextmanager
+def working_on(task: str, *, every: float = EVERY) -> Iterator[None]:
+    """Show that a task runs, and for how long.
+
+    A terminal has a line that goes away when the task ends. Elsewhere, as in the log of a batch
+    job, a line is written every 30 seconds; a task that takes less says nothing.
+
+    Args:
+        task: What is being done.
+        every: Seconds between lines.
+    """
+    if sys.stderr.isatty():
+        with _clock(task):
+            yield
+        return
+    done = threading.Event()
+
+    def write_lines() -> None:
+        start = time.monotonic()
+        while not done.wait(every):
+            typer.echo(f"{task}: running for {time.monotonic() - start:.0f} s", err=True)
+
+    thread = threading.Thread(target=write_lines, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def _clock(task: str) -> Iterator[None]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(task, total=None)
+        yield
 
 
 def _analyze(name: str, run: "Run", out: Path | None, options: dict[str, Any]) -> Analyzed:

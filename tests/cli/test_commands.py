@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import opd_diag
 from opd_diag import open_run
 from opd_diag.cli import app
+from opd_diag.cli.analyze import working_on
 from opd_diag.cli.option_values import name_students
-from opd_diag.cli.progress import working_on
 from opd_diag.datasets import null_run, save_run, teachable_run
 from opd_diag.tables.columns import ANALYSES
 
