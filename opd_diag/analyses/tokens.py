@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.errors import TableError, faults
-from opd_diag.stats.ragged import blocks, index_in_sequence, run_lengths, run_starts
+from opd_diag.stats.ragged import blocks, index_in_sequence, run_lengths, run_starts, starts_of
 from opd_diag.tables.rollouts import SHORTEST_TURN
 from opd_diag.tables.source import Source
 
@@ -65,7 +65,7 @@ class TokenTable:
         position = self.position.astype(np.int64)
         breaks = np.zeros(position.size, np.bool_)
         breaks[1:] = position[1:] - position[:-1] > SHORTEST_TURN
-        starts = np.cumsum(self.lengths) - self.lengths
+        starts = starts_of(self.lengths)
         breaks[starts[self.lengths > 0]] = False
         return breaks if breaks.any() else None
 

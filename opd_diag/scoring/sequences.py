@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from opd_diag.errors import RolloutError, faults
 from opd_diag.scoring.token_lists import Ragged, ragged
+from opd_diag.stats.ragged import starts_of
 from opd_diag.tables.manifest import Part
 from opd_diag.tables.rollouts import Rollouts, check_rollouts
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
@@ -65,7 +66,7 @@ def plan_parts(tokens: NDArray[np.int64], part_tokens: int) -> list[Part]:
         part_tokens: A rollout that starts beyond the n-th multiple of it opens a new part.
     """
     # Empty responses at the end go with the rollout before them, so that every part has rows.
-    before = np.cumsum(tokens) - tokens
+    before = starts_of(tokens)
     before = np.minimum(before, before[np.flatnonzero(tokens)[-1]])
     starts = np.unique(before // part_tokens, return_index=True)[1]
     stops = np.append(starts[1:], len(tokens))

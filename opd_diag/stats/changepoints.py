@@ -124,7 +124,7 @@ def scan_shifts(
     flat, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     weight = None if weights is None else np.asarray(weights, np.float64)
     check_series(flat, sizes, weight, min_size)
-    starts = np.cumsum(sizes) - sizes
+    starts = starts_of(sizes)
     order = np.argsort(sizes, kind="stable")
     shifts = Shifts(np.full(len(sizes), -1), *np.full((8, len(sizes)), np.nan))
     for block in blocks(sizes[order]):
@@ -210,7 +210,7 @@ def recoveries(values: npt.ArrayLike, lengths: npt.ArrayLike, tau: npt.ArrayLike
     sizes, at = np.asarray(lengths, np.int64), np.asarray(tau, np.int64)
     reach = np.minimum(at, sizes - at)
     there = np.flatnonzero(reach >= LEAST_REACH)
-    drop, reach = (np.cumsum(sizes) - sizes + at)[there], reach[there]
+    drop, reach = (starts_of(sizes) + at)[there], reach[there]
     near, half = np.maximum(reach // 6, LEAST_REACH // 2), reach // 2
     total = np.append(0.0, np.cumsum(np.asarray(values, np.float64)))
 

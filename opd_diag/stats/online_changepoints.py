@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.changepoints import EPS, Floats, Integers, Statistic, blocks, check_series
+from opd_diag.stats.ragged import starts_of
 
 LOOKS = 256  # at a series, at most
 
@@ -47,7 +48,7 @@ def first_alarms(
     y, sizes = np.asarray(values, np.float64), np.asarray(lengths, np.int64)
     weight = None if weights is None else np.asarray(weights, np.float64)
     check_series(y, sizes, weight, min_size)
-    starts = np.cumsum(sizes) - sizes
+    starts = starts_of(sizes)
     alarms = np.full(len(sizes), -1)
     order = np.argsort(sizes, kind="stable")
     for block in blocks(sizes[order]):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from opd_diag.stats.intervals import Floats
-from opd_diag.stats.ragged import run_starts
+from opd_diag.stats.ragged import run_starts, starts_of
 
 Integers = npt.NDArray[np.int64]
 
@@ -120,7 +120,7 @@ def drawn_p(
     group, cluster = cells.row[order], cells.col[order]
     picks = cells.data[order].astype(np.int64)
     sizes = np.asarray(size, np.int64)
-    start, length = (np.cumsum(sizes) - sizes)[cluster], sizes[cluster]
+    start, length = starts_of(sizes)[cluster], sizes[cluster]
     # Rounding must not tell a draw of the very same values from what was observed.
     bound = np.abs(observed - mean) - 1e-9 * (np.abs(observed) + np.abs(mean))
     p, far = np.ones(n.shape[1]), np.zeros(n.shape[1], np.int64)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.intervals import Floats
+from opd_diag.stats.ragged import index_in_sequence
 
 TENTHS = 10
 
@@ -46,7 +47,7 @@ def quantile_of_others(
     # pushes their j-th value one place up whenever p - i <= j.
     members = np.argsort(group[order], kind="stable")
     owner = group[order][members]
-    within = np.arange(x.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    within = index_in_sequence(sizes)
     before = members - within
 
     def at(rank: npt.NDArray[np.int64]) -> Floats:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.intervals import Floats
+from opd_diag.stats.ragged import index_in_sequence, run_lengths, run_starts
 
 
 class Choice(NamedTuple):
@@ -93,12 +94,11 @@ def _choose_in_groups(
 ) -> Choice:
     rows = np.lexsort((order, -score, groups))
     s, g = score[rows], groups[rows]
-    start = np.flatnonzero(np.append(True, g[1:] != g[:-1]))
-    size = np.diff(np.append(start, len(g)))
-    place = np.arange(len(g)) - np.repeat(start, size)
+    size = run_lengths(run_starts(g), len(g))
+    place = index_in_sequence(size)
     allowed = np.isfinite(s)
-    run = np.cumsum(np.append(True, (s[1:] != s[:-1]) | (g[1:] != g[:-1]))) - 1
-    in_run = np.bincount(run)
+    in_run = run_lengths(run_starts(s, g), len(g))
+    run = np.repeat(np.arange(in_run.size), in_run)
     level = np.full(len(score), len(budgets), np.uint8)
     tied = np.zeros(len(budgets), np.int64)
     for i in range(len(budgets) - 1, -1, -1):

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from opd_diag.stats.intervals import Floats
+from opd_diag.stats.ragged import starts_of
 
 Integers = npt.NDArray[np.int64]
 
@@ -76,7 +77,7 @@ def minima(windows: Windows) -> Floats:
     least = np.full(len(windows.counts), np.nan)
     some = windows.counts > 0
     if some.any():
-        starts = (np.cumsum(windows.counts) - windows.counts)[some]
+        starts = starts_of(windows.counts)[some]
         least[some] = np.fmin.reduceat(windows.means, starts)
     return least
 

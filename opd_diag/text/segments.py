@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opd_diag.errors import OptionError
+from opd_diag.stats.ragged import starts_of
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -166,7 +167,7 @@ def _number(
     ends: NDArray[np.int64],
 ) -> NDArray[np.uint32]:
     """Number the tokens of one response by the ends of its segments."""
-    starts = np.cumsum(lengths) - lengths
+    starts = starts_of(lengths)
     if not text.isascii():
         # A token that starts inside a character stands with the token that holds its first byte.
         characters = text.decode("utf-8", errors="surrogateescape")

@@ -60,8 +60,7 @@ def _one_a_rollout(spans: pl.DataFrame, segments: Segments, rule: Rule) -> pl.Da
     the largest of all spans, as those downward are, and the line is that of the longest span.
     """
     gain = "gain" if rule.statistic == "bic" else "cusum"
-    before = np.cumsum(segments.spans) - segments.spans
-    before -= (np.cumsum(segments.lengths) - segments.lengths)[segments.owner]
+    before = starts_of(segments.spans) - starts_of(segments.lengths)[segments.owner]
     frame = spans.with_columns(
         owner=segments.owner, before=before, size=pl.col("n_segments"), tau=pl.col("tau") + before
     )

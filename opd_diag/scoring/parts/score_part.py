@@ -35,6 +35,7 @@ from opd_diag.scoring.progress import Counter, Report
 from opd_diag.scoring.sequences import Inputs
 from opd_diag.scoring.teachers.hidden_states import rows_of
 from opd_diag.scoring.teachers.logprobs import DUMP
+from opd_diag.stats.ragged import starts_of
 from opd_diag.tables.checksums import Checksum, checksum
 from opd_diag.tables.columns.tokens import truncated_grid
 from opd_diag.tables.gradients import GradientSums, gradients_path, write_gradients
@@ -204,7 +205,7 @@ def score_part(
     arrays: dict[str, Arrays] = {name: {} for name in job.students}
     lengths = job.sequences.responses.lengths[part.start : part.stop]
     nonempty = np.flatnonzero(lengths)
-    starts = np.cumsum(lengths) - lengths
+    starts = starts_of(lengths)
     buffers = Buffers()
     long = job.sequences.lengths[part.start : part.stop]
     batches = [
