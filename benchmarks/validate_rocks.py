@@ -27,7 +27,6 @@ from opd_diag.analyses.rock_tokens.hardness import find_hard
 from opd_diag.analyses.rock_tokens.lift import lift_p, response_places
 from opd_diag.analyses.rock_tokens.occurrences import (
     Occurrences,
-    effective_prompts,
     prompt_cells,
     prompt_sums,
     read_occurrences,
@@ -37,6 +36,7 @@ from opd_diag.analyses.rock_tokens.ranking import Ranking, by_mean, half_totals,
 from opd_diag.analyses.rock_tokens.types import type_intervals
 from opd_diag.datasets import Dataset, equal_gradients, rock_run
 from opd_diag.datasets.nulls import NULLS, ugly_run
+from opd_diag.stats.intervals import effective_clusters
 from opd_diag.stats.ranks import descending_ranks
 from opd_diag.tables.columns.rock_tokens import GROUPS
 from opd_diag.tables.source import as_source
@@ -160,7 +160,7 @@ def intervals() -> None:
             ranking = rank(read(ugly_run(checkpoints=("a",), seed=seed, **NULLS[name])), seed=seed)
             lift = type_intervals(ranking, np.flatnonzero(ranking.eligible))["lift"]
             n = ranking.sums.n[0]
-            prompts = effective_prompts(n)
+            prompts = effective_clusters(n)
             count = np.asarray(n.sum(axis=0)).ravel()
             asked = prompts[ranking.eligible & (count >= 10) & (prompts >= 5)]
             out = (lift.low > 1) | (lift.high < 1)
@@ -199,7 +199,7 @@ def ranks() -> None:
             interval = type_intervals(ranking, items)["rank"]
             n = ranking.sums.n[0]
             count = np.asarray(n.sum(axis=0)).ravel()
-            asked = items[(count >= 10)[items] & (effective_prompts(n) >= 5)[items]]
+            asked = items[(count >= 10)[items] & (effective_clusters(n) >= 5)[items]]
             inside = (interval.low <= true[asked]) & (true[asked] <= interval.high)
             for i, (low, high) in enumerate(bands):
                 band = (ranking.ranks[asked] >= low) & (ranking.ranks[asked] <= high)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import TableError, faults
-from opd_diag.stats.intervals import FEWEST_CLUSTERS
+from opd_diag.stats.intervals import FEWEST_CLUSTERS, effective_clusters
 from opd_diag.stats.ragged import index_in_sequence
 from opd_diag.tables.source import Source
 
@@ -21,7 +21,6 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 FEWEST_OCCURRENCES = 10  # of a type that has an interval
 MOST_DENSE = 16_000_000
-TINY = np.finfo(np.float64).tiny
 
 LOSSES = {
     "reverse_kl": pl.col("reverse_kl"),
@@ -294,15 +293,9 @@ def per_prompt(matrix: Any) -> Floats:
     return np.asarray(matrix.sum(axis=1), np.float64).ravel()
 
 
-def effective_prompts(n: Any) -> Floats:
-    """Count the prompts that would weigh as much if all were equal, (sum n)² / sum n², by type."""
-    square = total(n.multiply(n))
-    return np.asarray(total(n) ** 2 / np.maximum(square, TINY))
-
-
 def trusted(n: Any) -> Mask:
     """Tell which types occur often enough, and in enough prompts, to have an interval."""
-    enough = effective_prompts(n) >= FEWEST_CLUSTERS
+    enough = effective_clusters(n) >= FEWEST_CLUSTERS
     return np.asarray((total(n) >= FEWEST_OCCURRENCES) & enough)
 
 

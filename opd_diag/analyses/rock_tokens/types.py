@@ -21,7 +21,6 @@ from opd_diag.analyses.rock_tokens.occurrences import (
     FEWEST_OCCURRENCES,
     Sums,
     columns,
-    effective_prompts,
     per_prompt,
     total,
     trusted,
@@ -29,7 +28,13 @@ from opd_diag.analyses.rock_tokens.occurrences import (
 from opd_diag.analyses.rock_tokens.ranking import Mask, Ranking
 from opd_diag.analyses.tables import interval_columns, ratio, result_table, spread
 from opd_diag.stats.bootstrap import Interval
-from opd_diag.stats.intervals import CARRIED, ENOUGH_CLUSTERS, FARTHEST, FEWEST_CLUSTERS
+from opd_diag.stats.intervals import (
+    CARRIED,
+    ENOUGH_CLUSTERS,
+    FARTHEST,
+    FEWEST_CLUSTERS,
+    effective_clusters,
+)
 from opd_diag.stats.ranks import rank_intervals
 from opd_diag.tables.gradients import GradientSums
 
@@ -94,7 +99,7 @@ def _totals(ranking: Ranking, places: Places) -> dict[str, Any]:
     return {
         "n": n,
         "n_prompts": np.bincount(sums.n[0].tocoo().col, minlength=n.size),
-        "effective_prompts": effective_prompts(sums.n[0]),
+        "effective_prompts": effective_clusters(sums.n[0]),
         "position_share": n / n.sum(),
         "mean_loss": np.nan_to_num(mean),
         "mean_loss_p10": low,
@@ -157,7 +162,7 @@ def type_intervals(ranking: Ranking, detailed: Integers) -> dict[str, Interval]:
     if ranking.options.rank_by != "joint":  # the smaller of two sums is no sum
         place = np.cumsum(ranking.eligible) - 1
         eligible = ranked[:, np.flatnonzero(ranking.eligible)]
-        clusters = effective_prompts(sums.n[0])[items]
+        clusters = effective_clusters(sums.n[0])[items]
         intervals["rank"] = rank_intervals(eligible, place[items], clusters)
     if log:
         mean = total(ranked).sum() / total(sums.n[0]).sum()

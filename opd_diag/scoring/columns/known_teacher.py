@@ -18,6 +18,7 @@ from opd_diag.scoring.columns.rows import Rows, head_logits
 from opd_diag.scoring.columns.top_k import (
     ADVANTAGE_TOP,
     TopTokens,
+    masses,
     rank,
     top_columns,
     top_k,
@@ -128,7 +129,7 @@ def score_known(
     }
     if not known.ids.shape[1]:
         few = truncated_grid(measures.k_grid)
-        return columns | {"student_mass": _masses(dist.log_p(ids), few)}
+        return columns | {"student_mass": masses(dist.log_p(ids), few)}
     low, high, forward = bounds(p, q, dist.entropy, floor)
     columns |= {"reverse_kl_low": low, "reverse_kl_high": high, "forward_kl_low": forward}
     columns |= _of_sets(tokens, ids, dist.log_p(ids).double(), given, p, q, known.n_top, measures)
@@ -150,11 +151,6 @@ def _with_own(tokens: Tensor, known: Known, size: int) -> tuple[Tensor, Tensor]:
     own = torch.where(add, tokens, NONE)[:, None]
     value = torch.where(add, known.own, -torch.inf)[:, None]
     return torch.cat((ids, own), 1), torch.cat((q, value), 1)
-
-
-def _masses(logp: Tensor, ks: tuple[int, ...]) -> Tensor:
-    sums = logp.double().exp().cumsum(1)
-    return torch.stack([sums[:, k - 1] for k in ks], 1).clamp(max=1.0)
 
 
 def _of_sets(
