@@ -29,6 +29,25 @@ class Column(NamedTuple):
     nullable: bool = True
 
 
+def interval(
+    name: str, unit: str, meaning: str, *, over: str = "prompts"
+) -> tuple[Column, Column, Column]:
+    """Return the columns of an estimate and of the two ends of its interval.
+
+    Args:
+        name: Name of the estimate; those of its ends have `_low` and `_high` behind it.
+        unit: Unit of all three.
+        meaning: What is estimated.
+        over: What the interval is taken over.
+    """
+    low = f"Lower end of its 95 % interval over {over}."
+    return (
+        Column(name, pl.Float64, unit, meaning),
+        Column(f"{name}_low", pl.Float64, unit, low),
+        Column(f"{name}_high", pl.Float64, unit, "Upper end."),
+    )
+
+
 def polars_schema(columns: Sequence[Column]) -> pl.Schema:
     """Return the polars schema of `columns`."""
     return pl.Schema({column.name: column.dtype for column in columns})

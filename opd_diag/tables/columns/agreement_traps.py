@@ -6,7 +6,7 @@ tell whether the student is right there or both models have run into the same ru
 
 import polars as pl
 
-from opd_diag.tables.schema import Column
+from opd_diag.tables.schema import Column, interval
 
 LOW = 0.5  # a threshold above so large a share of the mean KL is not low
 LONGER = 0.25  # an excess of the longest run over shuffled blocks up to this share is small
@@ -18,14 +18,6 @@ LANDMARK = "within prompts, those that run at a landmark"
 AT_TRIGGER = "within prompts, those that run where it fires"
 
 _CHECKPOINT = Column("checkpoint", pl.String, "-", "Name of the student checkpoint.", nullable=False)  # fmt: skip
-
-
-def _interval(name: str, unit: str, meaning: str) -> tuple[Column, ...]:
-    return (
-        Column(name, pl.Float64, unit, meaning),
-        Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
-        Column(f"{name}_high", pl.Float64, unit, "Upper end."),
-    )
 
 
 AGREEMENT_TRAPS = (
@@ -75,8 +67,8 @@ TRAP_PHASES = (
     Column("n", pl.UInt64, "tokens", "Tokens behind the value.", nullable=False),
     Column("n_rollouts", pl.UInt32, "rollouts", "Rollouts behind it.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts behind it.", nullable=False),
-    *_interval("value", "see unit", "Mean over tokens; advantage_std: standard deviation over them."),
-    *_interval("shuffled", "see unit", "The same rule on blocks of tokens shuffled inside each rollout (control rollouts; split `all` only)."),
+    *interval("value", "see unit", "Mean over tokens; advantage_std: standard deviation over them."),
+    *interval("shuffled", "see unit", "The same rule on blocks of tokens shuffled inside each rollout (control rollouts; split `all` only)."),
     Column("reason", pl.String, "-", "Why there is no interval, or what weakens it."),
 )  # fmt: skip
 
@@ -87,11 +79,11 @@ TRAP_SUMMARY = (
     Column("unit", pl.String, "-", "Unit of the estimates.", nullable=False),
     Column("n", pl.UInt32, "rollouts", "Rollouts behind the value.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts behind it.", nullable=False),
-    *_interval("value", "see unit", "The estimate, over all rollouts on which the rule could fire."),
+    *interval("value", "see unit", "The estimate, over all rollouts on which the rule could fire."),
     Column("n_control", pl.UInt32, "rollouts", "Rollouts of the control."),
-    *_interval("observed", "see unit", "The estimate on the rollouts of the control."),
-    *_interval("shuffled", "see unit", "The same rule on them with blocks of tokens shuffled inside each rollout."),
-    *_interval("ratio", "ratio", "Observed over shuffled; 1: as without persistence."),
+    *interval("observed", "see unit", "The estimate on the rollouts of the control."),
+    *interval("shuffled", "see unit", "The same rule on them with blocks of tokens shuffled inside each rollout."),
+    *interval("ratio", "ratio", "Observed over shuffled; 1: as without persistence."),
     Column("ratio_reason", pl.String, "-", "Why the ratio has no interval, or what weakens it."),
     Column("note", pl.String, "-", "What a reader has to know of the measure."),
     Column("reason", pl.String, "-", "Why the value has no interval, or what weakens it."),
@@ -104,10 +96,10 @@ TRAP_PERSISTENCE = (
     Column("draws", pl.UInt32, "-", "Shuffles.", nullable=False),
     Column("n", pl.UInt32, "rollouts", "Rollouts of the control.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
-    *_interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
-    *_interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
-    *_interval("difference", "windows", "The first minus the second."),
-    *_interval("ratio", "ratio", "The first over the second."),
+    *interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
+    *interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
+    *interval("difference", "windows", "The first minus the second."),
+    *interval("ratio", "ratio", "The first over the second."),
     Column("p", pl.Float64, "-", "Of the hypothesis that the run is at most a quarter longer than shuffled: the larger of a test by the shuffles and of sign flips over prompts."),
     Column("reason", pl.String, "-", "Why the difference has no interval, or what weakens it."),
 )  # fmt: skip
@@ -119,9 +111,9 @@ TRAP_OUTCOMES = (
     Column("n", pl.UInt32, "rollouts", "Rollouts with an outcome.", nullable=False),
     Column("n_fired", pl.UInt32, "rollouts", "Those of them on which the rule fired, before the landmark where there is one.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts that tell something: with rollouts of both kinds.", nullable=False),
-    *_interval("wrong_fired", "share", "Share wrong where the rule fired; within prompts each weighs n1 n0 / (n1 + n0)."),
-    *_interval("wrong_others", "share", "Share wrong of the others, weighed alike."),
-    *_interval("difference", "share", "The first minus the second."),
+    *interval("wrong_fired", "share", "Share wrong where the rule fired; within prompts each weighs n1 n0 / (n1 + n0)."),
+    *interval("wrong_others", "share", "Share wrong of the others, weighed alike."),
+    *interval("difference", "share", "The first minus the second."),
     Column("p", pl.Float64, "-", "Exact two-sided p of moving the triggers among the rollouts compared; null for the crude difference."),
     Column("reason", pl.String, "-", "Why there is no difference, or what weakens its interval."),
 )  # fmt: skip
@@ -139,10 +131,10 @@ TRAP_CUTS = (
     Column("draws", pl.UInt32, "-", "Random draws that the other rule is the mean of.", nullable=False),
     Column("tokens_kept", pl.Float64, "share", "Share of the tokens that both keep.", nullable=False),
     Column("rule_tokens_kept", pl.Float64, "share", "Share that the other rule keeps when it is held to no budget."),
-    *_interval("kept", "see unit", "Signal per token kept by the cut."),
-    *_interval("rule_kept", "see unit", "Signal per token kept by the other rule."),
-    *_interval("difference", "see unit", "The first minus the second."),
-    *_interval("all_tokens", "see unit", "Signal per token of all tokens."),
+    *interval("kept", "see unit", "Signal per token kept by the cut."),
+    *interval("rule_kept", "see unit", "Signal per token kept by the other rule."),
+    *interval("difference", "see unit", "The first minus the second."),
+    *interval("all_tokens", "see unit", "Signal per token of all tokens."),
     Column("reason", pl.String, "-", "Why there is no comparison, or what weakens it."),
 )  # fmt: skip
 
@@ -155,13 +147,13 @@ TRAP_SENSITIVITY = (
     Column("is_setting", pl.Boolean, "-", "Whether these are the numbers asked for.", nullable=False),
     Column("n", pl.UInt32, "rollouts", "Rollouts of the control that are long enough.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Their prompts.", nullable=False),
-    *_interval("prevalence", "share", "Share of rollouts on which the rule fires."),
-    *_interval("tokens_kept", "share", "Share of the tokens before the cut."),
-    *_interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
-    *_interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
-    *_interval("ratio", "ratio", "The first over the second."),
+    *interval("prevalence", "share", "Share of rollouts on which the rule fires."),
+    *interval("tokens_kept", "share", "Share of the tokens before the cut."),
+    *interval("longest_run", "windows", "Longest run of windows below the threshold, mean over rollouts; 0 where there is none."),
+    *interval("shuffled", "windows", "The same with blocks of tokens shuffled inside each rollout."),
+    *interval("ratio", "ratio", "The first over the second."),
     Column("signal", pl.String, "-", "gain_forward_kl with a second checkpoint, else grad_logits.", nullable=False),
-    *_interval("signal_kept", "ratio", "Signal per token kept over signal per token; null where the total does not exceed 0."),
+    *interval("signal_kept", "ratio", "Signal per token kept over signal per token; null where the total does not exceed 0."),
     Column("reason", pl.String, "-", "Why the ratio has no interval, or what weakens it."),
 )  # fmt: skip
 
@@ -194,7 +186,7 @@ TRAP_VOCABULARY = (
     Column("n_in", pl.UInt32, "tokens", "Occurrences in the low-KL stretches of the rollouts of the control.", nullable=False),
     Column("n_out", pl.UInt32, "tokens", "Their other occurrences.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts that hold the type.", nullable=False),
-    *_interval("log_odds", "log ratio", "Log of the odds of the type in the stretches over those outside, drawn towards 0 by 500 tokens on either side that are as all tokens are."),
+    *interval("log_odds", "log ratio", "Log of the odds of the type in the stretches over those outside, drawn towards 0 by 500 tokens on either side that are as all tokens are."),
     Column("null_p05", pl.Float64, "log ratio", "5 % quantile of the same where KL is shuffled inside each rollout and the types stay; of several widths of blocks the lowest."),
     Column("null_p95", pl.Float64, "log ratio", "95 % quantile; the highest."),
     Column("p", pl.Float64, "probability", "Two-sided p that the type stands in stretches of its prompts as often as where the shuffled KL of these prompts is low; the largest over widths of blocks, and 1 where log_odds lies between null_p05 and null_p95."),

@@ -1,10 +1,11 @@
 """Columns of the result tables of `knock_out`, `continuation` and `replacement`."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import polars as pl
 
-from opd_diag.tables.schema import Column
+from opd_diag.tables.schema import Column, interval
 
 # Kinds of arms of a knock-out.
 UNMASKED, ROCK, ALL_ROCKS, CONTROL, RANDOM, SINGLE, LISTED = (
@@ -26,15 +27,7 @@ STUDENT, TEACHER = "student", "teacher"
 ROCKS, OTHERS = "rock", "others alike"
 
 _CHECKPOINT = Column("checkpoint", pl.String, "-", "Student checkpoint that generates, or is scored.", nullable=False)  # fmt: skip
-
-
-def _interval(name: str, unit: str, meaning: str) -> tuple[Column, ...]:
-    return (
-        Column(name, pl.Float64, unit, meaning),
-        Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over problems."),
-        Column(f"{name}_high", pl.Float64, unit, "Upper end."),
-    )
-
+_interval = partial(interval, over="problems")
 
 KNOCK_OUT = (
     _CHECKPOINT,

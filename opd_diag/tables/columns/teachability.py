@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from opd_diag.tables.schema import Column
+from opd_diag.tables.schema import Column, interval
 
 PLANE = "entropy x divergence"  # the feature of the cells of both
 RANDOM = "random"  # the selector that knows nothing
@@ -27,14 +27,6 @@ _REASON = Column("reason", pl.String, "-", "Why there is no value or interval, o
 _NOTE = Column("note", pl.String, "-", "How the row must be read.")
 
 
-def _interval(name: str, unit: str, meaning: str) -> tuple[Column, ...]:
-    return (
-        Column(name, pl.Float64, unit, meaning),
-        Column(f"{name}_low", pl.Float64, unit, "Lower end of its 95 % interval over prompts."),
-        Column(f"{name}_high", pl.Float64, unit, "Upper end."),
-    )
-
-
 TEACHABILITY = (
     *_HEAD,
     Column("group", pl.String, "-", "Tokens: `all`, `Q3` (low entropy, high divergence), `correct`, `wrong`, `trained-on`, `trained prompt`, `held-out`, or `missing`.", nullable=False),
@@ -48,11 +40,11 @@ TEACHABILITY = (
     _KL,
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts with such tokens.", nullable=False),
-    *_interval("compatibility", "share", "Mean compatibility under `features_from`."),
-    *_interval("base", "nat", "Mean KL under `gain_from`."),
-    *_interval("gain", "nat", "Mean KL under `gain_from` minus mean KL under `checkpoint`, at the same contexts."),
+    *interval("compatibility", "share", "Mean compatibility under `features_from`."),
+    *interval("base", "nat", "Mean KL under `gain_from`."),
+    *interval("gain", "nat", "Mean KL under `gain_from` minus mean KL under `checkpoint`, at the same contexts."),
     Column("n_relative", pl.UInt64, "tokens", "Tokens whose KL under `gain_from` exceeds max(noise floor, 0.01 nat).", nullable=False),
-    *_interval("relative", "share", "Summed gain over summed KL under `gain_from`, of all tokens."),
+    *interval("relative", "share", "Summed gain over summed KL under `gain_from`, of all tokens."),
     Column("relative_median", pl.Float64, "share", "Median over those tokens of gain / KL; of whole groups, not of their bins."),
     Column("noise_floor", pl.Float64, "nat", "95th percentile of |difference| between two scorings of the same checkpoint.", nullable=False),
     _REASON,
@@ -66,8 +58,8 @@ TEACHABILITY_MODELS = (
     Column("term", pl.String, "-", "Term of the model.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
-    *_interval("coefficient", "nat per unit of term", "Least-squares coefficient; its interval is cluster-robust."),
-    *_interval("standard", "SD per SD", "The same in standard deviations of gain and term over all tokens."),
+    *interval("coefficient", "nat per unit of term", "Least-squares coefficient; its interval is cluster-robust."),
+    *interval("standard", "SD per SD", "The same in standard deviations of gain and term over all tokens."),
     Column("r2", pl.Float64, "share", "Variance of the gain that the model fits; of `local`, of the local gain."),
     Column("delta_r2", pl.Float64, "share", "What its terms with compatibility fit beyond its other terms on the same tokens."),
     Column("n_null", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts on which the null is drawn."),
@@ -85,12 +77,12 @@ TEACHABILITY_CONTRAST = (
     Column("n", pl.UInt64, "tokens", "Tokens that are compared: of Q3, or of the seeded sample of prompts.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts of the tokens that are compared.", nullable=False),
     Column("n_pairs", pl.UInt64, "pairs", "Pairs; null: no pairs."),
-    *_interval("share_matched", "share", "Pairs over tokens of the top third."),
+    *interval("share_matched", "share", "Pairs over tokens of the top third."),
     Column("compatibility_gap", pl.Float64, "share", "Mean compatibility of the tokens compared as high minus that of the low ones."),
     Column("gain_top", pl.Float64, "nat", "Mean gain of the tokens of high compatibility."),
     Column("gain_bottom", pl.Float64, "nat", "Mean gain of those of low compatibility."),
-    *_interval("difference", "nat", "gain_top - gain_bottom."),
-    *_interval("adjusted", "nat", "The same in matched pairs, from each token's gain minus the mean gain of the 50 nearest tokens: what entropy, divergence and position tell of it is taken out."),
+    *interval("difference", "nat", "gain_top - gain_bottom."),
+    *interval("adjusted", "nat", "The same in matched pairs, from each token's gain minus the mean gain of the 50 nearest tokens: what entropy, divergence and position tell of it is taken out."),
     Column("null", pl.Float64, "nat", "The same difference where compatibility cannot matter: for `Q3 thirds` with every gain replaced by the mean of its (entropy, divergence) decile cell, for `matched` the mean over 5 permutations of local compatibility inside these cells, which forget that tokens of a prompt resemble each other: they show a bias and are no test."),
     Column("null_low", pl.Float64, "nat", "`Q3 thirds`: lower end of its 95 % interval over prompts; `matched`: smallest of the permutations."),
     Column("null_high", pl.Float64, "nat", "Upper end, or the largest."),
@@ -116,11 +108,11 @@ TEACHABILITY_SELECTORS = (
     Column("n_prompts", pl.UInt32, "prompts", "Prompts of the chosen tokens.", nullable=False),
     Column("actual_budget", pl.Float64, "share", "Share chosen; smaller where too few tokens may be chosen."),
     Column("tied_share", pl.Float64, "share", "Share of the chosen that were picked among equal scores: by raw divergence, then by a seeded hash."),
-    *_interval("position", "tokens", "Mean position of the chosen."),
-    *_interval("gain", "nat", "Mean gain of the chosen."),
-    *_interval("over_mean", "nat", "gain minus the mean gain of all tokens."),
-    *_interval("captured", "share", "Share of all gain that the chosen hold; null where all gain is not above 0."),
-    *_interval("over_divergence", "share", "captured minus that of as many tokens of the largest divergence."),
+    *interval("position", "tokens", "Mean position of the chosen."),
+    *interval("gain", "nat", "Mean gain of the chosen."),
+    *interval("over_mean", "nat", "gain minus the mean gain of all tokens."),
+    *interval("captured", "share", "Share of all gain that the chosen hold; null where all gain is not above 0."),
+    *interval("over_divergence", "share", "captured minus that of as many tokens of the largest divergence."),
     Column("p", pl.Float64, "probability", "Of no difference from divergence: signs of whole prompts flipped. Null where regression to the mean is not excluded."),
     Column("p_adjusted", pl.Float64, "probability", "The same, adjusted by Holm for the selectors at this budget."),
     _REASON,
@@ -134,10 +126,10 @@ TEACHABILITY_OVERLAP = (
     Column("n", pl.UInt64, "tokens", "Tokens chosen by either.", nullable=False),
     Column("n_both", pl.UInt64, "tokens", "Tokens chosen by both.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts with tokens chosen by either.", nullable=False),
-    *_interval("jaccard", "share", "Tokens chosen by both over tokens chosen by either."),
+    *interval("jaccard", "share", "Tokens chosen by both over tokens chosen by either."),
     Column("jaccard_chance", pl.Float64, "share", "Expected Jaccard of two random choices of these sizes."),
-    *_interval("kl_share", "share", "Share of forward_kl before training on the tokens chosen by both."),
-    *_interval("gradient_share", "share", "Share of summed grad_logits on them."),
+    *interval("kl_share", "share", "Share of forward_kl before training on the tokens chosen by both."),
+    *interval("gradient_share", "share", "Share of summed grad_logits on them."),
     _REASON,
 )  # fmt: skip
 
@@ -148,13 +140,13 @@ TEACHABILITY_SUPPORT = (
     Column("k", pl.UInt32, "tokens", "K.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
-    *_interval("mean", "share", "Mean compatibility."),
-    *_interval("saturated", "share", "Share of tokens where it is above 0.999: there it cannot order them."),
-    *_interval("correlation_entropy", "correlation", "Pearson, with student entropy."),
-    *_interval("correlation_divergence", "correlation", "Pearson, with divergence."),
+    *interval("mean", "share", "Mean compatibility."),
+    *interval("saturated", "share", "Share of tokens where it is above 0.999: there it cannot order them."),
+    *interval("correlation_entropy", "correlation", "Pearson, with student entropy."),
+    *interval("correlation_divergence", "correlation", "Pearson, with divergence."),
     Column("n_local", pl.UInt64, "tokens", "Tokens of the seeded sample of prompts behind the coefficient."),
-    *_interval("coefficient", "nat", "Gain per unit of local compatibility, model `local`."),
-    *_interval("standard", "SD per SD", "The same in standard deviations."),
+    *interval("coefficient", "nat", "Gain per unit of local compatibility, model `local`."),
+    *interval("standard", "SD per SD", "The same in standard deviations."),
     Column("delta_r2", pl.Float64, "share", "What local compatibility fits beyond the other terms of `local` on the sample."),
     Column("null_delta_r2", pl.Float64, "share", "95th percentile of the same, permuted inside (entropy, divergence) decile cells."),
     _REASON,
@@ -166,9 +158,9 @@ TEACHABILITY_KL = (
     Column("group", pl.String, "-", "Tokens: `all`, or of `correct` or `wrong` rollouts; `group: NAME` and `trained: NAME` are those of the dump.", nullable=False),
     Column("n", pl.UInt64, "tokens", "Tokens in the loss.", nullable=False),
     Column("n_prompts", pl.UInt32, "prompts", "Prompts.", nullable=False),
-    *_interval("mean", "nat", "Mean KL."),
-    *_interval("change", "nat", "Mean KL minus that under the first checkpoint, paired by token."),
-    *_interval("relative", "share", "Summed change over the summed KL under the first checkpoint."),
+    *interval("mean", "nat", "Mean KL."),
+    *interval("change", "nat", "Mean KL minus that under the first checkpoint, paired by token."),
+    *interval("relative", "share", "Summed change over the summed KL under the first checkpoint."),
     Column("relative_median", pl.Float64, "share", "Median change / KL of the tokens whose first KL exceeds max(noise floor, 0.01 nat)."),
     Column("p", pl.Float64, "probability", "Of no change: signs of whole prompts flipped."),
     _REASON,
