@@ -11,6 +11,8 @@ __all__ = [
     "CARRIED",
     "CONSTANT",
     "FEW",
+    "NEEDS_SECOND",
+    "NO_OUTCOME",
     "ONE_CHECKPOINT",
     "TOO_FEW",
     "UNDEFINED",
@@ -19,6 +21,8 @@ __all__ = [
     "notes",
 ]
 
+NEEDS_SECOND = "needs a second checkpoint"
+NO_OUTCOME = "no rollout says whether it is correct"
 ONE_CHECKPOINT = "one checkpoint: a change needs two on the same tokens"
 
 

@@ -17,6 +17,7 @@ from opd_diag.analyses.agreement_traps.same_tokens import (
 )
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.reasons import NEEDS_SECOND, NO_OUTCOME
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.stats.ragged import ranges, sequence_sums, starts_of
 from opd_diag.tables.source import Source, finished_result
@@ -26,8 +27,6 @@ GAINS = ("gain_reverse_kl", "gain_forward_kl")
 SIGNALS = ("reverse_kl", "grad_logits", *GAINS, "grad_logits_other", "correct")
 UNITS = {"correct": "share", "reverse_kl": "nat", **dict.fromkeys(GAINS, "nat")}
 
-NO_SECOND = "needs a second checkpoint"
-NO_OUTCOME = "no rollout says whether it is correct"
 NO_RELEASE = "no release points of this run: run `analyze release-points` first"
 
 
@@ -196,7 +195,7 @@ def _signals(checkpoint: Checkpoint) -> dict[str, tuple[RunningSums, str]]:
             missing = NO_OUTCOME if name == "correct" and np.isnan(values).all() else ""
             signals[name] = RunningSums(values, lengths), missing
         else:
-            signals[name] = RunningSums(absent, lengths), NO_SECOND
+            signals[name] = RunningSums(absent, lengths), NEEDS_SECOND
     return signals
 
 

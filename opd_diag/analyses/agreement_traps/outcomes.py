@@ -8,6 +8,7 @@ import polars as pl
 from opd_diag.analyses.agreement_traps.checkpoint import Checkpoint
 from opd_diag.analyses.agreement_traps.rule import Flags, Integers
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.reasons import NO_OUTCOME
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.stats.ragged import run_starts
 from opd_diag.stats.strata import stratified_p, weighted_shares
@@ -15,7 +16,6 @@ from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK,
 
 LANDMARKS = (0.25, 0.5, 0.75)  # quantiles of the lengths
 
-NO_OUTCOME = "no rollout says whether it is correct"
 NOT_ABLE = "the rule could fire on no rollout that says whether it is correct"
 ONE_KIND = "no prompt has rollouts of both kinds"
 

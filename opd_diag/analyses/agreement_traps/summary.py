@@ -13,12 +13,12 @@ from opd_diag.analyses.agreement_traps.rule import Cuts, Flags, Floats, Numbers
 from opd_diag.analyses.agreement_traps.shuffles import Shuffled
 from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.reasons import NEEDS_SECOND
 from opd_diag.analyses.tables import interval_columns, result_table, spread
 from opd_diag.tables.columns.agreement_traps import LOW
 
 LOST = ("grad_logits", "gain_reverse_kl", "gain_forward_kl")
 
-ONE_CHECKPOINT = "needs a second checkpoint"
 NO_TOTAL = "the interval of the total is not above 0, so it has no shares"
 CRUDE = "crude, between prompts too; see trap_outcomes for the comparison within prompts"
 NO_RATIO = "the interval of the shuffled is not above 0"
@@ -239,7 +239,7 @@ def _lost(checkpoint: Checkpoint, shuffled: Shuffled) -> list[Measure]:
     for name in LOST:
         empty = Measure(f"{name}_after_cut", "all", "share", 0 * eligible, 0 * eligible)
         if name not in signals:
-            measures.append(empty._replace(note=ONE_CHECKPOINT))
+            measures.append(empty._replace(note=NEEDS_SECOND))
             continue
         i = signals.index(name)
         if not mean.low[i] > 0:
