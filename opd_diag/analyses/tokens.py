@@ -20,6 +20,7 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 KEYS = ("rollout", "position", "token_id")
 BATCH_TOKENS = 2_000_000
+NARROWEST_BIN = 16  # tokens
 
 
 class TokenTable:
@@ -204,6 +205,11 @@ def require_columns(source: Source, columns: Sequence[str]) -> None:
     if absent:
         expected = (f"no column {name!r}; expected it for this analysis" for name in absent)
         raise TableError(faults("tokens", list(expected)))
+
+
+def bin_width(longest: int, bins: int) -> int:
+    """Choose a power of two, at least 16 tokens, that covers the longest response in some bins."""
+    return max(NARROWEST_BIN, 1 << (max(0, longest - 1) // bins).bit_length())
 
 
 def _rises(keys: pl.DataFrame) -> bool:

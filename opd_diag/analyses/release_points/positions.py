@@ -14,6 +14,7 @@ from opd_diag.analyses.release_points.groups import (
     SmallGroups,
     groups,
 )
+from opd_diag.analyses.tokens import bin_width
 from opd_diag.stats.ragged import run_starts
 from opd_diag.tables.columns.release_points import MIN_TOKENS
 
@@ -185,11 +186,6 @@ def token_columns(k_grid: Sequence[int]) -> list[pl.Expr]:
     return columns
 
 
-def bin_width(longest: int) -> int:
-    """Choose a power of two, at least 16 tokens, that covers the longest response in 32 bins."""
-    return max(16, 1 << (max(0, longest - 1) // ABSOLUTE_BINS).bit_length())
-
-
 class Summing:
     """Adds batches of tokens up to `Positions`."""
 
@@ -218,7 +214,7 @@ class Summing:
         self._code = {"prompt": pl.Series(prompts.code), "cell": joined["cell"]}
         self._prompts, self._listed = prompts, listed
         self._headline = headline_quantities(listed, k)
-        self._width = bin_width(longest)
+        self._width = bin_width(longest, ABSOLUTE_BINS)
         self._sums: dict[str, list[pl.DataFrame]] = {"relative": [], "absolute": [], "cell": []}
 
     def add(self, batch: pl.DataFrame) -> None:

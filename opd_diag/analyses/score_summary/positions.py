@@ -6,11 +6,10 @@ import polars as pl
 
 from opd_diag.analyses.score_summary.groups import DIVERGENCES, Rollouts, means
 from opd_diag.analyses.tables import result_table
-from opd_diag.analyses.tokens import TokenTable
+from opd_diag.analyses.tokens import TokenTable, bin_width
 
 RELATIVE_BINS = 10
 ABSOLUTE_BINS = 16
-NARROWEST = 16  # tokens
 
 
 def positions_table(
@@ -26,7 +25,7 @@ def positions_table(
         rollouts: Their rollouts.
         longest: Tokens of the longest response, in the loss or not.
     """
-    width = bin_width(longest)
+    width = bin_width(longest, ABSOLUTE_BINS)
 
     def relative(batch: pl.DataFrame) -> npt.NDArray[np.int64]:
         bins = pl.col("index") * RELATIVE_BINS // pl.col("n_tokens")
@@ -52,8 +51,3 @@ def positions_table(
                 }
                 parts.append(result_table("score_positions", values, checkpoint=checkpoint))
     return pl.concat(parts).filter(pl.col("n") > 0)
-
-
-def bin_width(longest: int) -> int:
-    """Choose a power of two, at least 16 tokens, that covers the longest response in 16 bins."""
-    return max(NARROWEST, 1 << (max(0, longest - 1) // ABSOLUTE_BINS).bit_length())
