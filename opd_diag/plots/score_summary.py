@@ -16,8 +16,8 @@ from opd_diag.plots.style import (
     style,
 )
 from opd_diag.tables.columns.score_summary import ALL, CORRECT, WRONG
+from opd_diag.tables.columns.tokens import KL_NAMES
 
-NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 DASHES = {ALL: "-", CORRECT: "-", WRONG: "--"}
 MARKERS = {ALL: "o", CORRECT: "^", WRONG: "v"}
 ENOUGH = 24  # prompts: below them intervals are marked
@@ -33,7 +33,7 @@ def score_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     with style():
         ax = panel(ax)
-        rows = table.filter(pl.col("column").is_in(list(NAMES)), pl.col("value").is_not_null())
+        rows = table.filter(pl.col("column").is_in(list(KL_NAMES)), pl.col("value").is_not_null())
         if rows.is_empty():
             return nothing(ax, "no token in the loss has a divergence")
         checkpoints = table["checkpoint"].unique(maintain_order=True).to_list()
@@ -45,8 +45,8 @@ def score_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             shift = APART * (place - (len(series) - 1) / 2)
             at = [checkpoints.index(name) + shift for name in own["checkpoint"]]
             interval = own["value"], own["value_low"], own["value_high"]
-            bars(ax, at, *interval, colour=colour(list(NAMES).index(column)),
-                 marker=MARKERS[group], label=f"{NAMES[column][3:-1]}, {group}")  # fmt: skip
+            bars(ax, at, *interval, colour=colour(list(KL_NAMES).index(column)),
+                 marker=MARKERS[group], label=f"{KL_NAMES[column][3:-1]}, {group}")  # fmt: skip
         ax.set_xticks(range(len(checkpoints)), checkpoints)
         ax.set_xlim(-0.5, len(checkpoints) - 0.5)
         ax.set_ylim(bottom=0)
@@ -113,7 +113,7 @@ def _positions(table: pl.DataFrame, column: str, axis: str, ax: Axes | None) -> 
         ax.set_ylabel("mean over tokens (nat)")
         prompts = counted(max(rows["n_prompts"]), "prompt")
         along = "along the response" if axis == "relative" else "by token position"
-        ax.set_title(f"{NAMES[column]} {along} (band: 95 %, {prompts})")
+        ax.set_title(f"{KL_NAMES[column]} {along} (band: 95 %, {prompts})")
         legend_below(ax)
         return ax
 
@@ -163,9 +163,9 @@ def _histogram(table: pl.DataFrame, column: str, ax: Axes | None) -> Axes:
                               for i in marks])  # fmt: skip
         ax.set_ylim(bottom=0)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
-        ax.set_xlabel(f"{NAMES[column]} of a token (nat, two bins to a factor of ten)")
+        ax.set_xlabel(f"{KL_NAMES[column]} of a token (nat, two bins to a factor of ten)")
         ax.set_ylabel("share of tokens, of their KL")
-        ax.set_title(f"How few tokens hold {NAMES[column]}: {checkpoint}")
+        ax.set_title(f"How few tokens hold {KL_NAMES[column]}: {checkpoint}")
         legend_below(ax)
         return ax
 

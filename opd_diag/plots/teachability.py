@@ -5,8 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from opd_diag.plots.style import CONTROL, WIDE, colour, legend_below, nothing, panel, style
-from opd_diag.plots.teachability_labels import NAMES, counts, gain, interval, leading, pair, why
+from opd_diag.plots.teachability_labels import counts, gain, interval, leading, pair, why
 from opd_diag.tables.columns.teachability import MATCHED, PLANE, WORDS
+from opd_diag.tables.columns.tokens import KL_NAMES
 
 HATCHED = "\nhatched: too few tokens or prompts for an interval"
 SCORES = {
@@ -167,7 +168,7 @@ def teachability_contrast(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
 
 
 def _contrast_label(row: dict[str, object]) -> str:
-    name = NAMES[str(row["kl"])]
+    name = KL_NAMES[str(row["kl"])]
     if row["contrast"] == MATCHED:
         return f"{row['n_pairs']:,} matched pairs,\n{name}"
     return f"{row['n']:,} sure, divergent tokens,\n{name}"

@@ -6,8 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from opd_diag.plots.style import bars, counted
-
-NAMES = {"forward_kl": "KL(teacher ‖ student)", "reverse_kl": "KL(student ‖ teacher)"}
+from opd_diag.tables.columns.tokens import KL_NAMES
 
 
 def leading(table: pl.DataFrame) -> str:
@@ -17,7 +16,7 @@ def leading(table: pl.DataFrame) -> str:
 
 def gain(kl: str) -> str:
     """Label an axis of gain."""
-    return f"gain in {NAMES[kl]} (nat)"
+    return f"gain in {KL_NAMES[kl]} (nat)"
 
 
 def interval(

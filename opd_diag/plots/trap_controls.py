@@ -20,6 +20,7 @@ from opd_diag.plots.style import (
     style,
 )
 from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK, WITHIN
+from opd_diag.tables.columns.tokens import KL_NAMES
 
 LEVEL = 0.05
 MOST_TYPES = 24
@@ -28,7 +29,7 @@ CONTROLS = ("#C8C8C8", CONTROL, "#4D4D4D", "#000000")  # shuffles, from single t
 PHASES = ("pre", "agreement", "post", "untriggered")
 PHASE_WORDS = ("before", "in the stretch", "after", "rule did\nnot fire")
 QUANTITIES = {
-    "reverse_kl": "KL(student ‖ teacher)",
+    "reverse_kl": KL_NAMES["reverse_kl"],
     "advantage_std": "advantage, standard deviation",
     "teacher_entropy": "teacher entropy",
     "gain_reverse_kl": "fixed-context gain, reverse KL",

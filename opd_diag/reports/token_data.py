@@ -10,6 +10,7 @@ import polars as pl
 from opd_diag.errors import OpdDiagError
 from opd_diag.exports import token_weights
 from opd_diag.reports.rollout_sample import updated_rollouts
+from opd_diag.tables.columns.tokens import KL_NAMES
 from opd_diag.tables.run import Run
 from opd_diag.tables.source import finished_result
 from opd_diag.text.escaping import for_page_text, for_terminal
@@ -33,8 +34,8 @@ FLOATS = (
 WHOLE = ("student_rank", "teacher_rank", "student_top_id", "teacher_top_id")
 # What colours the tokens: name, label, unit, and whether it has a sign.
 COLOURS = (
-    ("reverse_kl", "KL(student ‖ teacher)", "nat", False),
-    ("forward_kl", "KL(teacher ‖ student)", "nat", False),
+    ("reverse_kl", KL_NAMES["reverse_kl"], "nat", False),
+    ("forward_kl", KL_NAMES["forward_kl"], "nat", False),
     ("advantage", "Advantage (teacher minus student log-prob)", "nat", True),
     ("margin", "Teacher's margin", "nat", False),
     ("student_entropy", "Student's entropy", "nat", False),

@@ -7,6 +7,7 @@ import polars as pl
 from opd_diag.analyses.groups import GROUP, TRAINED
 from opd_diag.analyses.wording import count, estimate
 from opd_diag.tables.columns.score_summary import ALL, ANOTHER_PROMPT
+from opd_diag.tables.columns.tokens import KL_NAMES
 
 
 class Tables(Protocol):
@@ -29,14 +30,13 @@ class Tables(Protocol):
         """What stands right after prompts that the teacher reads otherwise."""
 
 
-NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 LARGE = 0.1  # nat; a bin starts here
 GROUPS_SHOWN = 8
 
 DROPPED = (
     ("length", "length", "tokens"),
     ("reward", "reward", ""),
-    ("KL(student ‖ teacher)", "reverse_kl", "nat"),
+    (KL_NAMES["reverse_kl"], "reverse_kl", "nat"),
 )
 
 
@@ -46,7 +46,7 @@ def summary_lines(tables: Tables) -> list[str]:
     for (name,), ours in tables.score_summary.group_by("checkpoint", maintain_order=True):
         n = int(ours.filter(pl.col("group") == ALL)["n"].to_numpy().max())
         lines.append(f"{name}: {count(n)} tokens")
-        for column, title in NAMES.items():
+        for column, title in KL_NAMES.items():
             rows = ours.filter(pl.col("column") == column).iter_rows(named=True)
             values = {row["group"]: estimate(row) for row in rows}
             large = _large_tokens(tables.score_histogram, name, column)
@@ -71,7 +71,7 @@ def _first_lines(first: pl.DataFrame) -> list[str]:
     kl = ", ".join(f"{name} {estimate(at, 'reverse_kl', 'nat')}" for name, at in places)
     return [
         f"  teacher's prompt: another one in {count(row['n_rollouts'])} rollouts, whose last "
-        f"{estimate(row, 'shared_end', 'tokens')} are the student's; {NAMES['reverse_kl']}: {kl}"
+        f"{estimate(row, 'shared_end', 'tokens')} are the student's; {KL_NAMES['reverse_kl']}: {kl}"
     ]
 
 

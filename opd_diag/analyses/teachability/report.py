@@ -7,6 +7,7 @@ import polars as pl
 
 from opd_diag.analyses import wording
 from opd_diag.tables.columns.teachability import MATCHED, RANDOM, WORDS
+from opd_diag.tables.columns.tokens import KL_NAMES
 
 
 class Tables(Protocol):
@@ -33,7 +34,6 @@ Row = Mapping[str, Any]
 
 BUDGET = 0.10
 SHOWN_SELECTORS = 3
-NAMES = {"forward_kl": "KL(teacher ‖ student)", "reverse_kl": "KL(student ‖ teacher)"}
 MECHANICAL = (
     "Every selector with divergence in it holds the very KL that a gain is taken from: some gain "
     "falls to it under any change of the student."
@@ -60,7 +60,7 @@ def summary_lines(result: Tables) -> list[str]:
     if whole["gain"] is None:
         return lines
     lines.append(
-        f"Below: features of {whole['features_from']}, gain in {NAMES[lead]} from "
+        f"Below: features of {whole['features_from']}, gain in {KL_NAMES[lead]} from "
         f"{whole['gain_from']} to {whole['checkpoint']}: {wording.estimate(whole, 'gain', 'nat')} "
         f"a token."
     )
@@ -81,7 +81,7 @@ def summary_lines(result: Tables) -> list[str]:
 def _kl(rows: pl.DataFrame) -> str:
     first, last = rows.row(0, named=True), rows.row(-1, named=True)
     text = (
-        f"{NAMES[first['kl']]}: {wording.estimate(first, 'mean', 'nat')} under "
+        f"{KL_NAMES[first['kl']]}: {wording.estimate(first, 'mean', 'nat')} under "
         f"{first['checkpoint']}"
     )
     if rows.height == 1:

@@ -8,6 +8,7 @@ from opd_diag.tables.schema import Column
 
 K_GRID = (2, 4, 8, 16, 32, 64)
 TRUNCATED_K = (4, 16, 64)
+KL_NAMES = {"reverse_kl": "KL(student ‖ teacher)", "forward_kl": "KL(teacher ‖ student)"}
 
 KEYS = ("checkpoint", "rollout", "position")
 
