@@ -8,6 +8,7 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
     nothing,
     panel,
@@ -54,8 +55,8 @@ def knock_out(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for kind in rows["kind"].unique(maintain_order=True):
             own = (rows["kind"] == kind).arg_true().to_list()
             part = rows[own]
-            ends = (part[f"difference{end}"] * POINTS for end in ("", "_low", "_high"))
-            bars(ax, own, *ends, colour=_COLOURS[kind], label=kind, horizontal=True)
+            points = (values * POINTS for values in interval(part, "difference"))
+            bars(ax, own, *points, colour=_COLOURS[kind], label=kind, horizontal=True)
         ax.axvline(0, color=CONTROL, linewidth=1)
         ax.set_yticks(range(len(labels)), labels)
         ax.grid(axis="y", visible=False)
@@ -87,8 +88,8 @@ def continuation(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             ("control", 0.1, colour(0), "from the same depth of another rollout of the problem"),
         )
         for name, shift, shade, label in sides:
-            ends = (rows[f"{name}{end}"] * POINTS for end in ("", "_low", "_high"))
-            bars(ax, [at + shift for at in place], *ends, colour=shade, label=label)
+            points = (values * POINTS for values in interval(rows, name))
+            bars(ax, [at + shift for at in place], *points, colour=shade, label=label)
         ax.set_xticks(place, rows["model"].to_list())
         ax.grid(axis="x", visible=False)
         ax.set(
@@ -116,8 +117,7 @@ def replacement(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             return nothing(ax, "no occurrence that could be replaced and matched")
         place = list(map(float, range(rows.height)))
         for number, at in enumerate(place):
-            ends = ([rows[f"change{end}"][number]] for end in ("", "_low", "_high"))
-            bars(ax, [at], *ends, colour=colour(1 - number))
+            bars(ax, [at], *interval(rows[[number]], "change"), colour=colour(1 - number))
         ax.axhline(0, color=CONTROL, linewidth=1)
         ax.set_xticks(place, rows["group"].to_list())
         ax.grid(axis="x", visible=False)

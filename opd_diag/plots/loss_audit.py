@@ -8,6 +8,7 @@ from opd_diag.plots.style import (
     CONTROL,
     bars,
     colour,
+    interval,
     legend_below,
     nothing,
     panel,
@@ -40,9 +41,8 @@ def loss_audit(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for number, (own, label) in enumerate(((True, "the trainer's loss"), (False, "others"))):
             kept = [i for i, asked in enumerate(rows["trainer_loss"]) if asked is own]
             if kept:
-                some = rows[kept]
-                ends = (some[name] for name in ("relative", "relative_low", "relative_high"))
-                bars(ax, [place[i] for i in kept], *ends, colour=colour(1 - number), label=label,
+                values = interval(rows[kept], "relative")
+                bars(ax, [place[i] for i in kept], *values, colour=colour(1 - number), label=label,
                      horizontal=True)  # fmt: skip
         ax.set_yticks(place, [name.replace("_", " ") for name in rows["estimator"]])
         ax.set_xscale("symlog", linthresh=2)
@@ -74,9 +74,9 @@ def loss_audit_flips(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for number, (name, label) in enumerate(
             (("flips", "the wrong sign"), ("no_gradient", "no gradient"))
         ):
-            ends = (rows[f"{name}{end}"] for end in ("", "_low", "_high"))
             shifted = [at + 0.3 * (number - 0.5) for at in place]
-            bars(ax, shifted, *ends, colour=colour(number), label=label, horizontal=True)
+            values = interval(rows, name)
+            bars(ax, shifted, *values, colour=colour(number), label=label, horizontal=True)
         ax.set_yticks(place, [name.replace("_", " ") for name in rows["estimator"]])
         ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
         ax.set(

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 import polars as pl
 from matplotlib.axes import Axes
 
-from opd_diag.plots.style import CONTROL, band, colour, counted, legend_below, nothing, panel, style
+from opd_diag.plots.style import (
+    CONTROL,
+    band,
+    colour,
+    counted,
+    interval,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
 
 
 def release_curves(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -135,8 +145,8 @@ def _draw(
             return nothing(ax, "no rollout is long enough")
         for label, rows, hue, dash in lines:
             middle = (rows["start"] + rows["end"]) / 2
-            interval = rows["value"], rows["value_low"], rows["value_high"]
-            band(ax, middle.to_list(), *interval, colour=hue, label=label, linestyle=dash)
+            values = interval(rows, "value")
+            band(ax, middle.to_list(), *values, colour=hue, label=label, linestyle=dash)
         of = "share of its tokens" if relative else "tokens"
         ax.set_xlabel(f"position in the response ({of})")
         if relative:

@@ -14,6 +14,7 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
     nothing,
     panel,
@@ -100,8 +101,8 @@ def release_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         )
         for i, (name, rows) in enumerate(_checkpoints(shown)):
             at = (rows["place"] + _offset(i)).to_list()
-            drawn = (rows["value"], rows["value_low"], rows["value_high"])
-            bars(ax, at, *drawn, colour=colour(i), label=name, horizontal=True)
+            values = interval(rows, "value")
+            bars(ax, at, *values, colour=colour(i), label=name, horizontal=True)
         for place, reason in _missing(shown):
             words = ax.text(0.01, place, reason, color=CONTROL, va="center")
             words.set_in_layout(False)  # or the row would narrow the axes
@@ -176,9 +177,9 @@ def release_budgets(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         shown = rows.with_columns(place=place).filter(pl.col("place").is_not_null())
         for i, quantity in enumerate(shown["quantity"].unique(maintain_order=True)):
             own = shown.filter(pl.col("quantity") == quantity)
-            drawn = (own["lift"], own["lift_low"], own["lift_high"])
+            lift = interval(own, "lift")
             at = (own["place"] + _offset(i)).to_list()
-            bars(ax, at, *drawn, colour=colour(i), label=CARRIED[quantity], horizontal=True)
+            bars(ax, at, *lift, colour=colour(i), label=CARRIED[quantity], horizontal=True)
         ax.axvline(1, color=CONTROL, linewidth=1)
         shares = dict(shown.select("window", "token_share").iter_rows())
         ax.set_yticks(range(len(windows)), [f"{w} ({shares[w]:.0%} of tokens)" for w in windows])

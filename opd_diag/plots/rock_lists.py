@@ -13,7 +13,9 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
+    legend_beside,
     nothing,
     panel,
     plain_powers,
@@ -39,8 +41,8 @@ def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             rows = table.filter(selector=name)
             band(ax, rows["K"].to_list(), rows["J_c"], rows["J_c_p05"], rows["J_c_p95"],
                  colour=colour(i), label=f"agreement by {name}, 5-95 % of splits")  # fmt: skip
-            ends = rows["cross_coverage_low"], rows["cross_coverage_high"]
-            band(ax, rows["K"].to_list(), rows["cross_coverage"], *ends, colour=colour(i),
+            coverage = interval(rows, "cross_coverage")
+            band(ax, rows["K"].to_list(), *coverage, colour=colour(i),
                  label=f"coverage on the other half, by {name}", linestyle="--")  # fmt: skip
             suggested = rows["suggested_K"][0]
             if suggested is not None:
@@ -63,7 +65,7 @@ def rock_cutoff(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_xlabel("types in the list, K")
         ax.set_ylabel("agreement of halves, share of loss")
         ax.set_title(f"How many of {table['n'][0]:,} types: {table['checkpoint'][0]}")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_beside(ax)
         return ax
 
 
@@ -118,15 +120,15 @@ def rock_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, group in enumerate(GROUPS):
             own = table.filter(group=group)
             other, same = (own.filter(measured_on=side) for side in ("other half", "same half"))
-            ends = other["level_low"], other["level_high"]
-            band(ax, at, other["level"], *ends, colour=colour(i), label=f"{group}, other half")
+            level = interval(other, "level")
+            band(ax, at, *level, colour=colour(i), label=f"{group}, other half")
             ax.plot(at, same["level"], color=colour(i), linestyle=":", marker="x", markersize=4,
                     label=f"{group}, the half that chose")  # fmt: skip
         ax.set_xticks(at, names)
         ax.set_xlabel("checkpoint")
         ax.set_ylabel(f"mean {table['loss'][0]} (nat)")
         ax.set_title(f"Groups of types over the checkpoints ({table['pairing'][0]})")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_beside(ax)
         return ax
 
 

@@ -12,7 +12,9 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
+    legend_beside,
     nothing,
     panel,
     plain_powers,
@@ -52,8 +54,8 @@ def rock_persistence(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             own = rows.filter(name=group)
             shade = CONTROL if group == "all" else colour(i)
             n = own["n_hard_first"][0]
-            band(ax, at, own["survival"], own["survival_low"], own["survival_high"], colour=shade,
-                 label=f"{words} ({n:,} hard at first)")  # fmt: skip
+            label = f"{words} ({n:,} hard at first)"
+            band(ax, at, *interval(own, "survival"), colour=shade, label=label)
         ax.plot(at, rows.filter(name="all")["expected"], color=CONTROL, linestyle=":",
                 label="all, if only the type mattered")  # fmt: skip
         if not apart:
@@ -154,16 +156,15 @@ def rock_composition(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for group, column, label, i, shift in shown:
             own = rows.filter(group=group)
             at = [place[name] + shift for name in own["token_class"]]
-            ends = own[f"{column}_low"], own[f"{column}_high"]
             shade = CONTROL if i is None else colour(i)
             ax.bar(at, own[column].fill_null(0), width=0.17, color=shade, alpha=0.35)
-            bars(ax, at, own[column], *ends, colour=shade, label=label)
+            bars(ax, at, *interval(own, column), colour=shade, label=label)
         ax.set_xticks(range(len(present)), present, rotation=20, ha="right")
         ax.set_ylim(bottom=0)
         ax.set_xlabel("class of tokens")
         ax.set_ylabel("share")
         ax.set_title(f"What rock tokens are: {table['checkpoint'][0]}")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_beside(ax)
         return ax
 
 
@@ -183,8 +184,8 @@ def rock_composition_lift(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
             {"lift": "loss, against the same tenths", "grad_lift": "logit gradient"}.items()
         ):
             at = [place + 0.12 - 0.24 * i for place in range(rows.height)]
-            ends = rows[f"{column}_low"], rows[f"{column}_high"]
-            bars(ax, at, rows[column], *ends, colour=colour(i), label=label, horizontal=True)
+            values = interval(rows, column)
+            bars(ax, at, *values, colour=colour(i), label=label, horizontal=True)
         ax.axvline(1, color=CONTROL, linewidth=1)
         ax.set_xscale("log")
         plain_powers(ax)

@@ -10,6 +10,7 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
     nothing,
     panel,
@@ -44,8 +45,7 @@ def score_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             own = rows.filter(pl.col("column") == column, pl.col("group") == group)
             shift = APART * (place - (len(series) - 1) / 2)
             at = [checkpoints.index(name) + shift for name in own["checkpoint"]]
-            interval = own["value"], own["value_low"], own["value_high"]
-            bars(ax, at, *interval, colour=colour(list(KL_NAMES).index(column)),
+            bars(ax, at, *interval(own, "value"), colour=colour(list(KL_NAMES).index(column)),
                  marker=MARKERS[group], label=f"{KL_NAMES[column][3:-1]}, {group}")  # fmt: skip
         ax.set_xticks(range(len(checkpoints)), checkpoints)
         ax.set_xlim(-0.5, len(checkpoints) - 0.5)
@@ -102,9 +102,9 @@ def _positions(table: pl.DataFrame, column: str, axis: str, ax: Axes | None) -> 
             for group in _groups(rows):
                 own = rows.filter(pl.col("checkpoint") == checkpoint, pl.col("group") == group)
                 middle = ((own["start"] + own["end"]) / 2).to_list()
-                interval = own["value"], own["value_low"], own["value_high"]
-                band(ax, middle, *interval, colour=colour(place), linestyle=DASHES[group],
-                     label=f"{checkpoint}, {group}")  # fmt: skip
+                values, label = interval(own, "value"), f"{checkpoint}, {group}"
+                band(ax, middle, *values, colour=colour(place), linestyle=DASHES[group],
+                     label=label)  # fmt: skip
         ax.set_ylim(bottom=0)
         if axis == "relative":
             ax.set_xlim(0, 1)

@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
+import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -123,6 +124,11 @@ def colour(i: int) -> str:
     return PALETTE[i % len(PALETTE)]
 
 
+def interval(rows: pl.DataFrame, name: str) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """Return an estimate and the ends of its interval, as `band` and `bars` draw them."""
+    return rows[name], rows[f"{name}_low"], rows[f"{name}_high"]
+
+
 def band(
     ax: Axes,
     x: Sequence[Any],
@@ -162,6 +168,11 @@ def bars(
             linestyle="", markersize=point)  # fmt: skip
     draw = ax.hlines if horizontal else ax.vlines
     draw(at, bottom, top, color=colour, linewidth=1.25 * plt.rcParams["lines.linewidth"])
+
+
+def legend_beside(ax: Axes) -> None:
+    """Put the legend right of the axes: what is drawn leaves no free corner."""
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def legend_below(ax: Axes) -> None:

@@ -4,8 +4,18 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from opd_diag.plots.style import CONTROL, WIDE, colour, legend_below, nothing, panel, style
-from opd_diag.plots.teachability_labels import counts, gain, interval, leading, pair, why
+from opd_diag.plots.style import (
+    CONTROL,
+    WIDE,
+    bars,
+    colour,
+    interval,
+    legend_below,
+    nothing,
+    panel,
+    style,
+)
+from opd_diag.plots.teachability_labels import counts, gain, leading, pair, why
 from opd_diag.tables.columns.teachability import MATCHED, PLANE, WORDS
 from opd_diag.tables.columns.tokens import KL_NAMES
 
@@ -32,7 +42,7 @@ def teachability(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, (feature, label) in enumerate(SCORES.items()):
             tenth = rows.filter(feature=feature)
             at = [place + 0.16 * (2 * i - 1) for place in tenth["bin"]]
-            interval(ax, at, tenth, "gain", colour=colour(i), label=label)
+            bars(ax, at, *interval(tenth, "gain"), colour=colour(i), label=label)
         whole = rows.filter(feature="all")
         ax.axhline(whole["gain"][0], color=CONTROL, linestyle="--", label="all tokens")
         ax.set_xticks(range(10), [str(tenth) for tenth in range(1, 11)])
@@ -56,7 +66,8 @@ def teachability_groups(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         rows = table.filter(pl.col("gain").is_not_null(), feature="all", kl=kl)
         if rows.is_empty():
             return nothing(ax, why(table))
-        interval(ax, list(range(rows.height)), rows, "gain", colour=colour(0), horizontal=True)
+        at = list(range(rows.height))
+        bars(ax, at, *interval(rows, "gain"), colour=colour(0), horizontal=True)
         ax.axvline(0, color=CONTROL, linewidth=0.8)
         groups = zip(rows["group"], rows["n"], strict=True)
         ax.set_yticks(
@@ -143,17 +154,17 @@ def teachability_contrast(table: pl.DataFrame, *, ax: Axes | None = None) -> Axe
             return nothing(ax, why(table))
         places = list(range(rows.height))
         label = "observed, 95 % interval over prompts"
-        interval(ax, places, rows, "difference", colour=colour(0), label=label, horizontal=True)
+        difference = interval(rows, "difference")
+        bars(ax, places, *difference, colour=colour(0), label=label, horizontal=True)
         matched = [i for i, name in enumerate(rows["contrast"]) if name == MATCHED]
         if adjusted := [place + 0.2 for place in matched]:
             label = "what entropy, divergence and position tell taken out of the gain"
-            interval(ax, adjusted, rows[matched], "adjusted", colour=colour(1), label=label,
-                     horizontal=True)  # fmt: skip
-        interval(
+            rest = interval(rows[matched], "adjusted")
+            bars(ax, adjusted, *rest, colour=colour(1), label=label, horizontal=True)
+        bars(
             ax,
             [place + 0.4 for place in places],
-            rows,
-            "null",
+            *interval(rows, "null"),
             colour=CONTROL,
             label="where compatibility cannot matter",
             horizontal=True,

@@ -1,11 +1,8 @@
-"""What the figures of `teachability` share: the direction of KL they show, intervals, names."""
-
-from collections.abc import Sequence
+"""What the figures of `teachability` share: the direction of KL they show, and names."""
 
 import polars as pl
-from matplotlib.axes import Axes
 
-from opd_diag.plots.style import bars, counted
+from opd_diag.plots.style import counted
 from opd_diag.tables.columns.tokens import KL_NAMES
 
 
@@ -17,21 +14,6 @@ def leading(table: pl.DataFrame) -> str:
 def gain(kl: str) -> str:
     """Label an axis of gain."""
     return f"gain in {KL_NAMES[kl]} (nat)"
-
-
-def interval(
-    ax: Axes,
-    at: Sequence[float],
-    rows: pl.DataFrame,
-    name: str,
-    *,
-    colour: str,
-    label: str | None = None,
-    horizontal: bool = False,
-) -> None:
-    """Draw a column with its interval."""
-    values = (rows[f"{name}{end}"].to_list() for end in ("", "_low", "_high"))
-    bars(ax, at, *values, colour=colour, label=label, horizontal=horizontal)
 
 
 def pair(rows: pl.DataFrame) -> str:

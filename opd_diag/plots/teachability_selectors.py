@@ -8,14 +8,16 @@ from opd_diag.plots.style import (
     TALL,
     WIDE,
     band,
+    bars,
     colour,
     counted,
+    interval,
     legend_below,
     nothing,
     panel,
     style,
 )
-from opd_diag.plots.teachability_labels import gain, interval, leading, pair, why
+from opd_diag.plots.teachability_labels import gain, leading, pair, why
 from opd_diag.tables.columns.teachability import RANDOM, WORDS
 
 BUDGET = 0.10
@@ -60,7 +62,7 @@ def _by_budget(table: pl.DataFrame, ax: Axes | None, name: str, label: str, titl
             band(
                 ax,
                 line["actual_budget"].to_list(),
-                *(line[f"{name}{end}"].to_list() for end in ("", "_low", "_high")),
+                *interval(line, name),
                 colour=CONTROL if selector == RANDOM else colour(i),
                 label=WORDS.get(selector, selector),
                 linestyle=":" if selector == RANDOM else DASHES[i // 7],
@@ -139,7 +141,7 @@ def teachability_models(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             names = zip(of["model"], of["term"], strict=True)
             at = [labels.index(f"{model}: {term}") + 0.3 * i for model, term in names]
             label = "without the largest 0.5 % of |gain|" if trimmed else "all tokens"
-            interval(ax, at, of, "standard", colour=colour(i), label=label, horizontal=True)
+            bars(ax, at, *interval(of, "standard"), colour=colour(i), label=label, horizontal=True)
         ax.axvline(0, color=CONTROL, linewidth=0.8)
         ax.set_yticks(range(len(labels)), labels)
         ax.invert_yaxis()
@@ -164,7 +166,8 @@ def teachability_support(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes
         ks = rows["k"].unique().sort().to_list()
         for i, (definition, of) in enumerate(_groups(rows, "definition")):
             at = [ks.index(k) + 0.2 * (i - 1) for k in of["k"]]
-            interval(ax, at, of, "standard", colour=colour(i), label=DEFINITIONS[definition])
+            label = DEFINITIONS[definition]
+            bars(ax, at, *interval(of, "standard"), colour=colour(i), label=label)
         ax.axhline(0, color=CONTROL, linewidth=0.8)
         ax.set_xticks(range(len(ks)), [str(k) for k in ks])
         ax.set_xlabel("K (tokens)")

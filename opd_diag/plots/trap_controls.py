@@ -13,7 +13,9 @@ from opd_diag.plots.style import (
     bars,
     colour,
     counted,
+    interval,
     legend_below,
+    legend_beside,
     nothing,
     panel,
     readable,
@@ -104,17 +106,17 @@ def _phases(table: pl.DataFrame, names: Sequence[str], unit: str, ax: Axes | Non
         for i, name in enumerate(drawn):
             own = rows.filter(pl.col("quantity") == name)
             at = [PHASES.index(phase) + 0.16 * (i - (len(drawn) - 1) / 2) for phase in own["phase"]]
-            bars(ax, at, *_interval(own, "value"), colour=colour(i), label=QUANTITIES[name])
+            bars(ax, at, *interval(own, "value"), colour=colour(i), label=QUANTITIES[name])
             beside = [place + 0.06 for place in at]
             label = None if i else "the same, blocks shuffled"
-            bars(ax, beside, *_interval(own, "shuffled"), colour=CONTROL, label=label)
+            bars(ax, beside, *interval(own, "shuffled"), colour=CONTROL, label=label)
         fired = max(rows.filter(pl.col("phase") == "agreement")["n_rollouts"].to_list(), default=0)
         ax.set_xticks(range(len(PHASES)), PHASE_WORDS)
         ax.set_ylabel(f"mean over tokens ({unit})")
         ax.set_xlabel("place in the rollout")
         around = f"around the low-KL stretches of {counted(fired, 'rollout')}"
         ax.set_title(f"{checkpoint}: {MEANS[unit]} {around}")
-        _legend(ax)
+        legend_beside(ax)
         return ax
 
 
@@ -136,13 +138,13 @@ def trap_summary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             own = rows.filter(pl.col("checkpoint") == name)
             at = [order.index(measure) + 0.2 * i for measure in own["measure"]]
             label = f"{name} ({counted(own['n_control'][0], 'rollout')})"
-            bars(ax, at, *_interval(own, "ratio"), colour=colour(i), label=label, horizontal=True)
+            bars(ax, at, *interval(own, "ratio"), colour=colour(i), label=label, horizontal=True)
         ax.axvline(1, color=CONTROL, linestyle="--", label="as shuffled")
         ax.set_yticks(range(len(order)), [MEASURES[measure] for measure in order])
         ax.invert_yaxis()
         ax.set_xlabel("observed / shuffled (ratio)")
         ax.set_title("The rule against shuffled blocks of tokens")
-        _legend(ax)
+        legend_beside(ax)
         return ax
 
 
@@ -164,14 +166,14 @@ def trap_persistence(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, name in enumerate(names):
             own = rows.filter(pl.col("checkpoint") == name)
             label = "observed" if not i else None
-            bars(ax, [i], *_interval(own[:1], "longest_run"), colour=colour(1), label=label)
+            bars(ax, [i], *interval(own[:1], "longest_run"), colour=colour(1), label=label)
         for j, (block, keeps_course) in enumerate(sizes):
             own = rows.filter(block=block, keeps_course=keeps_course)
             at = [names.index(name) + (j + 1) * step for name in own["checkpoint"]]
             words = f"blocks of {block} shuffled" if block > 1 else "single tokens shuffled"
             label = f"{words}, steady course kept" if keeps_course else words
             shade = CONTROLS[j % len(CONTROLS)]
-            bars(ax, at, *_interval(own, "shuffled"), colour=shade, label=label)
+            bars(ax, at, *interval(own, "shuffled"), colour=shade, label=label)
         ax.set_xticks([i + len(sizes) * step / 2 for i in range(len(names))], names)
         ax.set_ylim(bottom=0)
         ax.set_xlabel("checkpoint")
@@ -200,7 +202,7 @@ def trap_outcomes(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         for i, name in enumerate(rows["checkpoint"].unique(maintain_order=True)):
             own = rows.filter(pl.col("checkpoint") == name)
             at = [kinds.index(kind) + 0.2 * i for kind in own.select(key).iter_rows()]
-            values = _interval(own, "difference")
+            values = interval(own, "difference")
             bars(ax, at, *values, colour=colour(i), label=str(name), horizontal=True)
         ax.axvline(0, color=CONTROL, linestyle="--", label="no difference")
         words = [COMPARISONS[kind].format(at=token) for kind, token in kinds]
@@ -247,7 +249,7 @@ def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
         band(
             ax,
             cut["tokens_kept"].to_list(),
-            *_interval(cut, "kept"),
+            *interval(cut, "kept"),
             colour=colour(1),
             label="low-KL cut",
         )
@@ -272,7 +274,7 @@ def _cuts(table: pl.DataFrame, signal: str, ax: Axes | None) -> Axes:
         ax.set_ylabel(f"{QUANTITIES[signal]} per token kept ({cut['unit'][0]})")
         n = counted(cut["n"][0], "rollout")
         ax.set_title(f"{checkpoint}: {QUANTITIES[signal]} kept of {n} (band: 95 %)")
-        _legend(ax)
+        legend_beside(ax)
         return ax
 
 
@@ -295,7 +297,7 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             bars(
                 ax,
                 own["prevalence"].to_list(),
-                *_interval(own, "ratio"),
+                *interval(own, "ratio"),
                 colour=colour(i),
                 label=f"window of {window} tokens",
             )
@@ -314,7 +316,7 @@ def trap_sensitivity(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_ylabel("longest run below,\nobserved / shuffled (ratio)")
         n = counted(max(rows["n"].to_list()), "rollout")
         ax.set_title(f"{checkpoint}: {counted(rows.height, 'setting')}, {n}")
-        _legend(ax)
+        legend_beside(ax)
         return ax
 
 
@@ -340,7 +342,7 @@ def trap_vocabulary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
             at = [place for place, one in enumerate(beyond) if one == flag]
             if at:
                 label = f"adjusted p {side} {LEVEL}"
-                bars(ax, at, *_interval(rows[at], "log_odds"), colour=colour(i), label=label,
+                bars(ax, at, *interval(rows[at], "log_odds"), colour=colour(i), label=label,
                      horizontal=True)  # fmt: skip
         ax.axvline(0, color=CONTROL, linewidth=1)
         words = [
@@ -356,13 +358,3 @@ def trap_vocabulary(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_title(f"{rows['checkpoint'][0]}: types of low-KL stretches, of {tested:,} tested")
         legend_below(ax)
         return ax
-
-
-def _interval(rows: pl.DataFrame, name: str) -> tuple[list[float], list[float], list[float]]:
-    value, low, high = (rows[f"{name}{end}"].to_list() for end in ("", "_low", "_high"))
-    return value, low, high
-
-
-def _legend(ax: Axes) -> None:
-    """Put the legend beside the axes: points and bars leave no free corner."""
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

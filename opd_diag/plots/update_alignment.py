@@ -7,6 +7,7 @@ from opd_diag.plots.style import (
     CONTROL,
     bars,
     colour,
+    interval,
     legend_below,
     nothing,
     panel,
@@ -35,9 +36,8 @@ def update_alignment(table: pl.DataFrame, *, ax: Axes | None = None) -> Axes:
         if rows.is_empty():
             return nothing(ax, "KL does not decrease to first order")
         place = list(map(float, range(rows.height)))
-        ends = (rows[name] for name in ("share", "share_low", "share_high"))
         label = "share of the first-order decrease"
-        bars(ax, place, *ends, colour=colour(0), label=label, horizontal=True)
+        bars(ax, place, *interval(rows, "share"), colour=colour(0), label=label, horizontal=True)
         ax.plot(
             rows["shifted_share"], place, "|", color=colour(1), markersize=14, markeredgewidth=2,
             label="the same groups moved inside the rollouts", linestyle="",
