@@ -10,12 +10,11 @@ from typing import NamedTuple
 import polars as pl
 
 from opd_diag.analyses.score_summary.first_tokens import first_tokens_table
-from opd_diag.analyses.score_summary.groups import COLUMNS, Rollouts
+from opd_diag.analyses.score_summary.groups import groups_table
 from opd_diag.analyses.score_summary.histogram import histogram_table
 from opd_diag.analyses.score_summary.positions import positions_table
 from opd_diag.analyses.score_summary.report import summary_lines
-from opd_diag.analyses.score_summary.shares import groups_table
-from opd_diag.analyses.score_summary.summary import summary_table
+from opd_diag.analyses.score_summary.sums import COLUMNS, Rollouts, summary_table
 from opd_diag.analyses.tokens import read_tokens
 from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.run import Run

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.score_summary.groups import Rollouts
+from opd_diag.analyses.score_summary.sums import Rollouts
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.tokens import TokenTable
 from opd_diag.tables.columns.score_summary import ANOTHER_PROMPT, SAME_PROMPT, SCORE_FIRST_TOKENS

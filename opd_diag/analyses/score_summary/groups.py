@@ -1,95 +1,89 @@
-"""Sum values of tokens over bins, by prompt, for all rollouts, correct and wrong ones."""
-
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+"""The table `score_groups`: what each group of rollouts holds of the tokens and of the KL."""
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses import reasons
+from opd_diag.analyses.groups import Parts, parts_of
 from opd_diag.analyses.prompts import Prompts
+from opd_diag.analyses.score_summary.sums import DIVERGENCES, Floats
+from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.tokens import TokenTable
-from opd_diag.tables.columns.score_summary import ALL, CORRECT, WRONG
-from opd_diag.tables.columns.tokens import TOKENS
+from opd_diag.tables.columns.score_summary import SCORE_GROUPS
+from opd_diag.tables.schema import empty_table
 
-Floats: TypeAlias = npt.NDArray[np.float64]
-
-DIVERGENCES = ("reverse_kl", "forward_kl")
-COLUMNS = (*DIVERGENCES, "student_entropy", "teacher_entropy", "grad_logits")
-UNITS = {column.name: column.unit for column in TOKENS}
-_OUTCOMES = (None, True, False)
+LENGTH, REWARD = "length", "reward"
 
 
-class Sums(NamedTuple):
-    """Sums over tokens.
+def groups_table(checkpoint: str, tokens: TokenTable, prompts: Prompts) -> pl.DataFrame:
+    """Compare every group with the rest of the rollouts, and what training dropped with the rest.
 
-    Attributes:
-        group: `all`, `correct` or `wrong`.
-        x: Sums of the values. Shape (prompts, bins).
-        m: Tokens with a value. Same shape.
+    Args:
+        checkpoint: Name of the checkpoint.
+        tokens: Tokens in the loss.
+        prompts: Prompts of their rollouts.
     """
+    values = rollout_values(tokens)
+    tables = [
+        result_table("score_groups", _rows(parts, values, prompts), checkpoint=checkpoint)
+        for parts in parts_of(tokens.rollouts)
+    ]
+    return pl.concat(tables) if tables else empty_table(SCORE_GROUPS)
 
-    group: str
-    x: Floats
-    m: Floats
 
-
-class Rollouts:
-    """The rollouts that are summarised: their prompts, and which of them are correct."""
-
-    def __init__(self, table: pl.DataFrame, *, seed: int) -> None:
-        self.prompts = Prompts(table["prompt_id"], seed=seed)
-        correct = table["correct"]
-        self._outcome = correct.replace_strict(
-            _OUTCOMES, [0, 1, 2], return_dtype=pl.Int64
-        ).to_numpy()
-        self._known = correct.is_not_null().any()
-
-    def sums(
-        self,
-        tokens: TokenTable,
-        column: str,
-        bins: int = 1,
-        place: Callable[[pl.DataFrame], npt.NDArray[np.integer]] | None = None,
-    ) -> Iterator[Sums]:
-        """Sum a column over the tokens of each prompt and bin, what is not finite left out.
-
-        Args:
-            tokens: The tokens.
-            column: What is summed.
-            bins: Number of bins.
-            place: Returns the bin of each token of a batch; None: one bin.
-
-        Yields:
-            One entry for each group of rollouts.
-        """
-        shape = (len(_OUTCOMES), self.prompts.count, bins)
-        x, m = np.zeros(shape), np.zeros(shape)
-        for batch in tokens.batches([column]):
-            value = batch[column].cast(pl.Float64).to_numpy()
+def rollout_values(tokens: TokenTable) -> dict[str, tuple[Floats, Floats]]:
+    """Sum and count each quantity in each rollout; shapes (rollouts,)."""
+    count = tokens.rollouts.height
+    sums = {name: (np.zeros(count), np.zeros(count)) for name in DIVERGENCES}
+    for batch in tokens.batches(DIVERGENCES):
+        row = batch["row"].to_numpy()
+        for name, (x, m) in sums.items():
+            value = batch[name].cast(pl.Float64).to_numpy()
             there = np.isfinite(value)
-            row = batch["row"].to_numpy()
-            cell = self._outcome[row] * self.prompts.count + self.prompts.code[row]
-            cell = (cell * bins + (0 if place is None else place(batch)))[there]
-            x += np.bincount(cell, value[there], x.size).reshape(shape)
-            m += np.bincount(cell, minlength=x.size).reshape(shape)
-        yield Sums(ALL, x.sum(axis=0), m.sum(axis=0))
-        if self._known:
-            yield Sums(CORRECT, x[1], m[1])
-            yield Sums(WRONG, x[2], m[2])
+            x += np.bincount(row[there], value[there], count)
+            m += np.bincount(row[there], minlength=count)
+    reward = tokens.rollouts[REWARD].to_numpy().astype(np.float64)
+    known = np.isfinite(reward)
+    sums[LENGTH] = tokens.lengths.astype(np.float64), np.ones(count)
+    sums[REWARD] = np.where(known, reward, 0), known.astype(np.float64)
+    return sums
 
 
-def means(sums: Sums, column: str, prompts: Prompts) -> dict[str, object]:
-    """Return the columns of a table that hold the mean of each bin, one row per bin."""
-    interval = prompts.ratio(sums.x, sums.m)
+def _rows(
+    parts: Parts, values: dict[str, tuple[Floats, Floats]], prompts: Prompts
+) -> dict[str, object]:
+    members = parts.members()
+
+    def inside(value: Floats) -> Floats:
+        return prompts.sums(members * value[:, None])
+
+    columns: dict[str, object] = {}
+    intervals = []
+    for name, (value, number) in values.items():
+        x, m = inside(value), inside(number)
+        x0, m0 = (side.sum(axis=1, keepdims=True) - side for side in (x, m))
+        mean = prompts.ratio(x, m)
+        columns |= interval_columns(name, mean)
+        columns |= interval_columns(f"{name}_difference", prompts.difference(x, m, x0, m0))
+        if name in (*DIVERGENCES, LENGTH):
+            share = prompts.ratio(x, _whole(x))
+            title = "token_share" if name == LENGTH else f"{name}_share"
+            columns |= interval_columns(title, share, share=True)
+        if name == DIVERGENCES[0]:
+            columns |= interval_columns("lift", prompts.quotient(x, m, _whole(x), _whole(m)))
+            intervals.append(mean)
+    tokens = inside(values[LENGTH][0])
     return {
-        "group": sums.group,
-        "column": column,
-        "unit": UNITS[column],
-        "n": sums.m.sum(axis=0),
-        "n_prompts": interval.clusters,
-        "value": interval.estimate,
-        "value_low": interval.low,
-        "value_high": interval.high,
-        "reason": interval.reason,
+        "split": parts.split,
+        "group": parts.names,
+        "n_rollouts": members.sum(axis=0),
+        "n": tokens.sum(axis=0),
+        "n_prompts": (prompts.sums(members) > 0).sum(axis=0),
+        **columns,
+        "reason": reasons.first(*intervals),
     }
+
+
+def _whole(x: Floats) -> npt.NDArray[np.float64]:
+    return np.broadcast_to(x.sum(axis=1, keepdims=True), x.shape)

@@ -6,7 +6,7 @@ import polars as pl
 
 from opd_diag.analyses import reasons
 from opd_diag.analyses.prompts import Prompts
-from opd_diag.analyses.score_summary.groups import DIVERGENCES, UNITS, Rollouts, Sums
+from opd_diag.analyses.score_summary.sums import DIVERGENCES, UNITS, Rollouts, Sums
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.tokens import TokenTable
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.score_summary.groups import DIVERGENCES, Rollouts, means
+from opd_diag.analyses.score_summary.sums import DIVERGENCES, Rollouts, means
 from opd_diag.analyses.tables import result_table
 from opd_diag.analyses.tokens import TokenTable, bin_width
 

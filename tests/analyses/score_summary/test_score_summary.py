@@ -7,8 +7,8 @@ from polars.testing import assert_frame_equal
 
 import opd_diag as od
 from opd_diag.analyses.score_summary import score_summary, summary_lines
-from opd_diag.analyses.score_summary.groups import COLUMNS
 from opd_diag.analyses.score_summary.histogram import STARTS
+from opd_diag.analyses.score_summary.sums import COLUMNS
 from opd_diag.datasets import null_run, save_run
 from opd_diag.errors import TableError
 
