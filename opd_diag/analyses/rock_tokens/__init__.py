@@ -10,14 +10,13 @@ import polars as pl
 from opd_diag.analyses.rock_tokens.by_group import group_share_table
 from opd_diag.analyses.rock_tokens.changes import choose_groups
 from opd_diag.analyses.rock_tokens.composition import composition_table
-from opd_diag.analyses.rock_tokens.cutoff import cutoff_table
 from opd_diag.analyses.rock_tokens.evidence import evidence_table
 from opd_diag.analyses.rock_tokens.example import example_table
 from opd_diag.analyses.rock_tokens.findings import findings
 from opd_diag.analyses.rock_tokens.groups import group_table
 from opd_diag.analyses.rock_tokens.hardness import find_hard
 from opd_diag.analyses.rock_tokens.lift import response_places
-from opd_diag.analyses.rock_tokens.lists import list_rows
+from opd_diag.analyses.rock_tokens.lists import cutoff_table, list_rows, selector_table
 from opd_diag.analyses.rock_tokens.occurrences import (
     Cells,
     Occurrences,
@@ -31,7 +30,6 @@ from opd_diag.analyses.rock_tokens.outputs import output_table
 from opd_diag.analyses.rock_tokens.persistence import persistence_table
 from opd_diag.analyses.rock_tokens.ranking import rank_types
 from opd_diag.analyses.rock_tokens.report import summary_lines
-from opd_diag.analyses.rock_tokens.selectors import selector_table
 from opd_diag.analyses.rock_tokens.types import type_table
 from opd_diag.errors import OptionError
 from opd_diag.tables.arguments import public_analysis

@@ -1,4 +1,7 @@
-"""Measure lists of types: what they hold on other prompts, and whether two halves agree on them."""
+"""Measure lists of types: what they hold on other prompts, and whether two halves agree on them.
+
+`rock_cutoff` has lists of many K, so how many types to list, `rock_selectors` a list by each score.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -6,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import polars.selectors as cs
 
 from opd_diag.analyses import reasons
 from opd_diag.analyses.prompts import Prompts
@@ -19,7 +23,7 @@ from opd_diag.analyses.rock_tokens.ranking import (
     half_totals,
     totals,
 )
-from opd_diag.analyses.tables import interval_columns
+from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.stats.bootstrap import Interval
 from opd_diag.stats.intervals import FEWEST_CLUSTERS
 from opd_diag.stats.ranks import Agreement, descending_ranks, top_agreement
@@ -37,6 +41,8 @@ SPREAD = (0.05, 0.95)
 TINY = np.finfo(np.float64).tiny
 TOO_FEW_TYPES = "fewer types than twice K: that halves agree says little"
 SIGNED = "the loss can be negative: no coverage, no lift"
+NO_STABLE_LIST = "no stable list: too few prompts"
+NOT_PAIRED = "needs two checkpoints on the same tokens"
 
 
 class Shares(NamedTuple):
@@ -183,6 +189,40 @@ def list_rows(ranking: Ranking) -> pl.DataFrame:
         frames.append(frame if name in CURVES else frame.filter(pl.col("K") == options.top))
     rows = pl.concat(frames)
     return rows.hstack(pl.DataFrame(_share_columns(ranking, rows.select("selector", "K").rows())))
+
+
+def cutoff_table(ranking: Ranking, lists: pl.DataFrame) -> pl.DataFrame:
+    """Build `rock_cutoff`: one row per K, for R and for frequency.
+
+    Args:
+        ranking: The ranked types.
+        lists: `list_rows` of them.
+    """
+    unstable = pl.col("suggested_K").is_null() & enough_prompts(ranking)
+    table = lists.filter(pl.col("selector").is_in(CURVES)).with_columns(
+        list_notes(ranking, reasons.note(NO_STABLE_LIST, unstable))
+    )
+    return result_table("rock_cutoff", table, **ranking.constants)
+
+
+def selector_table(ranking: Ranking, lists: pl.DataFrame) -> pl.DataFrame:
+    """Build `rock_selectors`: one row per selector, for lists of the size asked for.
+
+    Args:
+        ranking: The ranked types.
+        lists: `list_rows` of them.
+    """
+    table = lists.filter(pl.col("K") == ranking.options.top).drop(
+        "suggested_K", "J_second", "J_c_second"
+    )
+    table = table.with_columns(list_notes(ranking))
+    if ranking.pairing != "paired":
+        joint = pl.col("selector") == "joint"
+        table = table.with_columns(
+            pl.when(~joint).then(cs.float()),
+            reason=pl.when(joint).then(pl.lit(NOT_PAIRED)).otherwise("reason"),
+        )
+    return result_table("rock_selectors", table, **ranking.constants)
 
 
 def _share_columns(ranking: Ranking, lists: Lists) -> dict[str, Any]:
