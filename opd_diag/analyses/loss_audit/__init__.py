@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from opd_diag.analyses.loss_audit.audit import audit_table
-from opd_diag.analyses.loss_audit.bins import bins_table
-from opd_diag.analyses.loss_audit.by_group import groups_table
+from opd_diag.analyses.loss_audit.audit import audit_table, bins_table, groups_table
 from opd_diag.analyses.loss_audit.options import Options
 from opd_diag.analyses.loss_audit.report import summary_lines
 from opd_diag.analyses.loss_audit.sums import add_up

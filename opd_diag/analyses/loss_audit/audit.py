@@ -1,4 +1,4 @@
-"""The table `loss_audit`: every estimator beside the exact reverse KL of the same tokens."""
+"""Every estimator beside the exact reverse KL: of all tokens, by size of the KL, and by group."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from opd_diag.analyses import reasons
+from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.loss_audit.estimators import Estimator
 from opd_diag.analyses.loss_audit.sums import (
     CUT,
@@ -17,16 +18,18 @@ from opd_diag.analyses.loss_audit.sums import (
     NONE,
     SIGNED,
     SQUARE,
+    STARTS,
     TOKENS,
     VALUE,
     Sums,
 )
 from opd_diag.analyses.prompts import Prompts
-from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval, percentile
 from opd_diag.stats.intervals import effective_clusters
 from opd_diag.stats.sign_flips import sign_flip_p
-from opd_diag.tables.columns.loss_audit import MARGIN
+from opd_diag.tables.columns.loss_audit import LOSS_GROUPS, MARGIN
+from opd_diag.tables.schema import empty_table
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,7 +48,7 @@ def audit_table(
     *,
     seed: int,
 ) -> pl.DataFrame:
-    """Compare estimators with the exact KL.
+    """Build `loss_audit`: compare estimators with the exact KL of the same tokens.
 
     Args:
         checkpoint: Name of the checkpoint.
@@ -159,3 +162,61 @@ def _pearson(moments: Floats) -> Floats:
         spread = (yy - y * y / n) * (zz - z * z / n)
         together = yz - y * z / n
         return np.asarray(np.where(spread > 0, together / np.sqrt(np.maximum(spread, 0)), np.nan))
+
+
+def bins_table(
+    checkpoint: str, estimators: Sequence[Estimator], sums: Sequence[Sums], prompts: Prompts
+) -> pl.DataFrame:
+    """Build `loss_bins`: every estimator in bins of the exact KL; empty bins are left out."""
+    parts = []
+    for estimator, one in zip(estimators, sums, strict=True):
+        n, e, x = np.moveaxis(one.bins, -1, 0)
+        mean = prompts.ratio(e, n)
+        values = {
+            "estimator": estimator.name,
+            "bin": np.arange(STARTS.size),
+            "start": STARTS,
+            "end": np.append(STARTS[1:], np.nan),
+            "n": n.sum(axis=0),
+            "n_prompts": (n > 0).sum(axis=0),
+            "exact": ratio(x.sum(axis=0), n.sum(axis=0)),
+            "reason": mean.reason,
+        } | interval_columns("mean", mean)
+        parts.append(result_table("loss_bins", values, checkpoint=checkpoint))
+    return pl.concat(parts).filter(pl.col("n") > 0)
+
+
+def groups_table(
+    checkpoint: str,
+    estimators: Sequence[Estimator],
+    sums: Sequence[Sums],
+    rollouts: pl.DataFrame,
+    prompts: Prompts,
+) -> pl.DataFrame:
+    """Build `loss_groups`: compare estimators with the exact KL inside each group of rollouts."""
+    tables = []
+    for parts in parts_of(rollouts):
+        members = parts.members()
+        for estimator, one in zip(estimators, sums, strict=True):
+            n, value, exact = (prompts.sums(members * x[:, None]) for x in one.rollout.T)
+            bias = prompts.ratio(value - exact, n)
+            values = {
+                "estimator": estimator.name,
+                "split": parts.split,
+                "group": parts.names,
+                "n_rollouts": ((one.rollout[:, :1] > 0) & members).sum(axis=0),
+                "n": n.sum(axis=0),
+                "n_prompts": (n > 0).sum(axis=0),
+                "reason": reasons.first(bias),
+            }
+            for name, interval in (
+                ("mean", prompts.ratio(value, n)),
+                ("exact", prompts.ratio(exact, n)),
+                ("bias", bias),
+                ("relative", prompts.ratio(value, exact)),
+            ):
+                values |= interval_columns(name, interval)
+            tables.append(result_table("loss_groups", values, checkpoint=checkpoint))
+    if not tables:
+        return empty_table(LOSS_GROUPS)
+    return pl.concat(tables).filter(pl.col("n") > 0)
