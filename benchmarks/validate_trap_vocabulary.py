@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.validate_traps import LONG, rate, read
-from opd_diag.analyses.agreement_traps.token_types import trap_vocabulary
+from opd_diag.analyses.agreement_traps.vocabulary import trap_vocabulary
 from opd_diag.datasets import NULLS, trap_run, ugly_run
 from opd_diag.datasets.base import Dataset
 

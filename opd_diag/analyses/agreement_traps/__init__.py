@@ -19,8 +19,8 @@ from opd_diag.analyses.agreement_traps.rule import find_cuts
 from opd_diag.analyses.agreement_traps.sensitivity import trap_sensitivity
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_rules
 from opd_diag.analyses.agreement_traps.summary import trap_summary
-from opd_diag.analyses.agreement_traps.token_types import trap_vocabulary
 from opd_diag.analyses.agreement_traps.trace import trap_trace
+from opd_diag.analyses.agreement_traps.vocabulary import trap_vocabulary
 from opd_diag.analyses.tokens import require_columns
 from opd_diag.errors import TableError
 from opd_diag.tables.arguments import public_analysis

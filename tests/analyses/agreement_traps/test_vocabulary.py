@@ -9,7 +9,7 @@ from opd_diag.analyses.agreement_traps.checkpoint import read_checkpoint
 from opd_diag.analyses.agreement_traps.options import Options
 from opd_diag.analyses.agreement_traps.persistence import shuffled_blocks
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts
-from opd_diag.analyses.agreement_traps.token_types import trap_vocabulary
+from opd_diag.analyses.agreement_traps.vocabulary import trap_vocabulary
 from opd_diag.datasets import NULLS, save_run, trap_run, ugly_run
 from opd_diag.tables.source import as_source, choose_rollouts
 
