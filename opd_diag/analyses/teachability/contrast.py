@@ -12,9 +12,8 @@ from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import Contexts, Floats, Integers
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.stats import bootstrap
-from opd_diag.stats.bootstrap_quantiles import quantile_in_draws, thirds_difference
 from opd_diag.stats.matching import Pairs, match_nearest
-from opd_diag.stats.quantiles import TENTHS, tenths
+from opd_diag.stats.quantiles import TENTHS, quantile_in_draws, tenths, thirds_difference
 from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.teachability import MATCHED, REGRESSION, THIRDS
 
