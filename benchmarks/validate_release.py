@@ -20,7 +20,7 @@ from opd_diag.datasets.nulls import NULLS, ugly_run
 from opd_diag.datasets.releases import ar1, jumps, release_run
 from opd_diag.stats.changepoints import recoveries, reverse_around_lines, scan_shifts
 from opd_diag.stats.online_changepoints import first_alarms
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 
 SERIES = 10_000
 SEEDS = 48

@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.stats.intervals import ENOUGH_CLUSTERS, FEW, FEWEST_CLUSTERS, TOO_FEW
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 
 Floats = npt.NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import Loading, default_device, load_model
 from opd_diag.scoring.progress import Progress, StderrProgress
 from opd_diag.stats.matching import match_nearest
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.stats.ranks import normal_scores
-from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.arguments import at_least, public_analysis
 from opd_diag.tables.columns.interventions import OTHERS, ROCKS
 from opd_diag.tables.run import Run, open_run

@@ -10,8 +10,8 @@ from opd_diag.analyses.agreement_traps.rule import Flags, Integers
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.reasons import NO_OUTCOME
 from opd_diag.analyses.tables import interval_columns, result_table
+from opd_diag.stats.p_values import stratified_p, weighted_shares
 from opd_diag.stats.ragged import run_starts
-from opd_diag.stats.strata import stratified_p, weighted_shares
 from opd_diag.tables.columns.agreement_traps import AT_TRIGGER, CRUDE, LANDMARK, WITHIN
 
 LANDMARKS = (0.25, 0.5, 0.75)  # quantiles of the lengths

@@ -11,8 +11,7 @@ from opd_diag.analyses.agreement_traps.rule import Cuts, Floats
 from opd_diag.analyses.agreement_traps.shuffles import shuffled_cuts, steady_course
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, result_table
-from opd_diag.stats.exchange import exchange_p
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import exchange_p, sign_flip_p
 from opd_diag.tables.columns.agreement_traps import LONGER
 
 BLOCKS = (1, 32)  # beside the block asked for

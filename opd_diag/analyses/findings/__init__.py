@@ -21,7 +21,7 @@ from opd_diag.analyses.rock_tokens.findings import findings as rock_tokens
 from opd_diag.analyses.tables import result_table
 from opd_diag.analyses.teachability.findings import findings as teachability
 from opd_diag.errors import TableError, first_line
-from opd_diag.stats.holm import holm
+from opd_diag.stats.p_values import holm
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.teacher_sources import source_line
 

@@ -27,7 +27,7 @@ from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval, percentile
 from opd_diag.stats.intervals import effective_clusters
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.tables.columns.loss_audit import LOSS_GROUPS, MARGIN
 from opd_diag.tables.schema import empty_table
 

@@ -16,7 +16,7 @@ from opd_diag.analyses.release_points.positions import EARLY, LATE, Bins, Positi
 from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval, effective_clusters, percentile
 from opd_diag.stats.intervals import CONSTANT, FEWEST_CLUSTERS
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.tables.columns.release_points import GAINS, LINE_SEGMENTS, MIN_TOKENS
 
 Floats: TypeAlias = npt.NDArray[np.float64]

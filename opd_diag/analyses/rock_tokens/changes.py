@@ -21,8 +21,8 @@ from opd_diag.analyses.rock_tokens.ranking import (
     match_controls,
 )
 from opd_diag.stats.bootstrap import Interval
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.stats.ranks import descending_ranks
-from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.rock_tokens import DELTA
 
 Floats: TypeAlias = npt.NDArray[np.float64]

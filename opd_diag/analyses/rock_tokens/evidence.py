@@ -25,7 +25,7 @@ from opd_diag.analyses.rock_tokens.occurrences import Mask
 from opd_diag.analyses.rock_tokens.ranking import Ranking
 from opd_diag.analyses.tables import interval_columns, ratio, result_table
 from opd_diag.stats.bootstrap import Interval
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.tables.columns.rock_tokens import GROUPS
 
 Floats: TypeAlias = npt.NDArray[np.float64]

@@ -13,8 +13,8 @@ from opd_diag.analyses.teachability.contexts import Contexts, Floats, Integers
 from opd_diag.analyses.teachability.sample import Sample
 from opd_diag.stats import bootstrap
 from opd_diag.stats.matching import Pairs, match_nearest
+from opd_diag.stats.p_values import sign_flip_p
 from opd_diag.stats.quantiles import TENTHS, quantile_in_draws, tenths, thirds_difference
-from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.teachability import MATCHED, REGRESSION, THIRDS
 
 CALIPER = 0.2  # normal scores, or SD of position

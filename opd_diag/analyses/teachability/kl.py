@@ -9,7 +9,7 @@ from opd_diag.analyses.groups import parts_of
 from opd_diag.analyses.reasons import ONE_CHECKPOINT
 from opd_diag.analyses.tables import interval_columns, result_table
 from opd_diag.analyses.teachability.contexts import RELATIVE_FLOOR, Contexts, Floats
-from opd_diag.stats.sign_flips import sign_flip_p
+from opd_diag.stats.p_values import sign_flip_p
 
 KEPT = ("group", "n", "n_prompts", "mean", "mean_low", "mean_high")  # of the first checkpoint
 GROUPS = ("all", "correct", "wrong")

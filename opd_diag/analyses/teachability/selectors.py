@@ -14,9 +14,8 @@ from opd_diag.analyses.teachability.features import tie_order
 from opd_diag.analyses.teachability.gains import CONSTANT
 from opd_diag.analyses.teachability.options import KLS, Options
 from opd_diag.stats.hashing import hashed_uniform
-from opd_diag.stats.holm import holm
+from opd_diag.stats.p_values import holm, sign_flip_p
 from opd_diag.stats.selection import choose
-from opd_diag.stats.sign_flips import sign_flip_p
 from opd_diag.tables.columns.teachability import DIVERGENCE, RANDOM, REGRESSION
 from opd_diag.tables.source import Source, finished_result
 
