@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from opd_diag.errors import RolloutError
 from opd_diag.rollouts.raw_rollout import Ids, Messages, Prompt, RawRollout
 from opd_diag.text.chat import Chat, ChatReader, with_system
-from opd_diag.text.retokenise import retokenise
-from opd_diag.text.tokenizers import encode_prompt, encode_text, render_chat
+from opd_diag.text.tokenizers import encode_prompt, encode_text, render_chat, retokenise
 from opd_diag.text.vocabulary import special_ids
 
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
-"""Tokenizers: loading, comparing, and encoding prompts and responses."""
+"""Tokenizers: loading, comparing, and encoding prompts and responses, also from text again."""
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, first_line
 from opd_diag.text.chat_templates import render_template
@@ -25,6 +25,22 @@ PROBE = (
     "def f(x): return x**2  # naïve café\r\nÜbergröße 你好，世界 привет 👩‍🔬 www.example.org   \n"
 )
 MOST_IDS = 5
+
+
+class Retokenised(NamedTuple):
+    """Token ids made from texts.
+
+    Attributes:
+        token_ids: Ids of each text.
+        round_trip: Whether the ids decode to the very text. False is a proof of drift; True is no
+            proof against it, for another cut of the same text decodes to it too.
+        broken: Whether the text holds the replacement character, which stands for bytes that were
+            no UTF-8 when the dump was written and are lost.
+    """
+
+    token_ids: list[list[int]]
+    round_trip: list[bool]
+    broken: list[bool]
 
 
 def load_tokenizer(
@@ -121,6 +137,23 @@ def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str])
         return []
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return encoded
+
+
+def retokenise(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Retokenised:
+    """Encode texts as they stand and decode them again."""
+    token_ids = encode_responses(tokenizer, texts)
+    decoded = (
+        tokenizer.batch_decode(
+            token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        if texts
+        else []
+    )
+    return Retokenised(
+        token_ids,
+        round_trip=[a == b for a, b in zip(decoded, texts, strict=True)],
+        broken=["\N{REPLACEMENT CHARACTER}" in text for text in texts],
+    )
 
 
 def encode_prompt(
