@@ -19,16 +19,21 @@ from opd_diag.plots.release_curves import (
     release_curves_overlap,
     release_curves_policy,
 )
-from opd_diag.plots.release_example import release_example
 from opd_diag.plots.release_points import (
     release_budgets,
     release_correlation,
+    release_example,
     release_points,
     release_points_positions,
     release_summary,
 )
-from opd_diag.plots.rock_example import rock_example
-from opd_diag.plots.rock_lists import rock_cutoff, rock_groups, rock_outputs, rock_selectors
+from opd_diag.plots.rock_lists import (
+    rock_cutoff,
+    rock_example,
+    rock_groups,
+    rock_outputs,
+    rock_selectors,
+)
 from opd_diag.plots.rock_persistence import (
     rock_composition,
     rock_composition_lift,
