@@ -74,7 +74,8 @@ class RunRecord:
         """Add checkpoints, and make sure that those that are known have the same weights.
 
         A checkpoint of which no part is finished binds nothing: it is replaced, or forgotten if it
-        is not among these.
+        is not among these. Where these are all checkpoints of the run, they take the order of
+        these; else new ones come last.
 
         Args:
             students: Model folders or hub ids by name.
@@ -110,6 +111,8 @@ class RunRecord:
                 )
             if name not in known:
                 known[name] = Checkpoint(path=path, fingerprint=digest(files), files=files)
+        if known.keys() == students.keys():
+            self.manifest.checkpoints = {name: known[name] for name in students}
         for model in (self.manifest.teacher, *(known[name] for name in students)):
             model.trust_remote_code = trusted or model.trust_remote_code
         self._write()

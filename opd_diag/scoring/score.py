@@ -91,7 +91,8 @@ def score(
     """Score saved rollouts with the teacher and each student checkpoint.
 
     The run is written part by part. The same call on the same folder goes on at the first missing
-    part; a call with another checkpoint name adds it to the run.
+    part; a call with another checkpoint name adds it to the run, after those that are there. A
+    call that names all checkpoints of the run sets their order.
 
     Args:
         rollouts: What `read_rollouts` returns.
@@ -248,8 +249,15 @@ def score(
         weights = {name: fingerprint(path, **origin) for name, path in names.items()}
         for path in record.drop_changed(names):
             display.say(f"{folder / path}: not as it was written; it is made again")
+        before = list(record.manifest.checkpoints)
         for name in record.add_checkpoints(names, weights, trusted=trust_remote_code):
             display.say(f"checkpoint {name}: no part of it was finished; its claim is dropped")
+        order = list(record.manifest.checkpoints)
+        if before and order != before and len(order) > 1:
+            display.say(
+                f"order of the checkpoints: {', '.join(order)} (a call that names all of them "
+                "sets it)"
+            )
         inputs = _store(record, inputs)
         pending = {name: path for name, path in names.items() if record.is_pending(name)}
         if pending:

@@ -59,7 +59,7 @@ class Run:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """Names of the checkpoints, in the order in which they were given to `score`."""
+        """Names of the checkpoints, in the order that `score` was given."""
         return tuple(self.manifest.checkpoints)
 
     @property
@@ -176,8 +176,8 @@ class Run:
     def why_stale(self, name: str, folder: Path | None = None) -> str | None:
         """Tell why a result does not hold for the run as it is now, or None if it does.
 
-        It may have been made from other tokens, of all checkpoints before one was added, or by
-        another version, whose table has other columns.
+        It may have been made from other tokens, of all checkpoints before one was added or while
+        they stood in another order, or by another version, whose table has other columns.
 
         Args:
             name: Name of the table.
@@ -197,6 +197,8 @@ class Run:
             return "made by a version of opd-diag with other columns"
         then = metadata["run_checkpoints"]
         if metadata["arguments"].get("checkpoint") is None and then != self._complete():
+            if sorted(then) == sorted(self._complete()):
+                return f"made while the order of the checkpoints was {', '.join(then)}"
             return f"made while the run held {', '.join(then)} only"
         return None
 

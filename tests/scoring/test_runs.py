@@ -136,6 +136,30 @@ def test_a_checkpoint_added_later_gets_what_it_would_have_got_at_once(
         assert run.tokens(name).collect().equals(table)
 
 
+def test_a_call_that_names_all_checkpoints_sets_their_order(
+    rollouts, teacher, student, later, folder, whole
+):
+    """One that names some of them puts new ones last; both say the order, once."""
+    options = {"teacher": teacher, "out": folder, "part_tokens": PART_TOKENS}
+    said = []
+
+    def order(**students: str) -> tuple[str, ...]:
+        heard = Heard()
+        run = score(rollouts, students=students, **options, progress=heard)
+        said.append([line for line in heard.said if "order" in line])
+        return run.checkpoints
+
+    assert order(c=student) == ("c",)
+    assert order(a=student, c=student) == ("a", "c")
+    assert order(b=later) == ("a", "c", "b")
+    assert order(c=student) == ("a", "c", "b")
+    assert order(a=student, b=later, c=student) == ("a", "b", "c")
+    assert order(a=student, b=later, c=student) == ("a", "b", "c")
+    assert [len(lines) for lines in said] == [0, 1, 1, 0, 1, 0]
+    assert said[2][0].startswith("order of the checkpoints: a, c, b (")
+    assert open_run(folder).tokens("b").collect().equals(whole["b"])
+
+
 @pytest.fixture
 def bodies(monkeypatch) -> list[tuple[str, int]]:
     """What ran through which body in the parts: (model, response tokens), noise floor left out."""

@@ -130,6 +130,16 @@ def test_a_result_is_stale_once_a_checkpoint_is_added(run: Run) -> None:
     assert run.why_stale("release_points") is None
 
 
+def test_a_result_is_stale_once_the_checkpoints_stand_in_another_order(run: Run) -> None:
+    run.save(release_points(run))
+    known = run.manifest.checkpoints
+    run.manifest.checkpoints = dict(reversed(known.items()))
+    why = "made while the order of the checkpoints was step0, 40"
+    assert run.why_stale("release_points") == why
+    run.save(release_points(run, checkpoint=["step0", "40"]))
+    assert run.why_stale("release_points") is None
+
+
 def test_a_result_with_the_columns_of_another_version_is_stale(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
