@@ -12,10 +12,11 @@ from opd_diag.errors import RolloutError, faults
 from opd_diag.rollouts.files import Candidate, read_rows
 from opd_diag.rollouts.formats import Format, detect_format, fits
 from opd_diag.rollouts.formats.prime_rl import is_complete
-from opd_diag.rollouts.raw_rollout import RawRollout, check_rollout
+from opd_diag.rollouts.raw_rollout import CARRIED, RawRollout, check_rollout, is_readable
 from opd_diag.rollouts.rows import DumpFile, RowError, kind_of
 
 _LEFT_OUT_NAMED = 3
+_OF_PROMPT = ("prompt_id", "step", "policy")
 
 
 class Dump:
@@ -95,10 +96,10 @@ class Dump:
             first = next(rows, None)
             if first is None:
                 return (0, None), "empty"
-            row = self._with_mapped(_object(first[1]))
+            row = _object(first[1])
             if self._given is None:
-                detect_format(row, str(path))
-            elif not fits(self._given, row):
+                self._format_of(row, path)
+            elif not fits(self._given, self._with_mapped(row)):
                 return first, f"not in the format {self._given.name}"
         except RowError as error:
             return (0, None), str(error).partition(";")[0]
@@ -117,9 +118,9 @@ class Dump:
         for line, row in rows:
             n_rows += 1
             try:
-                content = self._with_mapped(_object(row))
+                content = _object(row)
                 form = form or self._detect(content, path)
-                rollouts += self._rollouts(content, line, file, form)
+                rollouts += self._rollouts(self._with_mapped(content), line, file, form)
             except RowError as error:
                 wrong.append(f"line {line}: {error}")
                 other = other or self._other_format(row, path)
@@ -136,6 +137,7 @@ class Dump:
         if form is not None and form.repeats and self._is_last_batch(rollouts):
             file.skipped["logged again at a later step"] += len(rollouts)
             rollouts = []
+        self._drop_ids_of_prompts(rollouts, file, form)
         self.rollouts += rollouts
         self._files[str(path)] = len(rollouts)
         self._skipped += file.skipped
@@ -150,9 +152,12 @@ class Dump:
             ours: value for ours, value in mapped.items() if value is not None or ours == "group"
         }
 
+    def _format_of(self, row: dict[str, Any], path: Path) -> tuple[Format, str]:
+        return detect_format(self._with_mapped(row), str(path), in_file=row.keys())
+
     def _detect(self, row: dict[str, Any], path: Path) -> Format:
         """Detect the format of a file from its first row; one call reads one format."""
-        form, why = detect_format(row, str(path))
+        form, why = self._format_of(row, path)
         if self._detected is None:
             self._detected = (form, why)
         elif form.name != self._detected[0].name:
@@ -168,7 +173,7 @@ class Dump:
         if self._given is None or not isinstance(row, dict):
             return ""
         try:
-            form, why = detect_format(self._with_mapped(row), str(path))
+            form, why = self._format_of(row, path)
         except RolloutError:
             return ""
         return "" if form is self._given else f"--format {form.name} would fit, for {why}"
@@ -186,6 +191,7 @@ class Dump:
             rollout | {key: _share_of(value, number, len(rollouts)) for key, value in told.items()}
             for number, rollout in enumerate(rollouts)
         ]
+        self._carry(rollouts, row, file, form)
         self._unknown.update(str(key) for key in row.keys() - file.used)
         return [
             check_rollout(
@@ -196,6 +202,37 @@ class Dump:
             )
             for part, rollout in enumerate(rollouts)
         ]
+
+    def _carry(
+        self, rollouts: list[dict[str, Any]], row: dict[str, Any], file: DumpFile, form: Format
+    ) -> None:
+        """Take generic keys from a row whose format does not know them, where they read as such.
+
+        Of a row of several rollouts a single value holds for all if it is about the prompt.
+        """
+        for key in CARRIED:
+            if key in form.used or row.get(key) is None:
+                continue
+            shares = [_share_of(row[key], n, len(rollouts)) for n in range(len(rollouts))]
+            of_each = len(rollouts) == 1 or isinstance(row[key], list) or key in _OF_PROMPT
+            if not of_each or not all(is_readable({key: share}, key) for share in shares):
+                continue
+            for rollout, share in zip(rollouts, shares, strict=True):
+                if rollout.get(key) is None:
+                    rollout[key] = share
+                    file.used.add(key)
+
+    def _drop_ids_of_prompts(
+        self, rollouts: list[RawRollout], file: DumpFile, form: Format | None
+    ) -> None:
+        """Drop ids that the format does not know where they come twice in the file."""
+        carried = form is not None and "id" in file.used - {*form.used, *self._keys}
+        names = [one.rollout_id for one in rollouts if one.rollout_id is not None]
+        if not carried or len(set(names)) == len(names):
+            return
+        self._unknown["id"] += len(names)
+        for rollout in rollouts:
+            rollout.rollout_id = None
 
     def _is_last_batch(self, rollouts: list[RawRollout]) -> bool:
         batch = [(str(rollout.prompt), str(rollout.response)) for rollout in rollouts]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,15 @@ def check_rollout(row: Row, *, source: str, source_row: int, part: int | None) -
         source_row=source_row,
         part=part,
     )
+
+
+def is_readable(row: Row, key: str) -> bool:
+    """Tell whether a row holds one of the `CARRIED` keys as it should be."""
+    try:
+        CARRIED[key](row, key)
+    except RowError:
+        return False
+    return True
 
 
 def read_prompt(row: Row, ids_key: str, text_key: str) -> Prompt | None:
@@ -301,3 +311,13 @@ def _same_length(key: str, array: NDArray[Any], length: int | None) -> None:
         raise RowError(f"{key} beside a response without ids; expected response_token_ids")
     if len(array) != length:
         raise RowError(f"{key} has {len(array)} values; expected {length}, one a response token")
+
+
+# Keys that hold for a rollout whatever format it comes in, and how each is read.
+CARRIED: dict[str, Callable[[Row, str], object]] = {
+    **dict.fromkeys(("id", "prompt_id", "policy"), _read_name),
+    "step": _read_whole,
+    "reward": _read_number,
+    **dict.fromkeys(("correct", "trained"), _read_flag),
+    "finish_reason": lambda row, _: _read_finish(row),
+}

@@ -183,6 +183,75 @@ def test_a_mapped_key_comes_before_what_the_format_reads(make, tmp_path, tiny_to
     assert read.table["policy"].to_list() == ["f00", "f00"]
 
 
+def test_mapped_keys_do_not_make_a_row_one_of_a_trainer(lines, tmp_path, tiny_tokenizer) -> None:
+    """`prompt` and `output` would be KDFlow's, which has no `reward`."""
+    rows = [{"input": "Add 3 and 4.", "output": "So 7.", "reward": 0.5}]
+    path = lines(tmp_path / "a.jsonl", rows)
+    keys = {"prompt": "input", "response": "output"}
+    read = read_rollouts(path, tokenizer=tiny_tokenizer, map=keys)
+    assert read.report["format"] == "generic"
+    assert read.report["unknown_keys"] == {}
+    assert read.table["reward"].to_list() == [0.5]
+    turns = [{"messages": TURNS[:1], "text": "So 7."}]
+    keys = {"prompt": "messages", "response": "text"}
+    path = lines(tmp_path / "c.jsonl", turns)
+    read = read_rollouts(path, tokenizer=tiny_tokenizer, map=keys)
+    assert (read.report["format"], read.table.height) == ("generic", 1)
+
+
+COMMON = {
+    "prompt_id": "p",
+    "step": 3,
+    "policy": "step3",
+    "reward": 0.5,
+    "correct": True,
+    "finish_reason": "length",
+    "trained": False,
+}
+TEXTS = {"prompt": "Add 3 and 4.", "completion": "So 7."}
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("trl", TEXTS | {"step": 3}),
+        ("kdflow", {"prompt": "Add 3 and 4.", "output": "So 7."}),
+        ("vllm", {"prompt_token_ids": [5, 6], "outputs": [{"token_ids": [7, 8, 9]}]}),
+        ("messages", {"messages": TURNS[:2]}),
+        ("labels", {"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}),
+    ],
+)
+def test_generic_keys_are_read_in_every_format(lines, tmp_path, tiny_tokenizer, name, row) -> None:
+    rows = [row | COMMON | {"id": number} for number in (1, 2)]
+    read = read_rollouts(lines(tmp_path / "a.jsonl", rows), tokenizer=tiny_tokenizer)
+    assert read.report["format"] == name
+    assert read.report["unknown_keys"] == {}
+    assert read.table["rollout_id"].to_list() == ["1", "2"]
+    assert read.table.select(*COMMON).row(1, named=True) == COMMON
+
+
+def test_generic_keys_with_another_meaning_are_left_out(lines, tmp_path, tiny_tokenizer) -> None:
+    other = {"id": 4, "correct": "no", "reward": {"a": 1.0}, "finish_reason": ["x"]}
+    path = lines(tmp_path / "a.jsonl", [TEXTS | {"step": 3} | other] * 2)
+    read = read_rollouts(path, tokenizer=tiny_tokenizer)
+    assert read.report["format"] == "trl"
+    assert read.report["unknown_keys"] == dict.fromkeys(sorted(other), 2)
+    assert read.table["rollout_id"].to_list() == ["a.jsonl:1", "a.jsonl:2"]
+    assert read.table.select("reward", "correct", "finish_reason").null_count().row(0) == (2, 2, 2)
+
+
+def test_a_value_beside_several_responses_holds_for_all_if_it_is_of_the_prompt(
+    lines, tmp_path
+) -> None:
+    row = {"prompt_token_ids": [5, 6], "outputs": [{"token_ids": [7]}, {"token_ids": [8]}]}
+    row |= {"prompt_id": "p", "reward": 1.0, "correct": [True, False]}
+    read = read_rollouts(lines(tmp_path / "a.jsonl", [row]))
+    assert read.table["prompt_id"].to_list() == ["p", "p"]
+    assert read.table["correct"].to_list() == [True, False]
+    assert read.table["reward"].to_list() == [None, None]
+    assert read.report["unknown_keys"] == {"reward": 1}
+
+
 def test_a_mapping_of_unknown_keys_is_refused(lines, tmp_path) -> None:
     path = lines(tmp_path / "a.jsonl", [EXACT])
     with pytest.raises(

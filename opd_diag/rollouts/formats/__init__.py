@@ -1,6 +1,6 @@
 """The formats by name, in the order in which they are tried, and how each is known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from opd_diag.errors import OptionError, RolloutError
@@ -96,8 +96,16 @@ def fits(form: Format, row: Row) -> bool:
     return row.keys() >= set(form.keys) and (form.fits is None or form.fits(row))
 
 
-def detect_format(row: Row, where: str) -> tuple[Format, str]:
+def detect_format(
+    row: Row, where: str, in_file: Collection[str] | None = None
+) -> tuple[Format, str]:
     """Find the format of a dump from a row of it.
+
+    Args:
+        row: The row, with what is mapped.
+        where: The file, for the message.
+        in_file: Keys that stand in the file itself; None: all of the row's. Another program's
+            format is told by these: a mapping makes generic rows.
 
     Returns:
         The format, and why it was taken.
@@ -105,8 +113,9 @@ def detect_format(row: Row, where: str) -> tuple[Format, str]:
     Raises:
         RolloutError: If the row has the keys of none.
     """
+    own = set(row if in_file is None else in_file)
     for candidate in FORMATS:
-        if fits(candidate, row):
+        if own.issuperset(candidate.keys) and fits(candidate, row):
             keys = candidate.keys or [key for key in _TELLING if key in row]
             return candidate, f"its rows have {', '.join(keys)}"
     raise RolloutError(

@@ -17,7 +17,7 @@ from opd_diag.rollouts.rows import (
 
 KEYS = ("prompt", "completion")
 USED = (*KEYS, "step", "gen_step")
-_KNOWN = (*USED, "advantages", "entropy", *REFERENCES, *GROUPS)
+_KNOWN = (*USED, "id", "prompt_id", "advantages", "entropy", *REFERENCES, *GROUPS)
 
 
 def holds_lists(row: Row) -> bool:

@@ -15,7 +15,7 @@ from opd_diag.rollouts.rows import (
 
 KEYS = ("step", "prompt", "completion")
 USED = KEYS
-_KNOWN = (*KEYS, "advantage", *REFERENCES, *GROUPS)
+_KNOWN = (*KEYS, "id", "prompt_id", "advantage", *REFERENCES, *GROUPS)
 
 
 def rollouts(row: Row, file: DumpFile) -> Iterator[dict[str, Any]]:
