@@ -115,7 +115,7 @@ def read_inputs(
 
     Raises:
         RolloutError: If an id lies outside the vocabulary, a prompt is empty, or there is no
-            response token at all.
+            response token at all, or none in the loss.
         ModelError: If a tokenizer cannot be loaded.
         ModelMismatchError: If two tokenizers differ.
     """
@@ -141,7 +141,20 @@ def read_inputs(
     read = sequences(table, max_response_tokens)
     if not read.responses.offsets[-1]:
         raise RolloutError(f"rollouts: {table.height} rows without a response token; expected some")
+    if not n_in_loss(table, max_response_tokens):
+        raise RolloutError(
+            f"rollouts: none of {read.responses.offsets[-1]:,} response tokens is in the loss, and "
+            "only those are analysed; expected a loss_mask that is 1 where a token counts"
+        )
     return Inputs(table, read, vocab_table(own), shared)
+
+
+def n_in_loss(table: pl.DataFrame, max_response_tokens: int | None = None) -> int:
+    """Count the response tokens that are in the loss, of those that are scored."""
+    masks, responses = table["loss_mask"], table["response_token_ids"]
+    if max_response_tokens is not None:
+        masks, responses = (one.list.head(max_response_tokens) for one in (masks, responses))
+    return int(pl.select(pl.coalesce(masks.list.sum(), responses.list.len()).sum()).item())
 
 
 def _check_prompts(table: pl.DataFrame) -> None:

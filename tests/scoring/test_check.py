@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from opd_diag.errors import RolloutError
 from opd_diag.rollouts import read_rollouts
 from opd_diag.scoring.preflight.check import check
+from opd_diag.scoring.score import score
 from opd_diag.tables.rollouts import Rollouts
 from tests.scoring.reference import own_logits
 
@@ -87,7 +89,9 @@ def test_another_checkpoint_is_called_so(sampled, teacher, later):
 def test_rollouts_without_log_probs_are_not_green(rollouts, teacher, student):
     found = findings(rollouts, teacher, student)
     assert found["generator's log-probs"].level == "yellow"
-    assert found["generator's log-probs"].detail.startswith("too few tokens: the rollouts hold no")
+    assert found["generator's log-probs"].detail.startswith(
+        "too few tokens: no token in the loss has a log-prob"
+    )
     assert found["empty responses"].level == "yellow"
 
 
@@ -157,6 +161,23 @@ def test_prompts_without_their_chat_markers_are_red(tiny_tokenizer, teacher, stu
     assert "prompts" not in findings(kept, teacher, student)
 
 
+def test_a_dump_without_a_token_in_the_loss_is_red_and_not_scored(
+    make_rollouts, teacher, student, tmp_path
+):
+    """Also where the limit of tokens leaves none that is in the loss."""
+    options = {"teacher": teacher, "students": student}
+    made = make_rollouts([[5]] * 2, [[6, 7, 8]] * 2, loss_mask=[[False] * 3] * 2)
+    found = check(made, **options)
+    assert [one.what for one in found if one.level == "red"] == ["loss"]
+    assert next(one for one in found if one.what == "loss").detail.startswith("0 of 6 tokens")
+    late = make_rollouts([[5]] * 2, [[6, 7, 8]] * 2, loss_mask=[[False, False, True]] * 2)
+    for rollouts, most, tokens in ((made, None, 6), (late, 2, 4)):
+        with pytest.raises(RolloutError) as caught:
+            score(rollouts, **options, out=tmp_path / "run", max_response_tokens=most)
+        assert f"rollouts: none of {tokens} response tokens is in the loss" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
 def test_what_the_teacher_reads_and_what_counts_is_told(make_rollouts, teacher, student):
     made = make_rollouts([[5]] * 2, [[6, 7, 8]] * 2)
     table = made.table.with_columns(
@@ -167,5 +188,6 @@ def test_what_the_teacher_reads_and_what_counts_is_told(make_rollouts, teacher, 
     found = findings(Rollouts(table, report), teacher, student)
     assert found["teacher's prompts"].detail.endswith("in 1 of 2 rollouts")
     assert found["loss"].detail == "5 of 6 tokens are in the loss"
+    assert found["loss"].level == "green"
     assert found["prompt ids"].level == "yellow"
     assert found["files left out"].detail == "config.json (no dump)"

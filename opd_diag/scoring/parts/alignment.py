@@ -93,7 +93,7 @@ def diagnose(counts: Counts, tempered: Mapping[float, Counts] | None = None) -> 
     plain = counts[0]
     n = int(plain.sum())
     if n < FEWEST_ALIGNED:
-        have = f"{n} tokens with a log-prob" if n else "the rollouts hold no log-probs"
+        have = f"{n} tokens with a log-prob" if n else "no token in the loss has a log-prob"
         detail = f"{have}, so the fit of models and tokens cannot be checked"
         return Alignment(n, None, None, "too few tokens", detail)
     median, p95 = quantile(plain, 0.5), quantile(plain, 0.95)

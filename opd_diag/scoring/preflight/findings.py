@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from opd_diag.errors import OpdDiagError
+from opd_diag.scoring.sequences import n_in_loss
 from opd_diag.tables.rollouts import Rollouts, n_tokens
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
 from opd_diag.text.vocabulary import check_ids
@@ -120,11 +121,11 @@ def _prompt_findings(table: pl.DataFrame, report: Mapping[str, Any]) -> list[Fin
         )
     masks = table["loss_mask"]
     if masks.null_count() < table.height:
-        everything = n_tokens(table)
-        inside = int(pl.select(pl.coalesce(masks.list.sum(), everything).sum()).item())
-        findings.append(
-            Finding(GREEN, "loss", f"{inside:,} of {everything.sum():,} tokens are in the loss")
-        )
+        inside, everything = n_in_loss(table), n_tokens(table).sum()
+        detail = f"{inside:,} of {everything:,} tokens are in the loss"
+        if not inside:
+            detail += ", and only those are analysed: loss_mask is 1 where a token counts"
+        findings.append(Finding(GREEN if inside else RED, "loss", detail))
     return findings
 
 
