@@ -16,6 +16,7 @@ from opd_diag.rollouts.raw_rollout import CARRIED, RawRollout, check_rollout, is
 from opd_diag.rollouts.rows import DumpFile, RowError, kind_of
 
 _LEFT_OUT_NAMED = 3
+_KEYS_NAMED = 20
 _OF_PROMPT = ("prompt_id", "step", "policy")
 
 
@@ -50,6 +51,8 @@ class Dump:
         self._left_out: dict[str, str] = {}
         self._skipped: Counter[str] = Counter()
         self._unknown: Counter[str] = Counter()
+        self._row_keys: dict[str, None] = {}  # in the order in which they were met
+        self._unmet = set(self._keys.values())
         self._last_batch: list[tuple[str, str]] = []
 
     @property
@@ -119,6 +122,7 @@ class Dump:
             n_rows += 1
             try:
                 content = _object(row)
+                self._meet(content)
                 form = form or self._detect(content, path)
                 rollouts += self._rollouts(self._with_mapped(content), line, file, form)
             except RowError as error:
@@ -129,6 +133,7 @@ class Dump:
                 break
         if wrong:
             told = faults(str(path), wrong)
+            other = other or (self._unmet_keys() if self._unmet else "")
             if other:
                 told += f"\n  {other}" if "\n" in told else f" ({other})"
             raise RolloutError(told)
@@ -151,6 +156,30 @@ class Dump:
         return row | {
             ours: value for ours, value in mapped.items() if value is not None or ours == "group"
         }
+
+    def _meet(self, row: dict[str, Any]) -> None:
+        """Note which mapped keys a row has, and which keys there are."""
+        if self._keys:
+            self._row_keys.update(dict.fromkeys(map(str, row)))
+            self._unmet = {key for key in self._unmet if not _has(row, key)}
+
+    def _unmet_keys(self) -> str:
+        mapped = [f"{ours}={key}" for ours, key in self._keys.items() if key in self._unmet]
+        there = list(self._row_keys)
+        more = f" and {len(there) - _KEYS_NAMED} more" if len(there) > _KEYS_NAMED else ""
+        return (
+            f"map: no row has the key of {', '.join(mapped)}; expected one of "
+            f"{', '.join(there[:_KEYS_NAMED])}{more}, a dot leading into objects and lists"
+        )
+
+    def check_mapped(self) -> None:
+        """Check that every mapped key stands in some row.
+
+        Raises:
+            RolloutError: If one does not.
+        """
+        if self._unmet and self._row_keys:
+            raise RolloutError(self._unmet_keys())
 
     def _format_of(self, row: dict[str, Any], path: Path) -> tuple[Format, str]:
         return detect_format(self._with_mapped(row), str(path), in_file=row.keys())
@@ -317,6 +346,15 @@ def _object(row: Any) -> dict[str, Any]:
 def _share_of(value: Any, number: int, count: int) -> Any:
     """Take the part of one rollout where a row of several holds a list of as many values."""
     return value[number] if count > 1 and isinstance(value, list) and len(value) == count else value
+
+
+def _has(row: Any, path: str) -> bool:
+    """Tell whether there is something under a key, null too; see `_value_at`."""
+    if isinstance(row, dict) and path in row:
+        return True
+    outer, _, last = path.rpartition(".")
+    inner = _value_at(row, outer) if outer else None
+    return _value_at(row, path) is not None or (isinstance(inner, dict) and last in inner)
 
 
 def _value_at(row: Any, path: str) -> Any:

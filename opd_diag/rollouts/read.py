@@ -67,8 +67,8 @@ def read_rollouts(
         The table, and a report of what was read and what was left out.
 
     Raises:
-        RolloutError: If a file is missing or not what its format says, if a text comes without a
-            tokenizer, or if an id lies outside the vocabulary.
+        RolloutError: If a file is missing or not what its format says, if no row has a mapped key,
+            if a text comes without a tokenizer, or if an id lies outside the vocabulary.
         ModelError: If the tokenizer cannot be loaded, or has no chat template where one is needed.
         OptionError: If an option has an unknown value, or two do not go together.
     """
@@ -99,6 +99,7 @@ def read_rollouts(
             f"group_by: no rollout has {group_by!r}; expected a key of the dump, a dot leading "
             "into objects and lists"
         )
+    dump.check_mapped()
     if teacher_prompts is not None:
         give_teacher_prompts(dump.rollouts, teacher_prompts)
     if isinstance(tokenizer, str | PathLike):

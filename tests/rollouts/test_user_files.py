@@ -183,6 +183,25 @@ def test_a_mapped_key_comes_before_what_the_format_reads(make, tmp_path, tiny_to
     assert read.table["policy"].to_list() == ["f00", "f00"]
 
 
+def test_a_mapped_key_that_no_row_has_is_an_error(lines, tmp_path, tiny_tokenizer) -> None:
+    path = lines(tmp_path / "a.jsonl", [EXACT, EXACT | {"meta": {"task": None}, "tags": ["x"]}])
+    told = "map: no row has the key of {}; expected one of prompt_token_ids, response_token_ids, "
+    for wrong in ("nokey", "meta.nokey", "tags.1", "meta.task.x"):
+        with pytest.raises(RolloutError) as caught:
+            read_rollouts(path, map={"group": wrong, "step": "meta.task"})
+        assert str(caught.value).startswith(told.format(f"group={wrong}") + "meta, tags")
+    for there in ("meta.task", "tags.0"):  # in one row, or null: a rollout without it is of none
+        read_rollouts(path, map={"group": there})
+    # What follows from it is told first.
+    path = lines(tmp_path / "b.jsonl", [{"prompt": "Add 3 and 4.", "text": "So 7."}])
+    with pytest.raises(RolloutError) as caught:
+        read_rollouts(path, tokenizer=tiny_tokenizer, map={"response": "txt"})
+    assert "line 1: no response" in str(caught.value)
+    assert "(map: no row has the key of response=txt; expected one of prompt, text" in str(
+        caught.value
+    )
+
+
 def test_mapped_keys_do_not_make_a_row_one_of_a_trainer(lines, tmp_path, tiny_tokenizer) -> None:
     """`prompt` and `output` would be KDFlow's, which has no `reward`."""
     rows = [{"input": "Add 3 and 4.", "output": "So 7.", "reward": 0.5}]
