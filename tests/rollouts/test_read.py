@@ -235,12 +235,29 @@ def test_bad_values_are_named_with_their_line(lines, tmp_path, change, told) -> 
 
 
 def test_all_faults_of_a_file_are_told_at_once_up_to_twenty(lines, tmp_path) -> None:
-    path = lines(tmp_path / "a.jsonl", [EXACT, *[EXACT | {"reward": "x"}] * 25])
+    masks = [EXACT | {"loss_mask": [1] * n} for n in range(4, 29)]
+    path = lines(tmp_path / "a.jsonl", [EXACT, *masks])
     told = refusal(path).splitlines()
     assert told[0] == f"{path}: 25 faults"
-    assert told[1].strip().startswith("line 2: reward is text")
+    assert told[1].strip().startswith("line 2: loss_mask has 4 values")
     assert len(told) == 22
     assert told[-1].strip() == "... and 5 more"
+
+
+def test_equal_faults_are_one_line(lines, tmp_path) -> None:
+    fault = "reward is text; expected a number"
+    bad = EXACT | {"reward": "x"}
+    path = lines(tmp_path / "a.jsonl", [EXACT, *[bad] * 25])
+    assert refusal(path) == f"{path}: lines 2, 3, 4 and 22 more: {fault}"
+    path = lines(tmp_path / "b.jsonl", [EXACT, bad, EXACT | {"correct": "x"}, bad])
+    assert refusal(path).splitlines() == [
+        f"{path}: 3 faults",
+        f"  lines 2 and 4: {fault}",
+        "  line 3: correct is text; expected true or false",
+    ]
+    more = [EXACT | {"loss_mask": [1] * n} for n in range(4, 30)]
+    told = refusal(lines(tmp_path / "c.jsonl", [bad, bad, *more])).splitlines()
+    assert told[-1].strip() == "... and 7 more"  # 28 less two in the first line and 19 others
 
 
 def test_ids_that_come_twice_are_refused(lines, tmp_path) -> None:
