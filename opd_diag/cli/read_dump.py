@@ -166,6 +166,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             f"warning: the chat markers are missing from {without:,} of "
             f"{report['retokenised']['prompts']:,} prompts, which are read as they stand"
         )
+    lines += [
+        f"warning: the last line of {path} is cut, and left out"
+        for path in report.get("cut_files", ())
+    ]
     prompt_ids = report.get("prompt_ids", {})
     if prompt_ids.get("merged"):
         lines.append(

@@ -13,7 +13,7 @@ from opd_diag.rollouts.files import Candidate, read_rows
 from opd_diag.rollouts.formats import Format, detect_format, fits
 from opd_diag.rollouts.formats.prime_rl import is_complete
 from opd_diag.rollouts.raw_rollout import CARRIED, RawRollout, check_rollout, is_readable
-from opd_diag.rollouts.rows import DumpFile, RowError, kind_of
+from opd_diag.rollouts.rows import CutLineError, DumpFile, RowError, kind_of
 
 _LEFT_OUT_NAMED = 3
 _KEYS_NAMED = 20
@@ -49,6 +49,7 @@ class Dump:
         self._limit = limit
         self._files: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
+        self._cut: list[str] = []
         self._skipped: Counter[str] = Counter()
         self._unknown: Counter[str] = Counter()
         self._row_keys: dict[str, None] = {}  # in the order in which they were met
@@ -119,6 +120,9 @@ class Dump:
         n_rows = 0
         other = ""
         for line, row in rows:
+            if isinstance(row, CutLineError) and n_rows:
+                self._cut.append(str(path))
+                continue
             n_rows += 1
             try:
                 content = _object(row)
@@ -319,6 +323,7 @@ class Dump:
             "retokenised": dict(drift),
             "unknown_keys": dict(sorted(self._unknown.items())),
             "skipped": dict(self._skipped),
+            "cut_files": list(self._cut),
             "trust_pickle": self._trust_pickle,
         }
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from opd_diag.errors import RolloutError, first_line
 from opd_diag.rollouts.pickles import read_pickle
-from opd_diag.rollouts.rows import COMPRESSED, RowError
+from opd_diag.rollouts.rows import COMPRESSED, CutLineError, RowError
 from opd_diag.tables.files import check_path
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".csv", ".pt", ".pth", ".dp")
@@ -83,7 +83,7 @@ def read_rows(path: Path, *, trust_pickle: bool = False) -> Iterator[tuple[int, 
     """Yield the rows of a file with their line or row number, from 1.
 
     A row that cannot be read comes as a `RowError` in its place, so that all of them can be told
-    at once.
+    at once; a last line without its end, after others, as a `CutLineError`.
 
     Raises:
         RolloutError: If the file as a whole cannot be read.
@@ -122,14 +122,18 @@ def _opened(path: Path) -> IO[bytes]:
         raise RolloutError(
             f"{path}: cannot be decompressed ({first_line(error)}); expected lines in UTF-8"
         ) from error
-    return io.BytesIO("\n".join(lines).encode())
+    return io.BytesIO("".join(f"{line}\n" for line in lines).encode())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield number, _parse(line)
+                row = _parse(line)
+                # Only the last line has no end.
+                if isinstance(row, RowError) and number > 1 and not line.endswith(b"\n"):
+                    row = CutLineError(*row.args)
+                yield number, row
 
 
 def _parse(text: bytes) -> Any:

@@ -25,6 +25,10 @@ class RowError(ValueError):
     """What is wrong with one row: `what was found; what was expected`."""
 
 
+class CutLineError(RowError):
+    """The last line of a file that its writer did not finish."""
+
+
 @dataclass
 class DumpFile:
     """One file of a dump, with what was noticed while it was read.

@@ -4,6 +4,7 @@ import shutil
 import polars as pl
 import pytest
 
+from opd_diag.cli.read_dump import notes
 from opd_diag.errors import ModelError, OptionError, RolloutError
 from opd_diag.rollouts import read_rollouts
 from opd_diag.tables.rollouts import prompt_halves
@@ -182,6 +183,24 @@ def test_no_such_file_and_empty_files(lines, tmp_path) -> None:
     assert "expected at least one" in refusal([])
     empty = lines(tmp_path / "a.jsonl", [])
     assert refusal(empty) == f"{empty}: empty; expected at least one rollout"
+
+
+def test_a_cut_last_line_is_left_out_and_told(lines, tmp_path) -> None:
+    path = lines(tmp_path / "a.jsonl", [EXACT] * 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    read = read_rollouts(path)
+    assert read.table.height == 2
+    assert read.report["cut_files"] == [str(path)]
+    assert notes(read.report) == [f"warning: the last line of {path} is cut, and left out"]
+    path.write_bytes(whole[:-1])  # whole, but for its end
+    read = read_rollouts(path)
+    assert (read.table.height, read.report["cut_files"]) == (3, [])
+    # One with its end or alone in its file is no such line.
+    path.write_bytes(whole[:-9] + b"\n")
+    assert "line 3: not JSON" in refusal(path)
+    path.write_bytes(whole[:20])
+    assert "line 1: not JSON" in refusal(path)
 
 
 def test_line_7_that_is_not_json_is_named(lines, tmp_path) -> None:

@@ -50,6 +50,10 @@ def rollout_findings(rollouts: Rollouts) -> list[Finding]:
     ):
         if counts := report.get(key, {}):
             findings.append(Finding(level, meaning, _listed(counts)))
+    findings += [
+        Finding(YELLOW, "cut file", f"the last line of {path} is cut, and left out")
+        for path in report.get("cut_files", ())
+    ]
     tokens = n_tokens(table)
     samples = table.group_by("prompt_id").len()["len"].to_list()
     middle = float(tokens.median() or 0)  # type: ignore[arg-type]
