@@ -159,6 +159,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     Args:
         report: What reading has told; that of a generated run tells nothing.
     """
+    from opd_diag.tables.rollouts import repeated_line
+
     lines = []
     without = report.get("retokenised", {}).get("prompts_without_markers", 0)
     if without:
@@ -170,6 +172,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         f"warning: the last line of {path} is cut, and left out"
         for path in report.get("cut_files", ())
     ]
+    if repeated := repeated_line(report):
+        lines.append(f"warning: {repeated}")
     prompt_ids = report.get("prompt_ids", {})
     if prompt_ids.get("merged"):
         lines.append(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,11 @@ class Dump:
         )
 
     def report(
-        self, table: pl.DataFrame, drift: Mapping[str, int], prompts: Mapping[str, int]
+        self,
+        table: pl.DataFrame,
+        drift: Mapping[str, int],
+        prompts: Mapping[str, int],
+        repeated: Sequence[tuple[str, str]],
     ) -> dict[str, Any]:
         """Tell what was read and what was left out.
 
@@ -294,6 +298,7 @@ class Dump:
             table: The rollouts table.
             drift: Counts of what was tokenised again.
             prompts: Counts of prompt ids that do not stand for one prompt each.
+            repeated: Where rollouts stand that an earlier file has too, and where they do there.
         """
         lengths = table["response_token_ids"].list.len()
         masks = table["loss_mask"].list.sum()
@@ -308,6 +313,7 @@ class Dump:
             "rollouts": table.height,
             "prompts": table["prompt_id"].n_unique(),
             "prompt_ids": dict(prompts),
+            "repeated": {"rollouts": len(repeated), "first": list(repeated[0]) if repeated else []},
             "response_tokens": int(lengths.sum()),
             "loss_tokens": int(pl.select(pl.coalesce(masks, lengths).sum()).item()),
             "several_spans": {

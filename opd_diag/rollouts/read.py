@@ -9,7 +9,7 @@ from opd_diag.rollouts.dump import Dump
 from opd_diag.rollouts.encode import TextOptions, encode_rollouts
 from opd_diag.rollouts.files import Candidate, find_files
 from opd_diag.rollouts.formats import generic, named_format
-from opd_diag.rollouts.table import to_table
+from opd_diag.rollouts.table import repeated_rollouts, to_table
 from opd_diag.rollouts.teacher_prompts import give_teacher_prompts
 from opd_diag.tables.rollouts import Rollouts
 from opd_diag.text.tokenizers import load_tokenizer
@@ -109,7 +109,8 @@ def read_rollouts(
     table, prompt_ids = to_table(dump.rollouts, encoded)
     if tokenizer is not None:
         check_ids(table, vocabulary_size(tokenizer))
-    return Rollouts(table, dump.report(table, encoded.drift, prompt_ids))
+    repeated = repeated_rollouts(dump.rollouts, encoded)
+    return Rollouts(table, dump.report(table, encoded.drift, prompt_ids, repeated))
 
 
 def _tracked(files: list[Candidate], progress: bool) -> Iterator[Candidate]:

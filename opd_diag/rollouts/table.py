@@ -55,6 +55,29 @@ def to_table(
     return check_table(frame, ROLLOUTS, "rollouts"), counts
 
 
+def repeated_rollouts(rollouts: Sequence[RawRollout], encoded: Encoded) -> list[tuple[str, str]]:
+    """Find the rollouts that an earlier file has too, as where a file was copied.
+
+    They have the same id, or none, and the same step and token ids. Equal ones of one file are
+    samples that came out alike.
+
+    Returns:
+        Where each of them stands, and where the earlier one does: `file:line`.
+    """
+    first: dict[tuple[object, ...], RawRollout] = {}
+    pairs = []
+    for rollout, *ids in zip(rollouts, encoded.prompts, encoded.responses, strict=True):
+        key = (rollout.rollout_id, rollout.step, *map(_hash, ids))
+        earlier = first.setdefault(key, rollout)
+        if earlier.source != rollout.source:
+            pairs.append((_place(rollout), _place(earlier)))
+    return pairs
+
+
+def _place(rollout: RawRollout) -> str:
+    return f"{rollout.source}:{rollout.source_row}"
+
+
 def cluster_prompts(
     told: Sequence[str | None], prompts: Sequence[Ids]
 ) -> tuple[list[str], dict[str, int]]:

@@ -45,6 +45,17 @@ def n_tokens(table: pl.DataFrame) -> pl.Series:
     return table["response_token_ids"].list.len()
 
 
+def repeated_line(report: Mapping[str, Any]) -> str | None:
+    """Say how many rollouts were read from two files; None where none was."""
+    repeated = report.get("repeated", {})
+    if not repeated.get("rollouts"):
+        return None
+    return (
+        "rollouts that another file has too, with the same prompt, response and step: "
+        f"{repeated['rollouts']:,}, all of which count; first {' as '.join(repeated['first'])}"
+    )
+
+
 def read_rollouts_table(run: Path, manifest: Manifest) -> pl.DataFrame:
     """Read the rollouts table of a run and check it.
 

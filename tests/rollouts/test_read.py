@@ -285,6 +285,24 @@ def test_ids_that_come_twice_are_refused(lines, tmp_path) -> None:
     assert "expected unique ids" in refusal([path, path])
 
 
+def test_rollouts_that_another_file_has_too_are_told(lines, tmp_path) -> None:
+    """They are kept. Equal samples in one file, and the same text at another step, are none."""
+    rows = [EXACT | {"id": "x"}, EXACT | {"id": "y"}, EXACT | {"id": "z", "step": 3}]
+    one = lines(tmp_path / "1.jsonl", rows)
+    two = lines(tmp_path / "2.jsonl", [rows[1], rows[2] | {"step": 4}, EXACT | {"id": "w"}])
+    read = read_rollouts([one, two])
+    assert read.table.height == 6
+    assert read.report["repeated"] == {"rollouts": 1, "first": [f"{two}:1", f"{one}:2"]}
+    assert notes(read.report)[0] == (
+        "warning: rollouts that another file has too, with the same prompt, response and step: 1, "
+        f"all of which count; first {two}:1 as {one}:2"
+    )
+    three = lines(tmp_path / "3.jsonl", [EXACT, EXACT])
+    assert read_rollouts(three).report["repeated"]["rollouts"] == 0
+    four = lines(tmp_path / "4.jsonl", [EXACT])
+    assert read_rollouts([three, four]).report["repeated"]["rollouts"] == 1
+
+
 def test_two_formats_in_a_call_are_refused(lines, tmp_path, make, tiny_tokenizer) -> None:
     ours = lines(tmp_path / "a.jsonl", [EXACT])
     told = refusal([ours, make("verl", tmp_path)], tokenizer=tiny_tokenizer)

@@ -185,9 +185,11 @@ def test_what_the_teacher_reads_and_what_counts_is_told(make_rollouts, teacher, 
         loss_mask=pl.Series([[True, False, True], None]),
     )
     report = {"prompt_ids": {"merged": 2, "shared": 1}, "left_out": {"config.json": "no dump"}}
+    report |= {"repeated": {"rollouts": 2, "first": ["b:1", "a:1"]}, "cut_files": ["c.jsonl"]}
     found = findings(Rollouts(table, report), teacher, student)
     assert found["teacher's prompts"].detail.endswith("in 1 of 2 rollouts")
     assert found["loss"].detail == "5 of 6 tokens are in the loss"
     assert found["loss"].level == "green"
+    assert found["repeated rollouts"].level == found["cut file"].level == "yellow"
     assert found["prompt ids"].level == "yellow"
     assert found["files left out"].detail == "config.json (no dump)"

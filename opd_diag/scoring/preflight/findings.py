@@ -7,7 +7,7 @@ import polars as pl
 
 from opd_diag.errors import OpdDiagError
 from opd_diag.scoring.sequences import n_in_loss
-from opd_diag.tables.rollouts import Rollouts, n_tokens
+from opd_diag.tables.rollouts import Rollouts, n_tokens, repeated_line
 from opd_diag.text.tokenizers import compare_tokenizers, load_tokenizer
 from opd_diag.text.vocabulary import check_ids
 
@@ -54,6 +54,8 @@ def rollout_findings(rollouts: Rollouts) -> list[Finding]:
         Finding(YELLOW, "cut file", f"the last line of {path} is cut, and left out")
         for path in report.get("cut_files", ())
     ]
+    if repeated := repeated_line(report):
+        findings.append(Finding(YELLOW, "repeated rollouts", repeated))
     tokens = n_tokens(table)
     samples = table.group_by("prompt_id").len()["len"].to_list()
     middle = float(tokens.median() or 0)  # type: ignore[arg-type]
