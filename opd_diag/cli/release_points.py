@@ -48,7 +48,12 @@ def release_points(
             help="What a release point must exceed; default: the preset's, 1.6 for cusum.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option(metavar="K", help="K of the margin.")] = 4,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K", help="K of the margin; default: 4, or the smallest of a grid without 4."
+        ),
+    ] = None,
     segmenter: Annotated[
         str, typer.Option(metavar="NAME", help="punkt (as stored), newline or block:N.")
     ] = "punkt",

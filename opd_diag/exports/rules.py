@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from opd_diag.analyses.release_points.options import choose_rule
+from opd_diag.analyses.release_points.options import choose_k, choose_rule
 from opd_diag.analyses.teachability.features import RAW, SCORES, teachability_features, tie_order
 from opd_diag.analyses.tokens import TokenTable, read_tokens
 from opd_diag.errors import OptionError, TableError, first_line
@@ -137,7 +137,7 @@ def _release(
     )
     calibrated: dict[str, object] = {
         "rule": "release",
-        "k": options.get("k") or 4,
+        "k": choose_k(options.get("k"), run.k_grid),
         "segmenter": options.get("segmenter") or "punkt",
         "token_weighted": bool(options.get("token_weighted")),
         **chosen._asdict(),

@@ -19,7 +19,7 @@ from opd_diag.analyses.release_points.correlation import correlation_table
 from opd_diag.analyses.release_points.curves import curves_table
 from opd_diag.analyses.release_points.example import choose_example, example_table
 from opd_diag.analyses.release_points.online import online_statistics
-from opd_diag.analyses.release_points.options import Options, check_k, choose_rule
+from opd_diag.analyses.release_points.options import Options, choose_k, choose_rule
 from opd_diag.analyses.release_points.points import complete, points_table
 from opd_diag.analyses.release_points.positions import token_columns
 from opd_diag.analyses.release_points.report import summary_lines
@@ -82,7 +82,7 @@ def release_points(
     min_size: int | None = None,
     min_segments: int | None = None,
     threshold: float | None = None,
-    k: int = 4,
+    k: int | None = None,
     segmenter: str = "punkt",
     token_weighted: bool = False,
     k_grid: Sequence[int] = K_GRID,
@@ -112,7 +112,7 @@ def release_points(
         min_size: Fewest segments on each side; None: the preset's.
         min_segments: Fewest segments of a rollout; None: the preset's.
         threshold: What has to be exceeded; None: the preset's gain in nat, or 1.6 for `cusum`.
-        k: K of the margin, one of the grid.
+        k: K of the margin, one of the grid; None: 4, or the smallest of a grid without 4.
         segmenter: `punkt` (as stored by `score`), `newline` or `block:N`.
         token_weighted: Weigh each segment by its tokens.
         k_grid: The K of the array columns of a token table; a run knows its own.
@@ -130,7 +130,7 @@ def release_points(
     """
     source = as_source(run, rollouts, k_grid=k_grid)
     rule = choose_rule(preset, statistic, min_size, min_segments, threshold)
-    check_k(k, source.k_grid)
+    k = choose_k(k, source.k_grid)
     options = Options(rule, k, segmenter, token_weighted, seed)
     chosen = choose_rollouts(source.rollouts, policy, step, group)
     cut = segmentation(source, chosen, segmenter)

@@ -28,6 +28,7 @@ class Rule(NamedTuple):
     statistic: Statistic = "bic"
 
 
+K = 4  # the paper's
 # Exceeded by 0.1 to 0.4 % of independent noise from 20 segments on, as a BIC gain of 6 is.
 CUSUM_THRESHOLD = 1.6
 
@@ -84,11 +85,14 @@ def choose_rule(
     )
 
 
-def check_k(k: int, k_grid: Sequence[int]) -> None:
-    """Check that there is a margin for a K.
+def choose_k(k: int | None, k_grid: Sequence[int]) -> int:
+    """Take the K that was asked for, else the paper's, or the smallest where the grid lacks it.
 
     Raises:
-        OptionError: If there is none.
+        OptionError: If there is no margin for the one that was asked for.
     """
+    if k is None:
+        return K if K in k_grid else min(k_grid)
     if k not in k_grid:
         raise OptionError(f"k: {k}; expected one of {', '.join(map(str, k_grid))}")
+    return k

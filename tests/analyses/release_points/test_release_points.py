@@ -1,5 +1,6 @@
 """The public function: planted effects found, nulls not found, bad input refused."""
 
+import json
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from opd_diag.analyses.tokens import TokenTable
 from opd_diag.datasets import null_run, save_run
 from opd_diag.datasets.releases import release_run
 from opd_diag.errors import OptionError, TableError
+from opd_diag.exports import export
 from opd_diag.tables.columns.release_points import TABLES
 from opd_diag.tables.schema import check_table
 
@@ -414,3 +416,23 @@ def test_summary_lines_name_the_figures_and_the_reasons(planted):
     tiny = summary_lines(analysed(small(prompts=2, segments=6)))
     assert tiny[0] == "step0: 4 rollouts, 4 too few segments"
     assert any("n/a (too few prompts" in line for line in tiny)
+
+
+def test_the_default_k_is_4_or_the_smallest_of_a_grid_without_4(tmp_path) -> None:
+    data = release_run(prompts=8, samples=2, drop=2.0, k_grid=(8, 16))
+    run = save_run(data, tmp_path / "run")
+    usual, asked = release_points(run), release_points(run, k=8)
+    for ours, theirs in zip(usual, asked, strict=True):
+        assert_frame_equal(ours, theirs)
+    accepted = usual.release_summary.filter(statistic="accepted")
+    assert accepted["k"].unique().to_list() == [8]
+    with pytest.raises(OptionError, match="k: 4; expected one of 8, 16"):
+        release_points(run, k=4)
+    grid = (2, 4, 8)
+    data = null_run(prompts=8, samples=2, tokens=120, k_grid=grid)
+    found = release_points(data.tokens, data.rollouts, k_grid=grid).release_summary
+    assert found.filter(statistic="accepted")["k"].unique().to_list() == [4]
+    run.save(usual)
+    exported = export(run, rule="release", to="parquet", out=tmp_path / "export")
+    assert exported.rule is not None
+    assert json.loads(exported.rule.read_text())["k"] == 8
