@@ -85,9 +85,9 @@ class RootCommand(TyperGroup):
 
 
 def _escape_usage(error: BaseException) -> None:
-    """Escape the message of a usage error, which repeats the command line."""
-    if isinstance(message := getattr(error, "message", None), str):
-        error.message = for_terminal(message, lines=True)  # type: ignore[attr-defined]
+    """Escape the message of a usage error, which repeats the command line; others stay."""
+    if isinstance(error, typer.BadParameter.__bases__):
+        error.message = for_terminal(error.message, lines=True)  # type: ignore[attr-defined]
 
 
 def check_environment() -> None:

@@ -223,3 +223,17 @@ def test_a_folder_without_a_run(run_cli, tmp_path):
         result = run_cli(*command, tmp_path)
         assert result.exit_code == 1
         assert str(Path(tmp_path)) in result.stderr
+
+
+def test_an_error_that_is_none_of_ours_is_raised_as_it_is(run_cli, tmp_path, monkeypatch):
+    class ForeignError(Exception):
+        """Its message cannot be set, as those of jinja2 cannot."""
+
+        message = property(lambda self: "a mistake")
+
+    def fail(*arguments, **options):
+        raise ForeignError
+
+    monkeypatch.setattr("opd_diag.info", fail)
+    with pytest.raises(ForeignError):
+        run_cli("info", tmp_path)
