@@ -35,6 +35,12 @@ TITLES = {
     "teachability": "Teachability: which disagreement was learned",
 }
 MOST_ROLLOUTS = 200
+# The noise floor that the page gives is of the first of these that the run knows.
+FLOORS = {
+    "reverse_kl": "KL(student ‖ teacher)",
+    "reverse_kl_low": "lower bound of KL(student ‖ teacher)",
+    "student_logp": "student's log-prob of the token",
+}
 
 
 class Report(NamedTuple):
@@ -86,13 +92,15 @@ def report(
     opened = run if isinstance(run, Run) else open_run(run)
     path = opened.path / "report.html" if out is None else Path(out)
     reasons = choose_rollouts_to_read(opened, rollouts) if rollouts else {}
+    about = info(opened)
     page = (
         _environment()
         .get_template("report.html.jinja")
         .render(
             name=opened.path.resolve().name,
             version=version("opd-diag"),
-            about=info(opened),
+            about=about,
+            floors=_floors(about),
             findings=_findings(opened),
             sections=[_section(opened, name) for name in TITLES],
             comparison=None if other is None else _comparison(opened, other),
@@ -127,6 +135,19 @@ def _as_markup(value: object) -> Markup:
 
 def _text(name: str) -> str:
     return files("opd_diag.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _floors(about: dict[str, Any]) -> dict[str, str]:
+    """Write the noise floor of each checkpoint that has one, whatever the run knows of KL."""
+    floors = {}
+    for checkpoint, one in about["checkpoints"].items():
+        floor = one.get("noise_floor") or {}
+        p95 = floor.get("p95") or {}
+        if name := next((name for name in FLOORS if name in p95), None):
+            floors[checkpoint] = (
+                f"{FLOORS[name]} {p95[name]:.2g} nat, on {floor['rollouts']} rollouts scored again"
+            )
+    return floors
 
 
 def _findings(run: Run) -> list[dict[str, Any]]:

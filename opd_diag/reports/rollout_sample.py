@@ -14,6 +14,9 @@ MOST_SAMPLES = 8  # rollouts of the one prompt that is shown whole
 def choose_rollouts_to_read(run: Run, most: int) -> dict[int, list[str]]:
     """Choose rollouts by several reasons in turn.
 
+    Where a run knows no KL, k1 takes its place: the mean of the student's minus the teacher's
+    log-prob of the tokens in the loss.
+
     Args:
         run: A run with at least one complete checkpoint.
         most: Most rollouts.
@@ -46,20 +49,29 @@ def _queues(run: Run) -> list[tuple[str, list[int]]]:
         run.tokens(last)
         .filter("in_loss")
         .group_by("rollout")
-        .agg(pl.col("reverse_kl").mean().alias("kl"), pl.len().alias("n"))
+        .agg(
+            pl.col("reverse_kl").mean().alias("kl"),
+            (pl.col("student_logp") - pl.col("teacher_logp")).mean().alias("k1"),
+        )
         .collect()
         .join(run.rollouts.select("rollout", "prompt_id", "correct"), on="rollout", how="left")
+    )
+    measure = "KL" if facts["kl"].count() else "k1"
+    facts = (
+        facts.with_columns(kl=measure.lower())
         .drop_nulls("kl")
         .sort("kl", "rollout", descending=[True, False])
     )
-    by_kl = facts["rollout"].to_list()
     middle = facts.with_columns(away=(pl.col("kl") - pl.col("kl").median()).abs())
-    queues = [("highest KL", by_kl), ("median KL", _rows(middle.sort("away", "rollout")))]
+    queues = [
+        (f"highest {measure}", _rows(facts)),
+        (f"median {measure}", _rows(middle.sort("away", "rollout"))),
+    ]
     queues += [
         ("largest release gain", list(_released(run, last))),
         ("longest low-KL stretch", list(_stretches(run, last))),
-        ("correct with high KL", _rows(facts.filter(pl.col("correct")))),
-        ("wrong with low KL", _rows(facts.filter(~pl.col("correct")).reverse())),
+        (f"correct with high {measure}", _rows(facts.filter(pl.col("correct")))),
+        (f"wrong with low {measure}", _rows(facts.filter(~pl.col("correct")).reverse())),
         ("samples of one prompt", _samples_of_one_prompt(facts)),
         ("largest first-order change by an update", updated_rollouts(run)),
     ]

@@ -74,6 +74,7 @@ def token_view(run: Run, reasons: Mapping[int, Sequence[str]]) -> dict[str, Any]
     rows = list(sizes)
     tokens = {name: _with_first_order(_tokens(run, name, rows), run, name) for name in shown}
     marks = _marks(run, rows, shown)
+    colours = _known_colours(colours, list(tokens.values()))
     table = run.rollouts.filter(pl.col("rollout").is_in(rows))
     about = {row["rollout"]: row for row in table.iter_rows(named=True)}
     vocab = {name: run.vocab[name].to_list() for name in ("text", "is_special", "bytes")}
@@ -178,6 +179,18 @@ def _with_first_order(tokens: pl.DataFrame, run: Run, checkpoint: str) -> pl.Dat
         "rollout", "position", first_order="first_order_reverse_kl"
     )
     return tokens.join(own, on=["rollout", "position"], how="left", maintain_order="left")
+
+
+def _known_colours(
+    colours: Sequence[tuple[str, str, str, bool]], frames: Sequence[pl.DataFrame]
+) -> list[tuple[str, str, str, bool]]:
+    """Leave out what no token has, such as KL where the teacher is known by log-probs alone."""
+    needed = {"advantage": "teacher_logp", "gain": "reverse_kl"}
+    return [
+        colour
+        for colour in colours
+        if any(frame[needed.get(colour[0], colour[0])].count() for frame in frames)
+    ]
 
 
 def _packed(part: pl.DataFrame, floats: Sequence[str]) -> dict[str, str]:
