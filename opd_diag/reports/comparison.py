@@ -43,22 +43,25 @@ def compare_findings(run: Run, other: Run) -> list[dict[str, Any]]:
 
 
 def compare_means(run: Run, other: Run, *, seed: int = 0) -> dict[str, Any]:
-    """Compare means over tokens in the loss, the difference on the prompts that both runs hold.
+    """Compare means over tokens in the loss, on the prompts that both runs hold.
 
     Prompts are the same where their ids are equal, whatever they are called. Each run is taken
-    under its last checkpoint.
+    under its last checkpoint. Runs that share no prompt are described by the means of all of their
+    rollouts, without a difference.
 
     Returns:
         `prompts` (how many both hold) and `rows`: label, the mean of each run, and the difference
-        of the second from the first on shared prompts, paired by prompt; each with its interval.
+        of the second from the first, paired by prompt; each with its interval.
     """
     frames = [_sums(one) for one in (run, other)]
     both = frames[0].join(frames[1], on="prompt", how="inner", suffix="_other").sort("prompt")
     prompts = Prompts(both["prompt"], seed=seed)
+    sides = [(both, ""), (both, "_other")] if both.height else [(frame, "") for frame in frames]
     rows = []
     for name, label, unit in COLUMNS:
         means = [
-            _estimate(_mean(frame, name, seed), unit, "no token has a value") for frame in frames
+            _estimate(_mean(frame, name, end, seed), unit, "no token has a value")
+            for frame, end in sides
         ]
         x, m, x0, m0 = (
             both[column].cast(pl.Float64).to_numpy()
@@ -70,9 +73,10 @@ def compare_means(run: Run, other: Run, *, seed: int = 0) -> dict[str, Any]:
     return {"prompts": both.height, "rows": rows}
 
 
-def _mean(frame: pl.DataFrame, name: str, seed: int) -> Interval:
-    """Average a column over the tokens of a run, from the sums of its prompts."""
-    x, n = (frame[column].cast(pl.Float64).to_numpy() for column in (name, f"{name}_n"))
+def _mean(frame: pl.DataFrame, name: str, end: str, seed: int) -> Interval:
+    """Average a column over the tokens of a run, from the sums of prompts."""
+    columns = (f"{name}{end}", f"{name}_n{end}")
+    x, n = (frame[column].cast(pl.Float64).to_numpy() for column in columns)
     return Prompts(frame["prompt"], seed=seed).ratio(x[:, None], n[:, None])
 
 
