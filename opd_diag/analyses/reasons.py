@@ -16,6 +16,7 @@ __all__ = [
     "ONE_CHECKPOINT",
     "TOO_FEW",
     "UNDEFINED",
+    "UNKNOWN",
     "first",
     "note",
     "notes",
@@ -23,6 +24,7 @@ __all__ = [
 
 NEEDS_SECOND = "needs a second checkpoint"
 NO_OUTCOME = "no rollout says whether it is correct"
+UNKNOWN = "unknown in this run"
 ONE_CHECKPOINT = "one checkpoint: a change needs two on the same tokens"
 
 

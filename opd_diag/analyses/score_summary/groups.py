@@ -74,6 +74,7 @@ def _rows(
             columns |= interval_columns("lift", prompts.quotient(x, m, _whole(x), _whole(m)))
             intervals.append(mean)
     tokens = inside(values[LENGTH][0])
+    known = values[DIVERGENCES[0]][1].any() or not values[LENGTH][0].any()
     return {
         "split": parts.split,
         "group": parts.names,
@@ -81,7 +82,7 @@ def _rows(
         "n": tokens.sum(axis=0),
         "n_prompts": (prompts.sums(members) > 0).sum(axis=0),
         **columns,
-        "reason": reasons.first(*intervals),
+        "reason": reasons.first(*intervals) if known else reasons.UNKNOWN,
     }
 
 

@@ -47,7 +47,7 @@ def _shares(sums: Sums, prompts: Prompts) -> dict[str, object]:
         "end": [*STARTS[1:].tolist(), None],
         "n": sums.m.sum(axis=0),
         "n_prompts": np.full(STARTS.size, int((totals[0] > 0).sum())),
-        "reason": reasons.first(*shares.values()),
+        "reason": sums.why(reasons.first(*shares.values())),
     }
     for name, interval in shares.items():
         values |= interval_columns(name, interval, share=True)

@@ -47,8 +47,12 @@ def summary_lines(tables: Tables) -> list[str]:
         n = int(ours.filter(pl.col("group") == ALL)["n"].to_numpy().max())
         lines.append(f"{name}: {count(n)} tokens")
         for column, title in KL_NAMES.items():
-            rows = ours.filter(pl.col("column") == column).iter_rows(named=True)
-            values = {row["group"]: estimate(row) for row in rows}
+            of = ours.filter(pl.col("column") == column).iter_rows(named=True)
+            rows = {row["group"]: row for row in of}
+            values = {group: estimate(row) for group, row in rows.items()}
+            if rows[ALL]["value"] is None:
+                lines.append(f"  {title}  {estimate(rows[ALL])}")
+                continue
             large = _large_tokens(tables.score_histogram, name, column)
             lines.append(f"  {title}  {values.pop(ALL)}; {large}")
             if values:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from opd_diag.analyses import reasons
 from opd_diag.analyses.prompts import Prompts
 from opd_diag.analyses.tables import result_table
 from opd_diag.analyses.tokens import TokenTable
@@ -31,11 +32,17 @@ class Sums(NamedTuple):
         group: `all`, `correct` or `wrong`.
         x: Sums of the values. Shape (prompts, bins).
         m: Tokens with a value. Same shape.
+        unknown: Whether there are tokens, and none of them has a value, whatever its group.
     """
 
     group: str
     x: Floats
     m: Floats
+    unknown: bool
+
+    def why(self, reason: npt.ArrayLike) -> npt.ArrayLike:
+        """Return the reasons of estimates, or that the run does not know the column."""
+        return reasons.UNKNOWN if self.unknown else reason
 
 
 class Rollouts:
@@ -77,10 +84,11 @@ class Rollouts:
             cell = (cell * bins + (0 if place is None else place(batch)))[there]
             x += np.bincount(cell, value[there], x.size).reshape(shape)
             m += np.bincount(cell, minlength=x.size).reshape(shape)
-        yield Sums(ALL, x.sum(axis=0), m.sum(axis=0))
+        unknown = bool(tokens.lengths.any() and not m.any())
+        yield Sums(ALL, x.sum(axis=0), m.sum(axis=0), unknown)
         if self._known:
-            yield Sums(CORRECT, x[1], m[1])
-            yield Sums(WRONG, x[2], m[2])
+            yield Sums(CORRECT, x[1], m[1], unknown)
+            yield Sums(WRONG, x[2], m[2], unknown)
 
 
 def means(sums: Sums, column: str, prompts: Prompts) -> dict[str, object]:
@@ -95,7 +103,7 @@ def means(sums: Sums, column: str, prompts: Prompts) -> dict[str, object]:
         "value": interval.estimate,
         "value_low": interval.low,
         "value_high": interval.high,
-        "reason": interval.reason,
+        "reason": sums.why(interval.reason),
     }
 
 

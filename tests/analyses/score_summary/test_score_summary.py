@@ -180,3 +180,21 @@ def test_the_summary_says_each_mean_and_how_few_tokens_hold_it(tables):
     assert f"{row['value']:.3g} nat [{row['value_low']:.3g}, {row['value_high']:.3g}]" in lines[2]
     assert "of tokens have 0.1 nat or more and hold" in lines[2]
     assert lines[3].strip().startswith("correct ")
+
+
+def test_a_column_that_the_run_does_not_know_is_called_so(data):
+    bare = data.tokens.with_columns(reverse_kl=pl.lit(None, pl.Float32))
+    rollouts = data.rollouts.with_columns(
+        group=pl.when(pl.col("rollout") % 2 == 0).then(pl.lit("x")).otherwise(pl.lit("y")),
+        teacher_prompt_token_ids=pl.lit([1, 2], data.rollouts["prompt_token_ids"].dtype),
+    )
+    found = score_summary(bare, rollouts)
+    for table in (found.score_summary, found.score_histogram):
+        reason = table.filter(column="reverse_kl")["reason"]
+        assert set(reason) == {"unknown in this run"}
+        assert "unknown in this run" not in table.filter(column="forward_kl")["reason"]
+    assert set(found.score_groups["reason"]) == {"unknown in this run"}
+    lines = [line for line in summary_lines(found) if line.startswith("  KL(student")]
+    assert lines == ["  KL(student ‖ teacher)  n/a (unknown in this run)"] * 2
+    none = score_summary(bare.with_columns(in_loss=False), rollouts)
+    assert "unknown in this run" not in none.score_summary["reason"]
