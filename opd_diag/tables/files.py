@@ -26,8 +26,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         Where to write. Nothing is left there if the block raises.
 
     Raises:
-        StorageError: If the disk refuses: full, read-only, no permission.
+        StorageError: If `path` is a folder, or the disk refuses: full, read-only, no permission.
     """
+    if os.path.isdir(path):
+        raise StorageError(f"{path}: a folder; expected a file, or a name for one")
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", [".", "..", "folder"])
+def test_a_folder_in_the_place_of_a_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError) as raised, atomic_path(Path(name)):
+        pass
+    assert str(raised.value) == f"{name}: a folder; expected a file, or a name for one"
+    assert os.listdir() == ["folder"]
+
+
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with pytest.raises(StorageError, match="cannot be written") as raised, atomic_path(path):
