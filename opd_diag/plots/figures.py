@@ -42,7 +42,7 @@ class Plotted(NamedTuple):
 
 def plot(
     run: Run | str | Path,
-    names: Sequence[str] = (),
+    names: str | Sequence[str] = (),
     *,
     id: int | str | None = None,  # noqa: A002
     column: str | None = None,
@@ -56,9 +56,9 @@ def plot(
 
     Args:
         run: A run, or its folder.
-        names: Analyses and interventions, all of whose figures are drawn, single figures,
-            `overview` for a page with one figure of each analysis, `rollout` for the text of one
-            rollout, or `all` for everything but `rollout`; none: the few of
+        names: One name or several: analyses and interventions, all of whose figures are drawn,
+            single figures, `overview` for a page with one figure of each analysis, `rollout` for
+            the text of one rollout, or `all` for everything but `rollout`; none: the few of
             `opd_diag.plots.catalogue.DEFAULT`.
         id: For `rollout`: its `rollout_id` or row number.
         column: For `rollout`: the column that colours the tokens, as `token_strip` takes it;
@@ -77,6 +77,7 @@ def plot(
     """
     if format not in FORMATS:
         raise OptionError(f"format: {format!r}; expected {', '.join(FORMATS)}")
+    names = [names] if isinstance(names, str) else names
     given = {"id": id, "column": column, "checkpoint": checkpoint}
     if ROLLOUT in names and id is None:
         raise OptionError("id: none for the figure 'rollout'; expected a rollout_id or row number")

@@ -117,6 +117,13 @@ def test_a_rollout_is_drawn_by_id_and_named_by_row(run, tmp_path):
     assert not by_id.missing
 
 
+def test_a_single_name_is_one_name(run, tmp_path):
+    (path,) = od.plot(run, "rollout", id=2, out=tmp_path).paths
+    assert path.name == "rollout_2_step0_reverse_kl.png"
+    (path,) = od.plot(run, "release_points_positions", out=tmp_path).paths
+    assert path.name == "release_points_positions.png"
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
