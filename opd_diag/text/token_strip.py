@@ -144,20 +144,23 @@ def _choose(column: str, k_grid: Sequence[int]) -> tuple[str, str, pl.Expr]:
     if column in DERIVED:
         return column, DERIVED[column], pl.col("teacher_logp") - pl.col("student_logp")
     units, choices = {}, []
+    by_grid: dict[tuple[int, ...], list[str]] = {}
     for known in token_columns(k_grid):
         if isinstance(known.dtype, pl.Array):
             few = known.name in SINCE_VERSION_3
-            for place, k in enumerate(truncated_grid(k_grid) if few else k_grid):
+            grid = truncated_grid(k_grid) if few else tuple(k_grid)
+            for place, k in enumerate(grid):
                 units[f"{known.name}_{k}"] = known.unit, pl.col(known.name).arr.get(place)
-            choices.append(f"{known.name}_K")
+            by_grid.setdefault(grid, []).append(f"{known.name}_K")
         elif known.dtype in (pl.Float32, pl.UInt32, pl.UInt16) and known.name not in _KEYS:
             units[known.name] = known.unit, pl.col(known.name)
             choices.append(known.name)
     full = f"{column}_{USUAL_K[column]}" if column in USUAL_K else column
     if full not in units:
-        grid = ", ".join(map(str, k_grid))
-        expected = ", ".join([*choices, *DERIVED])
-        raise OptionError(f"column: {column!r}; expected one of {expected} (K: {grid})")
+        expected = [", ".join([*choices, *DERIVED])]
+        for grid, names in by_grid.items():
+            expected.append(f"{', '.join(names)} (K: {', '.join(map(str, grid))})")
+        raise OptionError(f"column: {column!r}; expected one of {'; '.join(expected)}")
     return full, *units[full]
 
 

@@ -1,5 +1,6 @@
 """One rollout as text: the table says what the run and its results say, the figure what it says."""
 
+import re
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -128,6 +129,18 @@ def test_rocks_and_release_points_come_from_their_results(tmp_path):
 def test_what_is_not_there_is_named(run, arguments, error, message):
     with pytest.raises(error, match=message):
         od.token_strip(run, **{"rollout": 0, **arguments})
+
+
+def test_each_column_is_listed_with_the_k_that_it_has(run):
+    with pytest.raises(OptionError) as raised:
+        od.token_strip(run, 0, column="reverse_kl_top_2")
+    lists = re.findall(r"([^;(]+) \(K: ([\d, ]+)\)", str(raised.value).partition("one of ")[2])
+    offered = [f"{name.strip()[:-1]}{k}" for names, grid in lists for name in names.split(",")
+               for k in grid.split(", ")]  # fmt: skip
+    assert len(offered) > 10
+    assert "reverse_kl_top_2" not in offered
+    for column in (*offered, "reverse_kl", "teacher_mass"):
+        assert od.token_strip(run, 0, column=column).height
 
 
 WORDS = ["The", " answer", "\n\n", " is", " $x^2$", " naïve", " 中文", "\U0001f469", "\\xe4",
