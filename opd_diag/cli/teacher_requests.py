@@ -7,6 +7,7 @@ import typer
 
 import opd_diag
 from opd_diag.cli import model_options
+from opd_diag.cli.option_values import name_students
 from opd_diag.cli.printing import print_lines, print_written
 from opd_diag.cli.root_command import app
 
@@ -25,6 +26,14 @@ def teacher_requests(
         str | None,
         typer.Option(metavar="NAME", help="Student whose likeliest ids are asked; default: last."),
     ] = None,
+    students: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--student",
+            metavar="NAME=PATH",
+            help="Checkpoint that has moved; repeat for more; default: as scored.",
+        ),
+    ] = None,
     k: Annotated[
         int, typer.Option(min=1, metavar="K", help="Ids beside the token that stands there.")
     ] = 16,
@@ -38,6 +47,7 @@ def teacher_requests(
         to=to,
         out=out,
         checkpoint=checkpoint,
+        students=name_students(students) if students else None,
         k=k,
         dtype=dtype,
         device=device,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from opd_diag.errors import ModelError, ModelMismatchError, OptionError, TableError, first_line
 from opd_diag.interventions.generation import Decoding, Engine, TransformersEngine
 from opd_diag.interventions.vllm_engine import VllmEngine
-from opd_diag.scoring.models.fingerprints import fingerprint
+from opd_diag.scoring.models.fingerprints import fingerprint, require_scored
 from opd_diag.scoring.models.loading import (
     Loading,
     context_of,
@@ -104,7 +104,16 @@ def choose_student(run: Run, student: str | None, *, trust_remote_code: bool) ->
     known = run.manifest.checkpoints
     if student is None or student in known:
         name = student or run.checkpoints[-1]
-        return _choose(run, name, known[name].path, known[name].fingerprint, trust_remote_code)
+        path, scored = known[name].path, known[name].fingerprint
+        require_scored(
+            path,
+            scored,
+            f"checkpoint {name}",
+            recorded=path,
+            option="--student FOLDER",
+            trust_remote_code=trust_remote_code,
+        )
+        return _choose(run, name, path, scored, trust_remote_code)
     prints = digest(fingerprint(student, trust_remote_code=trust_remote_code))
     for name, checkpoint in known.items():
         if checkpoint.fingerprint == prints:
@@ -133,17 +142,21 @@ def choose_teacher(run: Run, teacher: str | None, *, trust_remote_code: bool) ->
             f"{run.path}: scored with several teachers; expected a run of one, which has to "
             "generate"
         )
-    path = teacher or run.manifest.teacher.path
+    recorded = run.manifest.teacher.path
+    path = teacher or recorded
     scored = digest(run.manifest.fingerprint["teacher"])
+    require_scored(
+        path,
+        scored,
+        "teacher",
+        recorded=recorded,
+        option="--teacher FOLDER",
+        trust_remote_code=trust_remote_code,
+    )
     return _choose(run, "teacher", path, scored, trust_remote_code)
 
 
 def _choose(run: Run, name: str, path: str, scored: str, trust: bool) -> Chosen:
-    files = fingerprint(path, trust_remote_code=trust)
-    if digest(files) != scored:
-        raise ModelMismatchError(
-            f"{name}: {path} holds other weights than those that were scored; expected the same"
-        )
     tokenizer = load_tokenizer(path, fallback=run.manifest.teacher.path, trust_remote_code=trust)
     config, generation = _configs(path, trust)
     ends = _ids(getattr(generation, "eos_token_id", None)) or _ids(

@@ -1,7 +1,7 @@
 """Write what a teacher elsewhere is to be asked: the student's likeliest ids at every token."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from opd_diag.errors import OptionError
 from opd_diag.scoring.columns.top_k import top_k
+from opd_diag.scoring.models.fingerprints import require_scored
 from opd_diag.scoring.models.forward import LanguageModel, response_states
 from opd_diag.scoring.models.loading import Loading, default_device, default_dtype, load_model
 from opd_diag.scoring.options import check_loading
@@ -26,6 +27,7 @@ def teacher_requests(
     to: str,
     out: str | Path,
     checkpoint: str | None = None,
+    students: Mapping[str, str] | None = None,
     k: int = 16,
     dtype: str | None = None,
     device: str | None = None,
@@ -40,6 +42,8 @@ def teacher_requests(
         to: `vllm` for an offline engine of vLLM, `sglang` for a server of SGLang.
         out: Folder for both files.
         checkpoint: The student whose likeliest ids are asked about; None: the last one.
+        students: Folders or hub ids by checkpoint; None: as scored. Weights other than those that
+            were scored are refused.
         k: How many ids beside the token that stands there.
         dtype: As for `score`.
         device: Device of the student; a GPU if there is one.
@@ -49,8 +53,9 @@ def teacher_requests(
         The requests and the script.
 
     Raises:
-        OptionError: If an option has no known value.
+        OptionError: If an option has no known value, or the run lacks the checkpoint of a student.
         TableError: If the checkpoint is unknown.
+        ModelMismatchError: If the student's weights are not those that were scored.
         ModelError: If the student cannot be loaded.
         StorageError: If a file cannot be written.
     """
@@ -63,7 +68,8 @@ def teacher_requests(
     how = Loading(
         dtype=dtype or default_dtype(device), device=device, trust_remote_code=trust_remote_code
     )
-    student = load_model(opened.manifest.checkpoints[names[-1]].path, how)
+    path = _scored_path(opened, names[-1], students or {}, trust_remote_code)
+    student = load_model(path, how)
     n_ids = min(opened.vocab.height, student.width)
     if not 1 <= k < n_ids:
         raise OptionError(f"k: {k}; expected 1 to {n_ids - 1}")
@@ -76,6 +82,25 @@ def teacher_requests(
     with atomic_path(paths[1]) as temporary:
         temporary.write_text(script)
     return paths
+
+
+def _scored_path(run: Run, name: str, students: Mapping[str, str], trust: bool) -> str:
+    """Return the path of a checkpoint, whose weights are those that were scored."""
+    known = run.manifest.checkpoints
+    if unknown := set(students) - set(known):
+        raise OptionError(
+            f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(known)}"
+        )
+    path = students.get(name, known[name].path)
+    require_scored(
+        path,
+        known[name].fingerprint,
+        f"checkpoint {name}",
+        recorded=known[name].path,
+        option=f"--student {name}=FOLDER",
+        trust_remote_code=trust,
+    )
+    return path
 
 
 def _requests(run: Run, student: LanguageModel, n_ids: int, k: int) -> Iterator[dict[str, object]]:

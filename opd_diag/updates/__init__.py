@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from opd_diag.errors import ModelMismatchError, OptionError
-from opd_diag.scoring.models.fingerprints import fingerprint
+from opd_diag.errors import OptionError
+from opd_diag.scoring.models.fingerprints import require_scored
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import Loading, load_model
 from opd_diag.scoring.progress import Progress, StderrProgress
@@ -93,8 +93,9 @@ def update_alignment(
         Three tables; the last is empty without `subspace`.
 
     Raises:
-        OptionError: If the run has one checkpoint, a number is out of range, or the longest
-            response does not fit into memory.
+        OptionError: If the run has one checkpoint or lacks that of a student, the teacher's
+            weights are not known, a number is out of range, or the longest response does not fit
+            into memory.
         ModelError: If a model cannot be loaded, or derivatives fail the check by central
             differences on the first rollout.
         ModelMismatchError: If weights are not those that were scored.
@@ -120,14 +121,32 @@ def update_alignment(
             f"{opened.path}: scored with several teachers; expected a run of one, under which the "
             "update is differentiated"
         )
+    if unknown := set(students or {}) - set(names):
+        raise OptionError(
+            f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(names)}"
+        )
     scored_tokens = [n for n in (max_tokens, identity.get("max_response_tokens")) if n is not None]
     max_tokens = min(scored_tokens, default=None)
     paths = {name: (students or {}).get(name, known[name].path) for name in names}
     big_path = teacher or opened.manifest.teacher.path
     for name, path in paths.items():
-        _require_scored(path, known[name].fingerprint, f"checkpoint {name}", trust_remote_code)
+        require_scored(
+            path,
+            known[name].fingerprint,
+            f"checkpoint {name}",
+            recorded=known[name].path,
+            option=f"--student {name}=FOLDER",
+            trust_remote_code=trust_remote_code,
+        )
     big_print = digest(identity["teacher"]) if identity.get("teacher") else None
-    _require_scored(big_path, big_print, "teacher", trust_remote_code)
+    require_scored(
+        big_path,
+        big_print,
+        "teacher",
+        recorded=opened.manifest.teacher.path,
+        option="--teacher FOLDER",
+        trust_remote_code=trust_remote_code,
+    )
     how = Loading(attn="eager", trust_remote_code=trust_remote_code)
     big = load_model(big_path, how)
     sample = sample_rollouts(choose_rollouts(opened.rollouts, group=group), seed=seed)
@@ -195,17 +214,3 @@ def update_alignment(
             for name, frames in tables.items()
         }
     )
-
-
-def _require_scored(path: str, known: str | None, what: str, trust_remote_code: bool) -> None:
-    """Check that a model's weights are those that were scored, where that is known.
-
-    Raises:
-        ModelMismatchError: If they are not.
-    """
-    if known is None:
-        return
-    if digest(fingerprint(path, trust_remote_code=trust_remote_code)) != known:
-        raise ModelMismatchError(
-            f"{what}: {path} holds other weights than those that were scored; expected the same"
-        )

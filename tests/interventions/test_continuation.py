@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import opd_diag as od
-from opd_diag.errors import ModelMismatchError, OptionError, RolloutError, TableError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError, RolloutError, TableError
 from opd_diag.interventions import continuations, summary_lines
 from opd_diag.interventions.continuations import choose_pairs
 from opd_diag.tables.run import Run
@@ -147,3 +147,17 @@ def test_what_cannot_work_is_refused(
         continuation(run)
     monkeypatch.undo()
     assert continuation(run, samples=1, rollouts=2).continuation.height == 4
+
+
+def test_models_that_have_moved_are_found_by_their_options(
+    run: Run, cut: dict[int, int], student: str, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, scored = run.manifest.checkpoints["s"], run.manifest.teacher
+    monkeypatch.setattr(checkpoint, "path", "models/students/s")
+    with pytest.raises(ModelError, match=r"checkpoint s: models/.*manifest.*or --student FOLDER$"):
+        continuation(run)
+    monkeypatch.setattr(scored, "path", "/nowhere/teacher")
+    with pytest.raises(ModelError, match=r"teacher: /nowhere/.*to `score`\); .*--teacher FOLDER$"):
+        continuation(run, student=student)
+    options = {"student": student, "teacher": teacher, "samples": 1, "rollouts": 2}
+    assert continuation(run, **options).continuation.height == 4

@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import shutil
 import sys
 import types
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opd_diag.errors import OptionError
+from opd_diag.errors import ModelError, ModelMismatchError, OptionError
 from opd_diag.scoring.score import score
 from opd_diag.scoring.teacher_requests import teacher_requests
 
@@ -156,3 +157,34 @@ def test_what_makes_no_sense_is_refused(run, tmp_path):
     for options, message in (({"to": "tgi"}, "to: 'tgi'"), ({"to": "vllm", "k": 900}, "k: 900")):
         with pytest.raises(OptionError, match=message):
             teacher_requests(run, out=tmp_path, device="cpu", **options)
+
+
+def test_a_student_that_has_moved_is_found_by_its_option(
+    rollouts, teacher, student, later, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(student, tmp_path / "models" / "students" / "s")
+    run = score(
+        rollouts, teacher=teacher, students={"s": "models/students/s"}, out=tmp_path / "run",
+        k_grid=GRID, noise_floor="off",
+    )  # fmt: skip
+    (tmp_path / "models").rename(tmp_path / "moved")
+    options = {"to": "vllm", "out": tmp_path / "requests", "k": K, "device": "cpu"}
+    with pytest.raises(ModelError) as raised:
+        teacher_requests(run, **options)
+    assert str(raised.value) == (
+        "checkpoint s: models/students/s: no such folder (the path is from the run's manifest, as "
+        "it was given to `score` and relative to the folder it was started in); expected the "
+        "model there, or --student s=FOLDER"
+    )
+    with pytest.raises(ModelMismatchError, match="checkpoint s: .* holds other weights"):
+        teacher_requests(run, students={"s": later}, **options)
+    with pytest.raises(OptionError, match="students: no checkpoint 'x'; expected one of s"):
+        teacher_requests(run, students={"x": student}, **options)
+    # What the caller gives is no path of the manifest.
+    with pytest.raises(ModelError, match="nowhere: no such folder; expected a model") as raised:
+        teacher_requests(run, students={"s": "./nowhere"}, **options)
+    assert "manifest" not in str(raised.value)
+    paths = teacher_requests(run, students={"s": "moved/students/s"}, **options)
+    again = teacher_requests(run, students={"s": student}, **options | {"out": tmp_path / "b"})
+    assert paths[0].read_bytes() == again[0].read_bytes()

@@ -508,8 +508,14 @@ def test_what_makes_no_sense_is_refused(
     for other in ({"students": {"b": student}}, {"teacher": student}):
         with pytest.raises(ModelMismatchError, match="other weights than those that were scored"):
             od.update_alignment(run, **other)
+    with pytest.raises(OptionError, match="students: no checkpoint 'c'; expected one of a, b"):
+        od.update_alignment(run, students={"c": student})
     with pytest.raises(OptionError, match="max_tokens: 0"):
         od.update_alignment(run, max_tokens=0)
+    gone = od.open_run(run.path)
+    gone.manifest.checkpoints["b"].path = "models/students/b"
+    with pytest.raises(ModelError, match=r"checkpoint b: models/.*manifest.* --student b=FOLDER$"):
+        od.update_alignment(gone)
     of_states = od.open_run(run.path)
     of_states.manifest.fingerprint["teacher_states"] = {}
     with pytest.raises(OptionError, match="scored with hidden states of the teacher; expected"):

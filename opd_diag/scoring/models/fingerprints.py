@@ -6,8 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from opd_diag.errors import ModelError, StorageError, first_line
+from opd_diag.errors import ModelError, ModelMismatchError, StorageError, first_line
 from opd_diag.tables.files import atomic_path, open_regular
+from opd_diag.tables.manifest import digest
 from opd_diag.text.model_files import (
     base_of_adapter,
     check_model_folder,
@@ -48,6 +49,48 @@ def fingerprint(
         below = fingerprint(base, trust_remote_code=trust_remote_code)
         prints |= {f"base:{file}": value for file, value in below.items()}
     return prints
+
+
+def require_scored(
+    path: str,
+    known: str | None,
+    what: str,
+    *,
+    recorded: str,
+    option: str,
+    trust_remote_code: bool = False,
+) -> None:
+    """Check that a model of a run is still there, with the weights that were scored.
+
+    Args:
+        path: Folder or hub id.
+        known: Digest of the weights that were scored; None: unknown, and nothing is compared.
+        what: The model, as messages call it.
+        recorded: Its path in the run's manifest.
+        option: What gives another path, such as `--teacher FOLDER`.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ModelError: If there is no such model; of the path in the manifest it is said whence it is.
+        ModelMismatchError: If the weights are others.
+    """
+    try:
+        if known is None:
+            check_model_folder(path)
+            return
+        prints = digest(fingerprint(path, trust_remote_code=trust_remote_code))
+    except ModelError as error:
+        if path != recorded or Path(path).exists():
+            raise
+        place = "" if Path(path).is_absolute() else " and relative to the folder it was started in"
+        raise ModelError(
+            f"{what}: {str(error).rpartition('; expected')[0]} (the path is from the run's "
+            f"manifest, as it was given to `score`{place}); expected the model there, or {option}"
+        ) from error
+    if prints != known:
+        raise ModelMismatchError(
+            f"{what}: {path} holds other weights than those that were scored; expected the same"
+        )
 
 
 def digest_file(path: Path) -> str:
