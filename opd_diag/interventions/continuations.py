@@ -43,6 +43,7 @@ from opd_diag.tables.columns.interventions import (
 from opd_diag.tables.files import run_lock
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
+from opd_diag.tables.teacher_sources import LOGPROBS, unproven_weights
 
 Floats = npt.NDArray[np.float64]
 
@@ -118,7 +119,8 @@ def continuation(
         cut: Rule that cuts: `trap` or `release`.
         student: Checkpoint whose cuts are taken and which goes on: its name, or a folder of its
             weights; None: the last.
-        teacher: Folder or hub id of the teacher; None: as scored.
+        teacher: Folder or hub id of the teacher; None: as scored. Needed where the run was scored
+            with log-probs of the teacher, which do not tell its weights.
         problems: File of answers, one JSON object a line; None: those of the run.
         rollouts: Most rollouts that are cut and continued, spread over problems.
         samples: Continuations of each prefix, k.
@@ -190,6 +192,8 @@ def continuation(
     rows: list[dict[str, Any]] = []
     with progress or StderrProgress() as tell, run_lock(folder):
         identity = keep_settings(folder, study)
+        if opened.teacher_source == LOGPROBS:
+            tell.say(unproven_weights(guide.path))
         count = len({pair.problem for pair in pairs})
         each = samples * -(-len(pairs) // max(count, 1))
         smallest = smallest_before(1.0, UNKNOWN, max(count, 1), max(each, 1))

@@ -18,7 +18,7 @@ from opd_diag.scoring.models.loading import (
 from opd_diag.tables.arguments import at_least
 from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run
-from opd_diag.tables.teacher_sources import BY_GROUP
+from opd_diag.tables.teacher_sources import BY_GROUP, LOGPROBS, without_weights
 from opd_diag.text.model_files import hub_options
 from opd_diag.text.tokenizers import load_tokenizer
 
@@ -128,7 +128,8 @@ def choose_teacher(run: Run, teacher: str | None, *, trust_remote_code: bool) ->
     """Choose the run's teacher, from where it was scored or from another place.
 
     Raises:
-        OptionError: If the run was scored without the teacher's weights.
+        OptionError: If the run was scored without the teacher's weights; those of a run scored
+            with log-probs may be given.
         ModelMismatchError: If the weights are others.
         ModelError: If the model cannot be read, or names no end token.
     """
@@ -142,6 +143,11 @@ def choose_teacher(run: Run, teacher: str | None, *, trust_remote_code: bool) ->
             f"{run.path}: scored with several teachers; expected a run of one, which has to "
             "generate"
         )
+    if run.teacher_source == LOGPROBS:
+        if teacher is None:
+            raise OptionError(without_weights(run.path, "have to generate"))
+        files = fingerprint(teacher, trust_remote_code=trust_remote_code)
+        return _choose(run, "teacher", teacher, digest(files), trust_remote_code)
     recorded = run.manifest.teacher.path
     path = teacher or recorded
     scored = digest(run.manifest.fingerprint["teacher"])

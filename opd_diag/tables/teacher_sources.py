@@ -16,6 +16,27 @@ ANSWERED_FROM_LOGPROBS = {
 }
 
 
+def without_weights(where: object, use: str) -> str:
+    """Say that a run scored with log-probs does not know the weights that something needs.
+
+    Args:
+        where: The run.
+        use: What the weights are needed for, after "weights that".
+    """
+    return (
+        f"{where}: scored with log-probs of the teacher, not with its weights; expected "
+        f"--teacher FOLDER, weights that {use}"
+    )
+
+
+def unproven_weights(path: str) -> str:
+    """Say that nothing tells whether weights are those that gave a run its log-probs."""
+    return (
+        f"teacher: {path} is taken as it is; the run was scored with log-probs, so that its "
+        "weights cannot be compared"
+    )
+
+
 def source_line(source: str, analysis: str) -> str | None:
     """Say what an analysis can answer with this source of the teacher; None: everything."""
     if source != LOGPROBS:

@@ -18,7 +18,7 @@ from opd_diag.tables.manifest import digest
 from opd_diag.tables.run import Run, open_run
 from opd_diag.tables.schema import empty_table
 from opd_diag.tables.source import choose_rollouts
-from opd_diag.tables.teacher_sources import BY_GROUP
+from opd_diag.tables.teacher_sources import BY_GROUP, LOGPROBS, unproven_weights, without_weights
 from opd_diag.updates.report import summary_lines
 from opd_diag.updates.subspace import choose_matrices, subspace_table
 from opd_diag.updates.summary import label_tokens, summarise
@@ -74,7 +74,8 @@ def update_alignment(
 
     Args:
         run: A run with two or more checkpoints, or its folder.
-        teacher: Folder or hub id of the teacher; None: as scored.
+        teacher: Folder or hub id of the teacher; None: as scored. Needed where the run was scored
+            with log-probs of the teacher, which do not tell its weights.
         students: Folders or hub ids by checkpoint; None: as scored. Weights other than those that
             were scored are refused.
         group: Only rollouts of this group, such as a domain or an environment.
@@ -121,6 +122,8 @@ def update_alignment(
             f"{opened.path}: scored with several teachers; expected a run of one, under which the "
             "update is differentiated"
         )
+    if opened.teacher_source == LOGPROBS and teacher is None:
+        raise OptionError(without_weights(opened.path, "the update is differentiated under"))
     if unknown := set(students or {}) - set(names):
         raise OptionError(
             f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(names)}"
@@ -155,6 +158,8 @@ def update_alignment(
     pairs: list[tuple[pl.DataFrame, pl.DataFrame]] = []
     projected = []
     with progress or StderrProgress() as tell:
+        if opened.teacher_source == LOGPROBS:
+            tell.say(unproven_weights(big_path))
         models: dict[str, LanguageModel] = {}
         for pair_names in pairwise(names):
             for name in list(models):

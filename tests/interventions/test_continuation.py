@@ -161,3 +161,20 @@ def test_models_that_have_moved_are_found_by_their_options(
         continuation(run, student=student)
     options = {"student": student, "teacher": teacher, "samples": 1, "rollouts": 2}
     assert continuation(run, **options).continuation.height == 4
+
+
+def test_a_run_scored_with_log_probs_needs_the_weights_of_the_teacher(
+    run: Run, cut: dict[int, int], teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run.manifest.teacher, "source", "log-probs")
+    monkeypatch.setitem(run.manifest.fingerprint, "teacher", {})
+    with pytest.raises(OptionError) as raised:
+        continuation(run)
+    assert str(raised.value) == (
+        f"{run.path}: scored with log-probs of the teacher, not with its weights; expected "
+        "--teacher FOLDER, weights that have to generate"
+    )
+    progress = Quiet()
+    rows = continuation(run, teacher=teacher, samples=1, rollouts=2, progress=progress)
+    assert rows.continuation.height == 4
+    assert f"teacher: {teacher} is taken as it is" in progress.said[0]

@@ -512,6 +512,13 @@ def test_what_makes_no_sense_is_refused(
         od.update_alignment(run, students={"c": student})
     with pytest.raises(OptionError, match="max_tokens: 0"):
         od.update_alignment(run, max_tokens=0)
+    of_logprobs = od.open_run(run.path)
+    of_logprobs.manifest.teacher.source = "log-probs"
+    of_logprobs.manifest.fingerprint["teacher"] = {}
+    with pytest.raises(OptionError, match="log-probs of the teacher, .* --teacher FOLDER, weights"):
+        od.update_alignment(of_logprobs)
+    by_hand = od.update_alignment(of_logprobs, teacher=teacher, rollouts=1, without_random=True)
+    assert by_hand.update_tokens.height == 9
     gone = od.open_run(run.path)
     gone.manifest.checkpoints["b"].path = "models/students/b"
     with pytest.raises(ModelError, match=r"checkpoint b: models/.*manifest.* --student b=FOLDER$"):
