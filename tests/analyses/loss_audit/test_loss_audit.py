@@ -143,9 +143,7 @@ def test_tokens_without_the_later_columns_keep_what_they_allow(data):
     assert (tops["n"] == 0).all()
     assert tops["mean"].null_count() == tops.height
     assert of(rows, "k1")["n"] > 0
-    assert any(
-        "top K sets that this run lacks" in line for line in summary_lines(tables)
-    )
+    assert any("top K sets that this run lacks" in line for line in summary_lines(tables))
     plain = loss_audit(tokens.drop(later), rollouts, k_grid=K_GRID, loss="student_top_4")
     assert asked(plain.loss_audit)["answer"] == "not asked"
 
