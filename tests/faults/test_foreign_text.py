@@ -15,6 +15,7 @@ from opd_diag.plots.style import drawable
 from opd_diag.scoring.progress import StderrProgress
 from opd_diag.tables.run import Run
 
+RULE = "selector:entropy@50%"
 ODD = "\x1b[31mred\x1b[0m\nerror: x\u202egnihton\u2069\x00\u2028\r\x07$\\frac{$<script>x</script>"
 CHECKPOINTS = ("a$x^{1$", "<script>b<script>[red]{{ 7 * 7 }}")
 HIDDEN = re.compile(
@@ -83,7 +84,7 @@ def test_no_command_lets_a_name_reach_the_terminal(run, tmp_path, command):
     arguments = {
         "info": [str(run.path)],
         "analyze": ["rock-tokens", str(run.path), *out],
-        "export": [str(run.path), "--rule", "release", "--to", "parquet", *out],
+        "export": [str(run.path), "--rule", RULE, "--to", "parquet", *out],
         "plot": [str(run.path), "rollout", "--id", "no" + ODD.replace("\x00", "")],
     }[command]
     done = CliRunner().invoke(app, [command, *arguments])
@@ -104,7 +105,7 @@ def test_a_wrong_command_line_is_repeated_in_letters_that_print():
 def test_files_of_an_export_are_named_after_nothing_foreign(run, tmp_path):
     formats = {"parquet", "slime", "trl", "axolotl", "skyrl", "ms-swift", "tinker"}
     for name in formats | {"prime-rl"}:
-        od.export(run, rule="release", keep="tokens", to=name, control=1, out=tmp_path / name)
+        od.export(run, rule=RULE, keep="tokens", to=name, control=1, out=tmp_path / name)
     written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")]
     assert all(re.fullmatch(r"[a-z0-9_./-]+", path) for path in written), written
     assert {path.split("/")[0] for path in written} == formats | {"prime-rl"}
@@ -113,7 +114,7 @@ def test_files_of_an_export_are_named_after_nothing_foreign(run, tmp_path):
 def test_an_export_beside_a_file_that_is_there_is_one_line(run, tmp_path):
     (tmp_path / "file\x1b\n").write_text("x")
     with pytest.raises(StorageError) as caught:
-        od.export(run, rule="release", to="parquet", out=tmp_path / "file\x1b\n")
+        od.export(run, rule=RULE, to="parquet", out=tmp_path / "file\x1b\n")
     assert "a file" in str(caught.value)
 
 
