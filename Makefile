@@ -32,7 +32,7 @@ lint: .venv/.made
 # The site of docs/, README and the notebooks, in .site; every broken link is an error.
 docs: .venv/.made
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Rates over hundreds of seeds; some hours on two cores, less for single studies.
 validate: .venv/.made

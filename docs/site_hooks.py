@@ -21,6 +21,7 @@ ELSEWHERE = (
     "notebooks/gallery/*.png",
     "sample_data/README.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "SECURITY.md",
 )
 LINK = re.compile(r"(?<=\]\()(?P<path>[^):#\s]+)(?=[#)])")
