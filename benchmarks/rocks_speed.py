@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         time_analysis(options.timed, options.without)
         return
     print("# Speed of rock_tokens\n")
-    print(f"`python -m benchmarks.rocks_speed`, {machine()}. Asked: 30 s and 4 GB.")
+    print(f"`python -m benchmarks.rocks_speed`, {machine()}. Target: 30 s and 4 GB.")
     print("CPU seconds are user and system time of all threads; the load is that of the last")
     print("minute before, this process not counted: above 0, wall seconds are upper bounds.\n")
     print(
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cpu = [one["user"] + one["system"] for one in (whole, bare)]
     print("\nPersistence, composition and the questions, which follow single occurrences, take")
     print(f"{cpu[0] / cpu[1]:.2f} times the CPU seconds of the analysis without them, and ", end="")
-    print(f"{whole['GiB'] / bare['GiB']:.2f} times its\npeak memory; asked: 1.33.")
+    print(f"{whole['GiB'] / bare['GiB']:.2f} times its\npeak memory; target: 1.33.")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import opd_diag as od
+from benchmarks.machine import machine
 from opd_diag.tables.columns.tokens import TOKENS
 from opd_diag.tables.rollouts import Rollouts
 
@@ -113,6 +114,8 @@ def main() -> None:
         run = od.score(rollouts, out=folder / "weights", **options)
         want, n = run.tokens("s").collect(), run.vocab.height
         exact = want["reverse_kl"].mean()
+        print("# The sample run from each source of the teacher\n")
+        print(f"`python -m benchmarks.teacher_sources`, {machine()}.")
         print(f"{limit} rollouts, {want.height:,} tokens, exact mean {exact:.3f} nat\n")
         print("| source | columns | off by | KL bounds, mean (nat) | disk, B/token |")
         print("|---|---|---|---|---|")

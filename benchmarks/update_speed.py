@@ -51,7 +51,7 @@ def work(before: LanguageModel, after: LanguageModel, tokens: int) -> Mapping[st
     return {
         "forward": forward,
         "derivative": lambda: derivatives(*arguments),
-        "a random direction": lambda: random_direction(update, tied=tied, seed=0),
+        "drawing a random direction": lambda: random_direction(update, tied=tied, seed=0),
         "central differences, float64": lambda: central_differences(*arguments),
         "gradient in o_proj": lambda: gradients(
             before, before.head, sequence, PROMPT, rows, matrices, tied=tied

@@ -54,7 +54,7 @@ def selectors() -> None:
     print(
         f"its width less the mean of all tokens: mean of {SEEDS} seeds and both directions of KL,"
     )
-    print("D log-normal with sigma 2. Seen before: 1.35 to 2.3.\n")
+    print("D log-normal with sigma 2. Earlier version: 1.35 to 2.3.\n")
     print("| selector | ratio of widths |\n|---|---|")
     for name, values in ratios.items():
         print(f"| {name} | {np.mean(values):.2f} ± {np.std(values) / np.sqrt(SEEDS):.2f} |")
@@ -89,8 +89,8 @@ def releases() -> None:
     print(
         f"{SEEDS} runs of 48 prompts x 2 rollouts of 40 segments, AR(0.6). Sharp: the interval of"
     )
-    print("the difference leaves out 0. Apart: the intervals of the rates do not overlap. Early:")
-    print("that of the first fifth less the last of the margin leaves out 0. In %.\n")
+    print("the difference excludes 0. Apart: the intervals of the rates do not overlap. Early:")
+    print("that of the first fifth less the last of the margin excludes 0. In %.\n")
     print("| drop, sd | down - up, sharp | down and up, apart | early |\n|---|---|---|---|")
     for drop in (0.0, 0.025, 0.05, 0.1):
         sharp, apart, early = [], [], []
@@ -133,7 +133,7 @@ def totals() -> None:
                 reasons += row["reason"] is not None
     print("## Shares of a gain that is not above 0\n")
     print(f"Of {runs} totals that are not above 0, {shares} are given a share; {reasons} say why")
-    print("not. Seen before: 0.40 of a negative total, and ratios of 493.\n", flush=True)
+    print("not. Earlier version: 0.40 of a negative total, and ratios of 493.\n", flush=True)
 
 
 def prompt_ids() -> None:
@@ -143,10 +143,10 @@ def prompt_ids() -> None:
     epoch = np.tile(np.repeat(np.arange(epochs), samples), prompts)
     told = [f"{prompt}-{e}" for prompt, e in zip(rows, epoch, strict=True)]
     tokens = [np.array([prompt, 1]) for prompt in rows]
-    known = {"as told": told, "compared with the prompts": cluster_prompts(told, tokens)[0]}
+    known = {"as given": told, "compared with the prompts": cluster_prompts(told, tokens)[0]}
     print("## Prompt ids that change with every epoch\n")
     print(f"{prompts} prompts, {epochs} epochs, {samples} rollouts each; coverage of the 95 %")
-    print(f"interval of a mean, {CLUSTER_SEEDS} seeds, in %. Seen before: 88 to 71.\n")
+    print(f"interval of a mean, {CLUSTER_SEEDS} seeds, in %. Earlier version: 88 to 71.\n")
     print("| ids | clusters | coverage |\n|---|---|---|")
     for name, ids in known.items():
         hits = []

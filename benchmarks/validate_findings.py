@@ -226,7 +226,7 @@ def study_nulls(
     print(f"### Nothing is there: {len(seeds)} runs of each null\n")
     print("48 prompts x 2 rollouts x about 150 tokens, three snapshots of one student.")
     print("Share of runs with a false yes, in percent, and the questions that gave one (runs).\n")
-    print("| null | any false yes | by question | rows asked |\n|---|---|---|---|")
+    print("| null | any false yes | by question | tests of a run |\n|---|---|---|---|")
     most = 1
     p: dict[tuple[str, str], list[float]] = {}
     for kind in kinds:
@@ -265,7 +265,7 @@ def study_power(
 ) -> None:
     """Print how often each question finds what is planted."""
     print(f"### Planted effects: {len(seeds)} runs each\n")
-    print(f"Found: yes with p at most {LEVEL} / {rows}, more than Holm asks of {rows} rows.")
+    print(f"Found: yes with p at most {LEVEL} / {rows}, stricter than Holm over {rows} tests.")
     print(f"Alone: p at most {LEVEL} under some checkpoint.")
     print("No: the answer is no, which is wrong, under some checkpoint.\n")
     print("| question | planted | found, % | alone, % | no, % |\n|---|---|---|---|---|")
@@ -304,8 +304,8 @@ def main() -> None:
     )
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="what was said, kept here")
     given = parser.parse_args()
-    print("## Findings: what is said where nothing is, and what is found where it is\n")
-    print(f"{date.today().isoformat()}. Analyses asked: {', '.join(given.analyses)}.\n")
+    print("## Findings: false answers under the null, and planted effects that are detected\n")
+    print(f"{date.today().isoformat()}. Analyses: {', '.join(given.analyses)}.\n")
     first, rows = given.first_seed, ROWS
     with workers(given.processes) as run_jobs:
         study = Study(run_jobs, given.keep)

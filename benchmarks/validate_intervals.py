@@ -60,11 +60,9 @@ def cell(found: Interval, truth: float) -> str:
 
 def few() -> None:
     print("\n## Few effective prompts, few prompts with events, rates near 0\n")
-    print(f"{2 * SEEDS:,} seeds a row. Seen before: sizes of fewer than 3 effective prompts missed")
-    print(
-        "22.6 %, of 3 to 5 12.8 %; on the log scale 4 prompts of events covered 82 %; a rate of 0"
-    )
-    print("had no interval.\n")
+    print(f"{2 * SEEDS:,} seeds a row. Earlier version: sizes of fewer than 3 effective prompts")
+    print("missed 22.6 %, of 3 to 5 12.8 %; on the log scale 4 prompts of events covered 82 %; a")
+    print("rate of 0 had no interval.\n")
     print("| what | coverage, % |\n|---|---|")
     for tail in (0.6, 1.0):
         rng = np.random.default_rng(int(10 * tail))
@@ -96,7 +94,7 @@ def few() -> None:
 def main() -> None:
     print("# Coverage of the 95 % cluster intervals\n")
     print(f"Share of the intervals of {SEEDS:,} seeds that hold the truth, in %; its own standard")
-    print("error is 1.1. Asked: 92 to 97 on equal and mildly unequal sizes, at least 88 on heavy")
+    print("error is 1.1. Target: 92 to 97 on equal and mildly unequal sizes, at least 88 on heavy")
     print(
         "ones. Withheld, in % of the seeds, are those of fewer than 5 effective prompts, and those"
     )

@@ -110,7 +110,7 @@ def steps_and_lines() -> None:
 
 def cumulative_sum() -> None:
     print("\n## The cumulative sum beside the gain, at an equal false rate\n")
-    print("Seen before, drops of 0.5 standard deviations: 8.4 against 4.7 %.\n")
+    print("Earlier version, drops of 0.5 standard deviations: 8.4 against 4.7 %.\n")
     print("| n | false, % | at | " + " | ".join(f"drop {d}, % (gain)" for d in DROPS) + " |")
     print("|---|---|---|" + "---|" * len(DROPS))
     for n in LENGTHS[1:4]:
@@ -256,7 +256,7 @@ def questions() -> None:
 
 
 def main() -> None:
-    print("# The release rule where nothing is there\n")
+    print("# The release rule under the null\n")
     print(f"{SERIES:,} series a row, ± one standard error.\n")
     false_accepts()
     watched()

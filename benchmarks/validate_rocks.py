@@ -298,7 +298,7 @@ def labels() -> None:
 
 def questions() -> None:
     say(
-        "Questions: p where nothing is there",
+        "Questions: p under the null",
         f"{RUN_SEEDS} runs of each kind with three checkpoints: how many p are at most 0.05 "
         "and at most 0.001, and the smallest. About 15 questions and checkpoints are adjusted"
         " together.",
@@ -473,7 +473,7 @@ def planted() -> None:
 
 
 def main() -> None:
-    print("# Rock tokens where nothing is there, and where something is\n")
+    print("# Rock tokens under the null, and with planted effects\n")
     versions = (
         f"Python {platform.python_version()}, numpy {np.__version__}, polars {pl.__version__}"
     )

@@ -105,7 +105,7 @@ def nulls(each: Callable[..., Any]) -> None:
         f"{NULL_SEEDS} seeds of each kind of `opd_diag.datasets.nulls.NULLS`. A question is asked"
     )
     print("only where it can be: a selector needs a gain that is reliably above 0.\n")
-    print("| question | asked, % | p <= 0.05, % of asked | p <= 0.001, % | seen before |")
+    print("| question | asked, % | p <= 0.05, % of asked | p <= 0.001, % | earlier version |")
     print("|---|---|---|---|---|")
     # Under "falling" KL falls, and it is no error to say so.
     runs = [
@@ -132,7 +132,7 @@ def two_checkpoints(each: Callable[..., Any]) -> None:
         silent = percent(run[0][question].p is None for run in runs)
         print(f"`{question}` is not asked in {silent} % of {len(runs)} runs.")
     lines = percent(misses(run[2], "difference") for run in runs)
-    print(f"Left to itself, the interval of the pairs would leave out 0 in {lines} %.\n")
+    print(f"Left to itself, the interval of the pairs would exclude 0 in {lines} %.\n")
 
 
 def shapes(each: Callable[..., Any]) -> None:

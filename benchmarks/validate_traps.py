@@ -141,11 +141,11 @@ def nulls(seeds: int) -> None:
     for phi in (0.5, 0.8):
         add(f"AR({phi}), 4 x 300 tokens", memory=phi, **LONG)
     add("trend, 4 x 300 tokens", **NULLS["trend"], **LONG)
-    print(f"## Both questions where nothing is there: {seeds} seeds of each kind\n")
+    print(f"## Both questions under the null: {seeds} seeds of each kind\n")
     print(
         "Shares of the seeds in %, Monte Carlo error in brackets. 48 prompts of 2 rollouts of 150"
     )
-    print("tokens where nothing else is said. Seen before: the interval against single tokens")
+    print("tokens where nothing else is said. Earlier version: the interval against single tokens")
     print("excludes equality in 100 % of AR(0.5) runs, against blocks of 16 in 10 %; `correct` by")
     print("trigger +0.072 between prompts where it is -0.021 within.\n")
     questions(runs, seeds)
@@ -184,7 +184,7 @@ def null() -> None:
     print("which the bootstrap does not repeat, so their intervals are wide.")
     print("\nRandom cuts do not see KL. The rule cuts most where the level of a prompt is low, and")
     print("all signals but `correct` share that level or are made from KL: on the same noise the")
-    print("interval of the difference to random cuts leaves 0 out in % of the seeds:", end=" ")
+    print("interval of the difference to random cuts excludes 0 in % of the seeds:", end=" ")
     print(", ".join(f"{name} {100 * np.mean(biased[name]):.0f}" for name in SIGNALS) + ".")
     print(
         f"A cut at low KL keeps {100 * np.mean(enriched):.1f} % more KL per token, by selection.\n"
