@@ -12,7 +12,7 @@ FINDINGS = (
     Column("checkpoint", pl.String, "-", "Checkpoint that the question is asked of; of a comparison the last one.", nullable=False),
     Column("question", pl.String, "-", "Short key of the question, as `--fail-on` takes it.", nullable=False),
     Column("text", pl.String, "-", "The question.", nullable=False),
-    Column("answer", pl.String, "-", "`yes`: adjusted p at most 0.05; `no`: the interval of the difference lies inside the margin; else `undecided`; `not asked`: no test.", nullable=False),
+    Column("answer", pl.String, "-", "`yes`: adjusted p at most 0.05; `no`: the interval of the difference lies inside the margin (for a question with a direction: below it); else `undecided`; `not asked`: no test.", nullable=False),
     Column("unit", pl.String, "-", "Unit of estimate and control.", nullable=False),
     Column("estimate", pl.Float64, "see unit", "What was seen."),
     Column("estimate_low", pl.Float64, "see unit", "Lower end of its 95 % interval over prompts."),
