@@ -75,8 +75,8 @@ def _continuation(rows: Sequence[wording.Row]) -> list[str]:
     for row in rows:
         beside = "the same depth elsewhere" if row["measure"] == RECOVERABLE else "no cut"
         lines += [
-            f"  {row['measure']}, {row['model']} (k = {row['k']}, {row['n_prefixes']} of "
-            f"{row['n_problems']} problems): {wording.estimate(row, 'value', 'share')}, "
+            f"  {row['measure']}, {row['model']} (k = {row['k']}, {row['n_prefixes']} rollouts "
+            f"of {row['n_problems']} problems): {wording.estimate(row, 'value', 'share')}, "
             f"{points(row, 'difference')} against {beside}"
         ]
     return lines

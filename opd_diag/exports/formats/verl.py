@@ -31,7 +31,7 @@ def write(samples: Iterable[Sample], folder: Path) -> Path:
     except ImportError:
         raise OptionError(
             "to: verl's batches are saved by the `tensordict` library; expected it "
-            "(pip install '.[verl]')"
+            "(pip install 'opd-diag[verl]')"
         ) from None
 
     def jagged(rows: list[list[Any]], dtype: Any) -> Any:
