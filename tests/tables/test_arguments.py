@@ -25,7 +25,7 @@ def test_a_saved_result_tells_every_choice_defaults_too(run) -> None:
     assert [path.stem for path in paths] == list(points._fields)
     arguments = read_result_metadata(paths[0])["arguments"]
     assert (arguments["preset"], arguments["checkpoint"]) == ("paper", ["step0"])
-    assert (arguments["threshold"], arguments["k"], arguments["seed"]) == (None, 4, 0)
+    assert (arguments["threshold"], arguments["k"], arguments["seed"]) == (None, None, 0)
     assert not {"run", "rollouts", "k_grid"} & arguments.keys()
     assert run.result("release_points").equals(points.release_points)
 
