@@ -10,8 +10,8 @@ import polars as pl
 
 from opd_diag.stats import bootstrap
 from opd_diag.stats.bootstrap import Interval
+from opd_diag.stats.cluster_averages import cluster_median
 from opd_diag.stats.intervals import as_interval
-from opd_diag.stats.medians import cluster_median
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]

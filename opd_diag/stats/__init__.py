@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opd_diag.stats.changepoints import downward_shift
-    from opd_diag.stats.cluster_means import cluster_mean
+    from opd_diag.stats.cluster_averages import cluster_mean, cluster_median
     from opd_diag.stats.intervals import Interval
-    from opd_diag.stats.medians import cluster_median
 
 _HOMES = {
     "Interval": "intervals",
-    "cluster_mean": "cluster_means",
-    "cluster_median": "medians",
+    "cluster_mean": "cluster_averages",
+    "cluster_median": "cluster_averages",
     "downward_shift": "changepoints",
 }
 _MODULES = sorted(module.name for module in iter_modules(__path__))

@@ -10,7 +10,7 @@ from opd_diag.analyses.release_points.budgets import windows
 from opd_diag.analyses.release_points.segments import cut_again
 from opd_diag.datasets import null_run
 from opd_diag.stats.changepoints import downward_shift
-from opd_diag.stats.medians import cluster_median
+from opd_diag.stats.cluster_averages import cluster_median
 
 FEW_K = (2, 4)
 
