@@ -9,7 +9,7 @@ import torch
 
 from opd_diag.errors import OptionError
 from opd_diag.scoring.columns.top_k import top_k
-from opd_diag.scoring.models.fingerprints import require_scored
+from opd_diag.scoring.models.fingerprints import scored_student
 from opd_diag.scoring.models.forward import LanguageModel, response_states
 from opd_diag.scoring.models.loading import Loading, default_device, default_dtype, load_model
 from opd_diag.scoring.options import check_loading
@@ -68,7 +68,9 @@ def teacher_requests(
     how = Loading(
         dtype=dtype or default_dtype(device), device=device, trust_remote_code=trust_remote_code
     )
-    path = _scored_path(opened, names[-1], students or {}, trust_remote_code)
+    path = scored_student(
+        opened.manifest.checkpoints, names[-1], students, trust_remote_code=trust_remote_code
+    )
     student = load_model(path, how)
     n_ids = min(opened.vocab.height, student.width)
     if not 1 <= k < n_ids:
@@ -82,25 +84,6 @@ def teacher_requests(
     with atomic_path(paths[1]) as temporary:
         temporary.write_text(script)
     return paths
-
-
-def _scored_path(run: Run, name: str, students: Mapping[str, str], trust: bool) -> str:
-    """Return the path of a checkpoint, whose weights are those that were scored."""
-    known = run.manifest.checkpoints
-    if unknown := set(students) - set(known):
-        raise OptionError(
-            f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(known)}"
-        )
-    path = students.get(name, known[name].path)
-    require_scored(
-        path,
-        known[name].fingerprint,
-        f"checkpoint {name}",
-        recorded=known[name].path,
-        option=f"--student {name}=FOLDER",
-        trust_remote_code=trust,
-    )
-    return path
 
 
 def _requests(run: Run, student: LanguageModel, n_ids: int, k: int) -> Iterator[dict[str, object]]:

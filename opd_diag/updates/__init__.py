@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from opd_diag.errors import OptionError
-from opd_diag.scoring.models.fingerprints import require_scored
+from opd_diag.scoring.models.fingerprints import require_scored, scored_student
 from opd_diag.scoring.models.forward import LanguageModel
 from opd_diag.scoring.models.loading import Loading, load_model
 from opd_diag.scoring.progress import Progress, StderrProgress
@@ -124,23 +124,13 @@ def update_alignment(
         )
     if opened.teacher_source == LOGPROBS and teacher is None:
         raise OptionError(without_weights(opened.path, "the update is differentiated under"))
-    if unknown := set(students or {}) - set(names):
-        raise OptionError(
-            f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(names)}"
-        )
     scored_tokens = [n for n in (max_tokens, identity.get("max_response_tokens")) if n is not None]
     max_tokens = min(scored_tokens, default=None)
-    paths = {name: (students or {}).get(name, known[name].path) for name in names}
+    paths = {
+        name: scored_student(known, name, students, trust_remote_code=trust_remote_code)
+        for name in names
+    }
     big_path = teacher or opened.manifest.teacher.path
-    for name, path in paths.items():
-        require_scored(
-            path,
-            known[name].fingerprint,
-            f"checkpoint {name}",
-            recorded=known[name].path,
-            option=f"--student {name}=FOLDER",
-            trust_remote_code=trust_remote_code,
-        )
     big_print = digest(identity["teacher"]) if identity.get("teacher") else None
     require_scored(
         big_path,

@@ -4,11 +4,18 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from opd_diag.errors import ModelError, ModelMismatchError, StorageError, first_line
+from opd_diag.errors import (
+    ModelError,
+    ModelMismatchError,
+    OptionError,
+    StorageError,
+    first_line,
+)
 from opd_diag.tables.files import atomic_path, open_regular
-from opd_diag.tables.manifest import digest
+from opd_diag.tables.manifest import Checkpoint, digest
 from opd_diag.text.model_files import (
     base_of_adapter,
     check_model_folder,
@@ -91,6 +98,47 @@ def require_scored(
         raise ModelMismatchError(
             f"{what}: {path} holds other weights than those that were scored; expected the same"
         )
+
+
+def scored_student(
+    checkpoints: Mapping[str, Checkpoint],
+    name: str,
+    students: Mapping[str, str] | None,
+    *,
+    trust_remote_code: bool = False,
+) -> str:
+    """Find the model of a run's checkpoint, whose weights are those that were scored.
+
+    Args:
+        checkpoints: Those of the run's manifest.
+        name: Name of the checkpoint.
+        students: Folders or hub ids by checkpoint, to take instead of those in the manifest.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        Its folder or hub id.
+
+    Raises:
+        OptionError: If `students` names no checkpoint of the run.
+        ModelError: If there is no such model.
+        ModelMismatchError: If its weights are others.
+    """
+    given = students or {}
+    if unknown := set(given) - set(checkpoints):
+        raise OptionError(
+            f"students: no checkpoint {min(unknown)!r}; expected one of {', '.join(checkpoints)}"
+        )
+    known = checkpoints[name]
+    path = given.get(name, known.path)
+    require_scored(
+        path,
+        known.fingerprint,
+        f"checkpoint {name}",
+        recorded=known.path,
+        option=f"--student {name}=FOLDER",
+        trust_remote_code=trust_remote_code,
+    )
+    return path
 
 
 def digest_file(path: Path) -> str:
