@@ -42,6 +42,10 @@ def series(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return ar1(rng, float(kind), (SERIES, n))
 
 
+def noise(kind: str) -> str:
+    return "i.i.d." if kind == "0.0" else kind if kind[0] == "j" else f"AR({kind})"
+
+
 def percent(flags: np.ndarray) -> str:
     return f"{100 * flags.mean():.2f} ± {100 * flags.std() / np.sqrt(len(flags)):.2f}"
 
@@ -56,10 +60,9 @@ def false_accepts() -> None:
             lengths = np.full(len(y), n)
             found = scan_shifts(y.ravel(), lengths)
             mixed = scan_shifts(rng.permuted(y, axis=1).ravel(), lengths)
-            name = "i.i.d." if kind == "0.0" else kind if kind[0] == "j" else f"AR({kind})"
             expected = EXPECTED[float(kind)][n] if kind[0] == "0" else "up above down"
             rates = " | ".join(percent(g > 6) for g in (found.gain, found.gain_up, mixed.gain))
-            print(f"| {name} | {n} | {rates} | {expected} |", flush=True)
+            print(f"| {noise(kind)} | {n} | {rates} | {expected} |", flush=True)
 
 
 def watched() -> None:
@@ -76,8 +79,7 @@ def watched() -> None:
                 for one in (y, -y, mixed)
             ]
             rates.append(percent(scan_shifts(y.ravel(), lengths).gain > 6))
-            name = "i.i.d." if kind == "0.0" else kind if kind[0] == "j" else f"AR({kind})"
-            print(f"| {name} | {n} | {' | '.join(rates)} |", flush=True)
+            print(f"| {noise(kind)} | {n} | {' | '.join(rates)} |", flush=True)
 
 
 def presets() -> None:

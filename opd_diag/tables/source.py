@@ -23,7 +23,6 @@ __all__ = [
     "vocabulary",
 ]
 
-KEYS = ["rollout", "position"]
 # Inference engines in bfloat16 stay below these differences of log-probs, nat; another checkpoint
 # does not.
 MEDIAN_ALIGNED = 0.02
@@ -131,10 +130,12 @@ def sampled_by(source: Source, checkpoint: str, rollouts: pl.DataFrame) -> bool 
         .with_columns(position=pl.int_ranges(pl.col("sampled_logp").list.len(), dtype=pl.UInt32))
         .explode("sampled_logp", "position")
     )
-    student = source.tokens(checkpoint).filter("in_loss").select(*KEYS, "student_logp")
+    student = (
+        source.tokens(checkpoint).filter("in_loss").select("rollout", "position", "student_logp")
+    )
     apart = (pl.col("sampled_logp") - pl.col("student_logp")).abs()
     fits = (
-        sampled.join(student, on=KEYS)
+        sampled.join(student, on=["rollout", "position"])
         .with_columns(apart=apart.fill_nan(None))
         .drop_nulls("apart")
         .group_by("policy", "step")

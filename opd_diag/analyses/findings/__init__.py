@@ -78,15 +78,13 @@ def findings(run: Run | str | Path, *, folder: str | Path | None = None) -> pl.D
         else:
             subsets = [opened.subset_of(name, results) for name in tables]
             only = next((subset for subset in subsets if subset), None)
-            asked += [_of_subset(one, only) for one in ask(**tables)]
+            asked += [_with_reasons(one, only, one.reason) for one in ask(**tables)]
     return answer([_with_source(one, opened.teacher_source) for one in asked], opened.checkpoints)
 
 
-def _of_subset(one: Finding, only: str | None) -> Finding:
-    """Say of an answer which rollouts alone it speaks of."""
-    if only is None:
-        return one
-    return replace(one, reason="; ".join(text for text in (only, one.reason) if text))
+def _with_reasons(one: Finding, *reasons: str | None) -> Finding:
+    """Give a finding these reasons, as far as there are any."""
+    return replace(one, reason="; ".join(text for text in reasons if text) or None)
 
 
 def _with_source(one: Finding, source: str) -> Finding:
@@ -94,7 +92,7 @@ def _with_source(one: Finding, source: str) -> Finding:
     left = source_line(source, QUESTIONS[one.question].analysis)
     if left is None or one.p is not None:
         return one
-    return replace(one, reason="; ".join(text for text in (one.reason, left) if text))
+    return _with_reasons(one, one.reason, left)
 
 
 def needed_tables(ask: Asked) -> list[str]:
